@@ -1,0 +1,92 @@
+//! How far an acquisition is: counters that its threads add to and anyone may read.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// Asking the source what is to be had.
+    Resolving,
+    /// Downloading, and unpacking what has come.
+    Downloading,
+    /// All bytes are here; the rest is being unpacked.
+    Unpacking,
+    /// Being made durable and visible.
+    Publishing,
+}
+
+const PHASES: [Phase; 4] = [Phase::Resolving, Phase::Downloading, Phase::Unpacking, Phase::Publishing];
+
+/// Shared counters of one acquisition.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    bytes: AtomicU64,
+    /// Plus one; 0 is unknown.
+    total: AtomicU64,
+    unpacked: AtomicU64,
+    entries: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// What is being done.
+    pub phase: Phase,
+    /// Archive bytes here so far.
+    pub bytes: u64,
+    /// Archive bytes in all, where the source says.
+    pub total_bytes: Option<u64>,
+    /// Bytes unpacked so far.
+    pub unpacked_bytes: u64,
+    /// Entries unpacked so far.
+    pub entries: u64,
+}
+
+impl Progress {
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Archive bytes here so far (set, not added: a download may start anew).
+    pub fn set_bytes(&self, bytes: u64) {
+        self.bytes.store(bytes, Relaxed);
+    }
+
+    /// Archive bytes in all, where the source says.
+    pub fn set_total(&self, total: Option<u64>) {
+        self.total.store(total.map_or(0, |t| t.saturating_add(1)), Relaxed);
+    }
+
+    /// Bytes unpacked so far.
+    pub fn add_unpacked(&self, bytes: u64) {
+        self.unpacked.fetch_add(bytes, Relaxed);
+    }
+
+    /// One more entry is unpacked.
+    pub fn add_entry(&self) {
+        self.entries.fetch_add(1, Relaxed);
+    }
+
+    /// Unpacking starts anew.
+    pub fn reset_unpacked(&self) {
+        self.unpacked.store(0, Relaxed);
+        self.entries.store(0, Relaxed);
+    }
+
+    /// The counters now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            phase: PHASES[usize::from(self.phase.load(Relaxed)) % PHASES.len()],
+            bytes: self.bytes.load(Relaxed),
+            total_bytes: self.total.load(Relaxed).checked_sub(1),
+            unpacked_bytes: self.unpacked.load(Relaxed),
+            entries: self.entries.load(Relaxed),
+        }
+    }
+}

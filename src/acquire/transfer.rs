@@ -1,0 +1,1 @@
+//! Resume as a pure state machine.

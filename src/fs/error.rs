@@ -1,0 +1,55 @@
+//! What a file operation says when it fails: the operation, the path, and the system's reason as its source.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {op} {}", path.display())]
+pub struct Error {
+    /// What was tried, as a verb that fits after "cannot".
+    pub op: &'static str,
+    /// The path as far as it is known; for messages only, never opened again.
+    pub path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// The result of a file operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn new(op: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self { op, path: path.to_path_buf(), source: source.into() }
+    }
+
+    /// The kind of the system's error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    /// The thing named does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.kind() == io::ErrorKind::NotFound
+    }
+
+    /// The thing named exists already.
+    pub fn is_exists(&self) -> bool {
+        self.kind() == io::ErrorKind::AlreadyExists
+    }
+
+    /// The file system has no room (or quota) left.
+    pub fn is_no_space(&self) -> bool {
+        is_no_space(&self.source)
+    }
+
+    /// The raw `errno`, where the system gave one.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+/// Whether an I/O error, or any error it wraps, says that the disk is full or the quota used up.
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

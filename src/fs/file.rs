@@ -1,0 +1,74 @@
+//! Metadata of open files, set by descriptor, and durability of their content.
+
+use std::fs::File;
+
+use rustix::fs::{self as sys, AtFlags, Mode, StatxFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+
+use super::{Dir, Error, RelPath, Result, Stat};
+
+/// What an entry's metadata shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits; ignored for symlinks.
+    pub mode: u32,
+    /// Owner and group; `None` leaves them as they are.
+    pub owner: Option<(u32, u32)>,
+    /// Modification time: seconds since the epoch and nanoseconds.
+    pub mtime: (i64, u32),
+}
+
+impl Meta {
+    fn timestamps(&self) -> Timestamps {
+        let time = Timespec { tv_sec: self.mtime.0, tv_nsec: i64::from(self.mtime.1) };
+        Timestamps { last_access: time, last_modification: time }
+    }
+}
+
+pub(super) fn stat_file(file: &File) -> std::result::Result<Stat, Errno> {
+    sys::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|x| Stat::from_statx(&x))
+}
+
+fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+/// Sets owner, then mode, then times of an open file or directory: a change of owner drops mode bits, and any change
+/// but the last would touch the times. `name` is for messages only.
+pub fn apply_meta(fd: impl std::os::fd::AsFd, name: &std::path::Path, meta: &Meta) -> Result<()> {
+    let apply = || {
+        if let Some(owner) = meta.owner {
+            let (uid, gid) = ids(owner);
+            sys::fchown(&fd, uid, gid)?;
+        }
+        sys::fchmod(&fd, Mode::from_raw_mode(meta.mode))?;
+        sys::futimens(&fd, &meta.timestamps())
+    };
+    apply().map_err(|e: Errno| Error::new("set metadata of", name, e))
+}
+
+impl Dir {
+    /// Sets owner and times of a symlink itself.
+    pub fn apply_symlink_meta(&self, rel: &RelPath, meta: &Meta) -> Result<()> {
+        let (parent, name) = self.locate("set metadata of", rel)?;
+        let apply = || {
+            if let Some(owner) = meta.owner {
+                let (uid, gid) = ids(owner);
+                sys::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            sys::utimensat(&parent, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+        };
+        apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
+    }
+
+    /// Sets owner, mode and times of this directory.
+    pub fn apply_meta(&self, meta: &Meta) -> Result<()> {
+        apply_meta(self, self.path(), meta)
+    }
+
+    /// Metadata of an open file.
+    pub fn stat_file(file: &File, name: &std::path::Path) -> Result<Stat> {
+        stat_file(file).map_err(|e| Error::new("stat", name, e))
+    }
+}

@@ -1,0 +1,88 @@
+//! What a file is, as the system says it: plain data.
+
+use rustix::fs::{FileType, Statx};
+use serde::{Deserialize, Serialize};
+
+/// The type of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else: device, fifo, socket.
+    Other,
+}
+
+impl From<FileType> for Kind {
+    fn from(file_type: FileType) -> Self {
+        match file_type {
+            FileType::Directory => Kind::Dir,
+            FileType::RegularFile => Kind::File,
+            FileType::Symlink => Kind::Symlink,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// A file's metadata, links not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its type.
+    pub kind: Kind,
+    /// Permission bits (`0o7777`).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// How many names it has.
+    pub links: u64,
+    /// Modification time: seconds since the epoch and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Which inode it is, and when that last changed in any way.
+    pub stamp: Stamp,
+}
+
+/// What tells one state of one inode from every other: device, inode, size, mtime and ctime. A file whose stamp is
+/// unchanged has not been written through any of its names (the clock not set back).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime: i128,
+    /// Change time, nanoseconds since the epoch.
+    pub ctime: i128,
+}
+
+impl Stat {
+    pub(crate) fn from_statx(x: &Statx) -> Self {
+        let nanos = |t: rustix::fs::StatxTimestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
+        Self {
+            kind: FileType::from_raw_mode(u32::from(x.stx_mode)).into(),
+            mode: u32::from(x.stx_mode) & 0o7777,
+            uid: x.stx_uid,
+            gid: x.stx_gid,
+            size: x.stx_size,
+            links: u64::from(x.stx_nlink),
+            mtime: (x.stx_mtime.tv_sec, x.stx_mtime.tv_nsec),
+            stamp: Stamp {
+                dev: rustix::fs::makedev(x.stx_dev_major, x.stx_dev_minor),
+                ino: x.stx_ino,
+                size: x.stx_size,
+                mtime: nanos(x.stx_mtime),
+                ctime: nanos(x.stx_ctime),
+            },
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The only room that touches the file system (`std::fs`, `rustix::fs`).
+//!
+//! Everything below a configured root is reached through a held directory handle ([`Dir`]) and a checked relative path
+//! ([`RelPath`]), resolved by the kernel beneath that handle with symlinks refused. What must hold: no path from
+//! outside is ever opened by joining strings, and what is said to be durable has been fsynced, its directory too.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this room is the gateway the lint sends everyone else to"
+)]
+
+mod dir;
+mod error;
+mod file;
+mod identity;
+mod link;
+mod lock;
+mod path;
+mod read_only;
+mod remove;
+mod space;
+
+pub use dir::{Dir, DirEntry, Rename};
+pub use error::{Error, Result};
+pub use file::{Meta, apply_meta};
+pub use identity::{Kind, Stamp, Stat};
+pub use link::{LinkMode, copy_file, hard_link, reflink};
+pub use lock::{Lock, LockError};
+pub(crate) use path::lossless;
+pub use path::{PathError, RelPath};
+pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, stat_path};
+pub use space::Space;

@@ -1,0 +1,26 @@
+//! What operators want: settings and Artifact documents, checked once, then plain data.
+//!
+//! Pure but for reading the files; nothing here knows what the node holds.
+
+mod artifact;
+mod catalog;
+mod digest;
+mod document;
+mod name;
+mod quantity;
+mod recipe;
+mod settings;
+
+pub use artifact::{
+    Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Link, Owner, Render, Retain,
+    SeedTarget, Source, Spec, Swap, Unpack, UnpackFormat, VersionWish,
+};
+pub use catalog::{Catalog, Refused};
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use document::{DocumentError, load_catalog, load_settings, parse_documents, schema};
+pub use name::{ArtifactName, NameError, VersionName};
+pub use quantity::{Bytes, Interval, MinFree};
+pub use recipe::recipe_digest;
+pub use settings::{
+    FetchSettings, Listen, LogFormat, LogSettings, ScrubSettings, SeedSettings, Settings, StoreSettings,
+};

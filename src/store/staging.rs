@@ -1,0 +1,76 @@
+//! Downloads and unpacks in progress: `staging/<artifact>/`, kept over a restart so that a download resumes.
+
+use std::fs::File;
+
+use crate::fs::{self, Dir, RelPath};
+
+/// The staging directory of one artifact. One acquisition of an artifact runs at a time, so one directory is enough.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    dir: Dir,
+}
+
+fn name(text: &'static str) -> RelPath {
+    RelPath::parse(text).unwrap_or_else(|e| unreachable!("{text} is a component: {e}"))
+}
+
+impl Staging {
+    /// Works in `dir`.
+    pub fn new(dir: Dir) -> Self {
+        Self { dir }
+    }
+
+    /// The directory itself: `archive.part`, `download.json` and `version/` stand in it.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// The bytes downloaded so far, open for reading and writing; made where there are none.
+    pub fn part(&self) -> fs::Result<File> {
+        self.dir.open_or_create_file(&Self::part_name(), 0o600)
+    }
+
+    /// The name of the part in [`Staging::dir`].
+    pub fn part_name() -> RelPath {
+        name("archive.part")
+    }
+
+    /// What was noted about the download, if it was.
+    pub fn download_note(&self) -> fs::Result<Option<Vec<u8>>> {
+        match self.dir.read(&name("download.json"), 64 * 1024) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Notes about the download, durably.
+    pub fn set_download_note(&self, bytes: &[u8]) -> fs::Result<()> {
+        self.dir.write_atomic(&name("download.json"), bytes, 0o600)
+    }
+
+    /// Forgets the part and the note.
+    pub fn discard_download(&self) -> fs::Result<()> {
+        self.dir.remove_tree(&Self::part_name())?;
+        self.dir.remove_tree(&name("download.json"))
+    }
+
+    /// An empty `version/tree`, whatever an earlier try left there removed.
+    pub fn fresh_tree(&self) -> fs::Result<Dir> {
+        self.discard_tree()?;
+        self.dir.make_dir(&Self::version_name(), 0o755)?;
+        let version = self.dir.open_dir(&Self::version_name())?;
+        version.make_dir(&name("tree"), 0o755)?;
+        version.open_dir(&name("tree"))
+    }
+
+    /// Removes the half-made version.
+    pub fn discard_tree(&self) -> fs::Result<()> {
+        self.dir.remove_tree(&Self::version_name())
+    }
+
+    /// The name of the half-made version in [`Staging::dir`].
+    pub fn version_name() -> RelPath {
+        name("version")
+    }
+}
