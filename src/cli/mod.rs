@@ -1,1 +1,1 @@
-//! (to come)
+//! The command line: one file per subcommand, and the client that speaks to a running node.

@@ -66,6 +66,11 @@ pub struct Stamp {
 }
 
 impl Stat {
+    /// The modification time, where it is one that can be written down (years -9999 to 9999).
+    pub fn mtime_timestamp(&self) -> Option<jiff::Timestamp> {
+        jiff::Timestamp::new(self.mtime.0, i32::try_from(self.mtime.1).ok()?).ok()
+    }
+
     pub(crate) fn from_statx(x: &Statx) -> Self {
         let nanos = |t: rustix::fs::StatxTimestamp| i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec);
         Self {

@@ -1,1 +1,1 @@
-//! (to come)
+//! The local endpoint: HTTP over TCP and the Unix socket.

@@ -1,1 +1,196 @@
-//! (to come)
+//! The index: what the manifests say, kept in sled for a fast start. The only user of sled.
+//!
+//! Invariant: it is a hint. A row carries its own checksum and the stamp of the manifest file it was made from, and is
+//! believed only while both fit; a missing row means that the manifest is read. sled panics on damaged files, can hang
+//! on them, and cannot be opened on a full disk: it lives on a thread of its own, behind `catch_unwind` and a time
+//! limit. When it fails it is put aside and the store goes on without it until the next start.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ManifestHead;
+use super::layout::{lock, own};
+use crate::fs::{self, Dir, Rename, Stamp};
+use crate::intent::{ArtifactName, Digest, VersionName};
+
+/// How long sled may take for one call; over it the index is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Calls that may wait; an index that is slower than that is not worth waiting for.
+const QUEUE: usize = 1024;
+/// Bytes of page cache that sled may hold.
+const CACHE: u64 = 4 << 20;
+
+/// What the index knows of one version.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// The manifest file that this was read from, as it was then.
+    pub(super) stamp: Stamp,
+    /// What it said.
+    pub(super) head: ManifestHead,
+}
+
+/// A handle on the index thread; `None` inside once it was given up.
+#[derive(Debug)]
+pub(super) struct Index {
+    calls: Mutex<Option<SyncSender<Call>>>,
+}
+
+#[derive(Debug)]
+enum Call {
+    Load(SyncSender<Vec<(Vec<u8>, Vec<u8>)>>),
+    Put(Vec<u8>, Vec<u8>),
+    Remove(Vec<u8>),
+}
+
+impl Index {
+    /// Opens `index/` below `root`; one that cannot be opened is moved to `quarantine` and made anew.
+    pub(super) fn open(root: &Dir, quarantine: &Dir) -> Self {
+        let path = root.path().join("index");
+        let calls = start(path.clone()).or_else(|failure| {
+            tracing::warn!(%failure, "index put aside, made anew from the manifests");
+            put_aside(root, quarantine)
+                .inspect_err(|error| tracing::warn!(%error, "index cannot be put aside"))
+                .ok()
+                .and_then(|()| start(path).ok())
+                .ok_or(failure)
+        });
+        match calls {
+            Ok(calls) => Self { calls: Mutex::new(Some(calls)) },
+            Err(failure) => {
+                tracing::warn!(%failure, "no index: starts read every manifest until it can be made");
+                Self { calls: Mutex::new(None) }
+            }
+        }
+    }
+
+    /// All rows whose checksum fits, by version.
+    pub(super) fn load(&self) -> HashMap<(ArtifactName, VersionName), Row> {
+        let (answer, rows) = sync_channel(1);
+        self.send(Call::Load(answer));
+        let Ok(rows) = rows.recv_timeout(PATIENCE) else {
+            self.give_up("loading took too long or failed");
+            return HashMap::new();
+        };
+        rows.into_iter().filter_map(|(key, value)| read_row(&key, &value)).collect()
+    }
+
+    /// Notes what a manifest says.
+    pub(super) fn put(&self, head: &ManifestHead, stamp: &Stamp) {
+        let key = row_key(&head.artifact, &head.version);
+        let json = serde_json::to_vec(&Row { stamp: *stamp, head: head.clone() })
+            .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+        let value = [checksum(&key, &json).as_bytes(), &json].concat();
+        self.send(Call::Put(key, value));
+    }
+
+    /// Forgets a version.
+    pub(super) fn remove(&self, artifact: &ArtifactName, version: &VersionName) {
+        self.send(Call::Remove(row_key(artifact, version)));
+    }
+
+    fn send(&self, call: Call) {
+        let calls = lock(&self.calls).clone();
+        // A full queue drops the hint: the next start reads that manifest.
+        if let Some(calls) = calls
+            && let Err(std::sync::mpsc::TrySendError::Disconnected(_)) = calls.try_send(call)
+        {
+            self.give_up("its thread ended");
+        }
+    }
+
+    fn give_up(&self, why: &'static str) {
+        if lock(&self.calls).take().is_some() {
+            tracing::warn!(why, "index given up until the next start; the manifests serve instead");
+        }
+    }
+}
+
+/// Why sled is not to be had.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("sled refuses it")]
+    Sled(#[source] sled::Error),
+    #[error("sled panicked or took longer than {PATIENCE:?}")]
+    Lost,
+    #[error("no thread for it")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Opens sled on a thread of its own, which then serves calls until the handle is dropped.
+fn start(path: PathBuf) -> Result<SyncSender<Call>, Failure> {
+    let (calls, queue) = sync_channel(QUEUE);
+    let (opened, outcome) = sync_channel(1);
+    let serve = move || {
+        let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
+        match config.open() {
+            Ok(db) => {
+                let _ = opened.send(Ok(()));
+                answer_calls(&db, &queue);
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        }
+    };
+    // The panic ends the thread and with it both channels: whoever waits is told by that.
+    let guarded = move || drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)));
+    std::thread::Builder::new().name("index".into()).spawn(guarded).map_err(Failure::Thread)?;
+    match outcome.recv_timeout(PATIENCE) {
+        Ok(Ok(())) => Ok(calls),
+        Ok(Err(error)) => Err(Failure::Sled(error)),
+        Err(_) => Err(Failure::Lost),
+    }
+}
+
+fn answer_calls(db: &sled::Db, queue: &Receiver<Call>) {
+    while let Ok(call) = queue.recv() {
+        let done = match call {
+            Call::Load(answer) => {
+                let rows: Result<Vec<_>, _> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();
+                rows.map(|rows| drop(answer.send(rows)))
+            }
+            Call::Put(key, value) => db.insert(key, value).map(drop),
+            Call::Remove(key) => db.remove(key).map(drop),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "index failed");
+            return;
+        }
+    }
+    // The handle is gone: what was noted is written out for the next start.
+    if let Err(error) = db.flush() {
+        tracing::warn!(%error, "index not written out");
+    }
+}
+
+fn put_aside(root: &Dir, quarantine: &Dir) -> fs::Result<()> {
+    let aside = own(".index");
+    quarantine.remove_tree(&aside)?;
+    match root.rename(&own("index"), quarantine, &aside, Rename::Replace) {
+        Err(e) if !e.is_not_found() => Err(e),
+        _ => root.sync(),
+    }
+}
+
+fn row_key(artifact: &ArtifactName, version: &VersionName) -> Vec<u8> {
+    format!("{artifact}/{version}").into_bytes()
+}
+
+/// Over the key too: a row that turns up under another key is not believed.
+fn checksum(key: &[u8], json: &[u8]) -> String {
+    Digest::sha256(&[key, b"\0", json].concat()).hex()
+}
+
+fn read_row(key: &[u8], value: &[u8]) -> Option<((ArtifactName, VersionName), Row)> {
+    let (sum, json) = value.split_at_checked(64)?;
+    if checksum(key, json).as_bytes() != sum {
+        return None;
+    }
+    let row: Row = serde_json::from_slice(json).ok()?;
+    Some(((row.head.artifact.clone(), row.head.version.clone()), row))
+}

@@ -1,1 +1,191 @@
-//! (to come)
+//! The store's directories, opened once and held: `FORMAT`, `lock`, `versions/`, `current/`, `staging/`,
+//! `quarantine/`, `index/`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use super::drain::{Draining, Lease};
+use super::index::Index;
+use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
+use crate::fs::{self, Dir, Lock, LockError, RelPath};
+use crate::intent::{ArtifactName, VersionName};
+
+/// The on-disk format that this code reads and writes.
+const FORMAT: &str = "1";
+
+/// The store of one node.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) root: Dir,
+    pub(super) versions: Dir,
+    pub(super) current: Dir,
+    pub(super) staging: Dir,
+    pub(super) quarantine: Dir,
+    pub(super) index: Index,
+    pub(super) inventory: RwLock<Inventory>,
+    pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
+    pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
+    pub(super) draining: Draining,
+    _lock: Lock,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// Another daemon has it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Written by another version of seedcache.
+    #[error("the store {} has format {found:?}, this seedcache knows format {FORMAT:?}; use the seedcache that wrote it, or give this one another store.root", path.display())]
+    Format {
+        /// The store.
+        path: PathBuf,
+        /// What its FORMAT file says.
+        found: String,
+    },
+    /// A directory with other things in it.
+    #[error("{} is not empty and has no FORMAT file, so it is no store of seedcache; set store.root to an empty or a new directory", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Why the store cannot give what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// No such version here.
+    #[error("version {version} of {artifact} is not on this node")]
+    NoVersion {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+    },
+    /// Its manifest is damaged.
+    #[error("version {version} of {artifact} has a damaged manifest; run `seedcache verify {artifact} --repair`")]
+    Manifest {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+        /// What is wrong with it.
+        #[source]
+        source: ManifestError,
+    },
+}
+
+/// A name of the store's own layout.
+pub(super) fn own(name: &str) -> RelPath {
+    RelPath::parse(name).unwrap_or_else(|e| unreachable!("{name} is a plain path: {e}"))
+}
+
+/// A lock whose holder panicked guards plain data that is replaced whole: it is still good.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    /// Opens the store at `path`, made where nothing is, locks it and finds what it holds.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let root = Dir::create_all(path)?;
+        check_format(&root)?;
+        let lock = Lock::try_take(&root, &own("lock"))?;
+        root.write_atomic(&own("FORMAT"), format!("{FORMAT}\n").as_bytes(), 0o644)?;
+        let versions = root.ensure_dir(&own("versions"), 0o755)?;
+        let current = root.ensure_dir(&own("current"), 0o755)?;
+        let staging = root.ensure_dir(&own("staging"), 0o700)?;
+        let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
+        root.sync()?;
+        let index = Index::open(&root, &quarantine);
+        let store = Self {
+            root,
+            versions,
+            current,
+            staging,
+            quarantine,
+            index,
+            inventory: RwLock::default(),
+            manifests: Mutex::default(),
+            leases: Mutex::default(),
+            draining: Draining::default(),
+            _lock: lock,
+        };
+        store.clear_drained()?;
+        let inventory = scan::scan(&store)?;
+        *store.inventory.write().unwrap_or_else(PoisonError::into_inner) = inventory;
+        Ok(store)
+    }
+
+    /// The store's directory, for messages and for records that stand in it.
+    pub fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    /// Everything published.
+    pub fn inventory(&self) -> Inventory {
+        self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is published of one artifact.
+    pub fn holding(&self, artifact: &ArtifactName) -> super::Holding {
+        let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner);
+        inventory.get(artifact).cloned().unwrap_or_default()
+    }
+
+    /// One published version's head.
+    pub fn head(&self, artifact: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
+        let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner);
+        inventory.get(artifact)?.versions.get(version).cloned()
+    }
+
+    pub(super) fn change_inventory<T>(&self, change: impl FnOnce(&mut Inventory) -> T) -> T {
+        change(&mut self.inventory.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The staging directory of an artifact.
+    pub fn staging(&self, artifact: &ArtifactName) -> fs::Result<Staging> {
+        self.staging.ensure_dir(&artifact.as_component(), 0o700).map(Staging::new)
+    }
+
+    /// Points `current/<artifact>` at a published version, in one step and durably.
+    pub fn switch_current(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        if self.head(artifact, version).is_none() {
+            return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
+        }
+        let target = format!("../versions/{artifact}/{version}/tree");
+        self.current.switch_symlink(target.as_bytes(), &artifact.as_component())?;
+        self.change_inventory(|inventory| {
+            inventory.entry(artifact.clone()).or_default().current = Some(version.clone());
+        });
+        Ok(())
+    }
+
+    /// Room on the store's file system.
+    pub fn space(&self) -> fs::Result<fs::Space> {
+        self.root.space()
+    }
+}
+
+fn check_format(root: &Dir) -> Result<(), OpenError> {
+    match root.read(&own("FORMAT"), 1024) {
+        Ok(bytes) => {
+            let found = String::from_utf8_lossy(&bytes).trim().to_owned();
+            if found == FORMAT { Ok(()) } else { Err(OpenError::Format { path: root.path().into(), found }) }
+        }
+        Err(e) if e.is_not_found() => {
+            // A first start that was cut short leaves the lock and perhaps a temporary FORMAT.
+            let ours = |name: &[u8]| name == b"lock" || name.starts_with(b".FORMAT.seedcache-");
+            let foreign = root.entries()?.iter().any(|entry| !ours(entry.name.as_bytes()));
+            if foreign { Err(OpenError::Foreign { path: root.path().into() }) } else { Ok(()) }
+        }
+        Err(e) => Err(e.into()),
+    }
+}

@@ -123,6 +123,16 @@ pub struct Entry {
     pub target: Option<Vec<u8>>,
 }
 
+impl Entry {
+    /// The modification time as the system takes it: seconds since the epoch, rounded down, and nanoseconds.
+    pub fn mtime_parts(&self) -> (i64, u32) {
+        let nanos = self.mtime.as_nanosecond();
+        let seconds = nanos.div_euclid(1_000_000_000);
+        // A jiff timestamp's seconds fit 64 bits by far, and the remainder is below 10^9.
+        (seconds as i64, nanos.rem_euclid(1_000_000_000) as u32)
+    }
+}
+
 mod content_digest {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -181,6 +191,12 @@ pub enum ManifestError {
     /// Sound, but not understood.
     #[error("the manifest is not of a form this version of seedcache understands")]
     Form(#[source] serde_json::Error),
+    /// Sound, but of another version.
+    #[error("the manifest is that of {says}: its directory was renamed")]
+    Misplaced {
+        /// What it says it is.
+        says: Box<str>,
+    },
     /// A later format.
     #[error("the manifest has format {found}, this version of seedcache reads format {FORMAT}")]
     Format {

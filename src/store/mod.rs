@@ -2,17 +2,25 @@
 //!
 //! What must hold: a version directory is complete, verified and durable before it is visible (invariant 1); the
 //! directories and manifests are the truth, the index only a hint that is checked (invariant 2); one writer
-//! (invariant 3).
+//! (invariant 3). Everything here blocks: async callers go through `spawn_blocking`.
 
+mod drain;
 mod index;
 mod inventory;
 mod layout;
 mod manifest;
 mod publish;
 mod quarantine;
+mod scan;
 mod staging;
 mod verify;
 mod version;
 
+pub use inventory::{Holding, Inventory};
+pub use layout::{OpenError, Store, StoreError};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};
+pub use publish::{NewVersion, PublishError};
+pub use quarantine::Reason;
 pub use staging::Staging;
+pub use verify::{Damage, Report, store_mode};
+pub use version::Version;

@@ -1,1 +1,188 @@
-//! (to come)
+//! How a staged version becomes visible: all of it durable, then one rename, then the directories durable
+//! (invariant 1).
+
+use std::io::BufWriter;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::layout::{lock, own};
+use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
+use crate::fs::{self, Dir, Rename};
+use crate::intent::{ArtifactName, Digest, VersionName};
+
+/// Up to so many entries are synced one by one; more go by one sync of the file system, which also waits for what
+/// others wrote there.
+const SYNC_EACH: usize = 256;
+
+/// A verified version in staging, about to be published.
+#[derive(Debug)]
+pub struct NewVersion {
+    /// Which artifact.
+    pub artifact: ArtifactName,
+    /// Which version.
+    pub version: VersionName,
+    /// Where the bytes came from, without secrets.
+    pub source_url: String,
+    /// SHA-256 of the archive.
+    pub digest: Digest,
+    /// Bytes of the archive.
+    pub size: u64,
+    /// Demanded digests that matched.
+    pub verified_by: Vec<Digest>,
+    /// What the source said.
+    pub resolved_from: ResolvedFrom,
+    /// The recipe it was made under.
+    pub recipe: Digest,
+    /// Keep `archive.part` beside the tree.
+    pub keep_archive: bool,
+    /// The tree, sorted by path.
+    pub entries: Vec<Entry>,
+}
+
+/// Why a version was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A file operation failed; nothing became visible.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// Reading or removing the old one failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The name is taken by other bytes.
+    #[error(
+        "the source gives other bytes for version {version} of {artifact} than the node has ({found}, here {held}); a \
+         version never changes its bytes: ask the origin's owner, or remove the version to take the new bytes"
+    )]
+    OtherBytes {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+        /// Digest of the archive just fetched.
+        found: Digest,
+        /// Digest of the one published.
+        held: Digest,
+    },
+}
+
+impl PublishError {
+    /// The disk is full.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            PublishError::Fs(e) | PublishError::Store(StoreError::Fs(e)) => e.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl Store {
+    /// Makes the staged version visible. A version of the same name and bytes that is there already is replaced in one
+    /// step (it was made under another recipe, or is being repaired).
+    pub fn publish(
+        &self,
+        staging: &Staging,
+        new: NewVersion,
+        now: Timestamp,
+    ) -> Result<Arc<ManifestHead>, PublishError> {
+        let held = self.head(&new.artifact, &new.version);
+        if let Some(held) = &held
+            && held.archive.digest != new.digest
+        {
+            return Err(PublishError::OtherBytes {
+                artifact: new.artifact,
+                version: new.version,
+                found: new.digest,
+                held: held.archive.digest.clone(),
+            });
+        }
+        let staged = staging.dir().open_dir(&Staging::version_name())?;
+        if new.keep_archive {
+            staging.dir().rename(&Staging::part_name(), &staged, &own("archive"), Rename::Replace)?;
+            let archive = staged.open_file(&own("archive"))?;
+            archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
+        }
+        let manifest = seal(new, now);
+        make_durable(&staged.open_dir(&own("tree"))?, &manifest.entries)?;
+        write_manifest(&staged, &manifest)?;
+        let head = self.reveal(staging, manifest, held.is_some())?;
+        staging.discard_download()?;
+        Ok(head)
+    }
+
+    fn reveal(&self, staging: &Staging, manifest: Manifest, replace: bool) -> Result<Arc<ManifestHead>, PublishError> {
+        let head = Arc::new(manifest.head);
+        let (artifact, version) = (&head.artifact, &head.version);
+        let parent = self.versions.ensure_dir(&artifact.as_component(), 0o755)?;
+        self.versions.sync()?;
+        let how = if replace { Rename::Exchange } else { Rename::NoReplace };
+        staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
+        parent.sync()?;
+        let stamp = parent.open_dir(&version.as_component())?.stat(&own("manifest.json"))?.map(|stat| stat.stamp);
+        let readers = lock(&self.leases).remove(&(artifact.clone(), version.clone()));
+        self.change_inventory(|inventory| {
+            let holding = inventory.entry(artifact.clone()).or_default();
+            holding.versions.insert(version.clone(), head.clone());
+        });
+        if let Some(stamp) = stamp {
+            self.index.put(&head, &stamp);
+        }
+        if replace {
+            self.drain(staging.dir(), &Staging::version_name(), readers)?;
+        }
+        staging.dir().sync()?;
+        Ok(head)
+    }
+}
+
+fn seal(new: NewVersion, now: Timestamp) -> Manifest {
+    let files = || new.entries.iter().filter(|entry| entry.kind == EntryType::File);
+    let head = ManifestHead {
+        format: super::manifest::FORMAT,
+        artifact: new.artifact,
+        version: new.version,
+        source_url: new.source_url,
+        archive: Archive {
+            digest: new.digest,
+            size: new.size,
+            weak: !new.verified_by.iter().any(|digest| !digest.algorithm().is_weak()),
+            verified_by: new.verified_by,
+            kept: new.keep_archive,
+        },
+        resolved_from: new.resolved_from,
+        published_at: now,
+        recipe: new.recipe,
+        tree_digest: tree_digest(&new.entries),
+        bytes: files().map(|entry| entry.size).sum(),
+        files: files().count() as u64,
+    };
+    Manifest { head, entries: new.entries }
+}
+
+fn make_durable(tree: &Dir, entries: &[Entry]) -> Result<(), PublishError> {
+    if entries.len() > SYNC_EACH {
+        return Ok(tree.sync_filesystem()?);
+    }
+    for entry in entries {
+        match entry.kind {
+            EntryType::File => {
+                let file = tree.open_file(&entry.path)?;
+                file.sync_all().map_err(|e| fs::Error::new("sync", &tree.path_of(&entry.path), e))?;
+            }
+            EntryType::Dir => tree.open_dir(&entry.path)?.sync()?,
+            EntryType::Symlink | EntryType::Hardlink => {}
+        }
+    }
+    Ok(tree.sync()?)
+}
+
+fn write_manifest(staged: &Dir, manifest: &Manifest) -> Result<(), PublishError> {
+    let name = own("manifest.json");
+    // One that an interrupted publish left is made anew.
+    staged.remove_tree(&name)?;
+    let file = staged.create_file(&name, 0o444)?;
+    let fail = |e| fs::Error::new("write", &staged.path_of(&name), e);
+    manifest.write(BufWriter::with_capacity(128 * 1024, &file)).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    Ok(staged.sync()?)
+}

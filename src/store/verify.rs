@@ -1,1 +1,216 @@
-//! (to come)
+//! A published version held against its manifest: every entry, every byte.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read as _;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Entry, EntryType, Manifest, Store, StoreError, Version};
+use crate::fs::{Dir, Kind, RelPath, Stat};
+
+/// So many damaged entries are named; the rest are counted.
+const NAMED: usize = 100;
+
+/// What a check of one version found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Entries checked.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// How many entries are damaged.
+    pub damaged: u64,
+    /// The first hundred of them.
+    pub damage: Vec<Damage>,
+}
+
+/// One entry that is not as its manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Damage {
+    /// The entry.
+    pub path: RelPath,
+    /// What is wrong with it, in words.
+    pub what: String,
+}
+
+/// The permission bits that an entry has in the store: those of the archive without the right to write.
+pub fn store_mode(mode: u32) -> u32 {
+    mode & 0o7555
+}
+
+impl Store {
+    /// Reads all of a version and compares it with its manifest. `progress` is told of each piece read.
+    pub fn verify(&self, version: &Version, mut progress: impl FnMut(u64)) -> Result<Report, StoreError> {
+        let manifest = self.manifest(version)?;
+        let mut check = Check { report: Report::default(), inodes: HashMap::new() };
+        let mut expected: BTreeMap<&RelPath, &Entry> = BTreeMap::new();
+        for entry in &manifest.entries {
+            expected.insert(&entry.path, entry);
+            check.report.entries += 1;
+            if let Some(what) = check.entry(version.tree(), entry, &mut progress)? {
+                check.damage(&entry.path, what);
+            }
+        }
+        check.strangers(version.tree(), None, &expected)?;
+        check.archive(version, &manifest, &mut progress)?;
+        Ok(check.report)
+    }
+}
+
+struct Check<'a> {
+    report: Report,
+    /// Inode of each regular file, for its hard links.
+    inodes: HashMap<&'a [u8], u64>,
+}
+
+impl<'a> Check<'a> {
+    fn damage(&mut self, path: &RelPath, what: String) {
+        self.report.damaged += 1;
+        if self.report.damage.len() < NAMED {
+            self.report.damage.push(Damage { path: path.clone(), what });
+        }
+    }
+
+    fn entry(
+        &mut self,
+        tree: &Dir,
+        entry: &'a Entry,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<Option<String>, StoreError> {
+        let stat = match tree.stat(&entry.path) {
+            Ok(Some(stat)) => stat,
+            Ok(None) => return Ok(Some("it is missing".into())),
+            // A parent that became a file or symlink.
+            Err(e) => return Ok(Some(chain(&e))),
+        };
+        if let Some(what) = compare(entry, &stat) {
+            return Ok(Some(what));
+        }
+        match entry.kind {
+            EntryType::Dir => Ok(None),
+            EntryType::Symlink => {
+                let target = tree.read_link(&entry.path)?;
+                Ok((Some(&target) != entry.target.as_ref()).then(|| "the link points elsewhere".into()))
+            }
+            EntryType::Hardlink => {
+                let named = entry.target.as_deref().and_then(|target| self.inodes.get(target));
+                Ok((named != Some(&stat.stamp.ino)).then(|| "it is no longer a name of the file it links to".into()))
+            }
+            EntryType::File => {
+                self.inodes.insert(entry.path.as_bytes(), stat.stamp.ino);
+                let file = tree.open_file(&entry.path)?;
+                match content_digest(&file, &mut |n| {
+                    self.report.bytes += n;
+                    progress(n);
+                }) {
+                    Ok(found) if Some(found) == entry.sha256 => Ok(None),
+                    Ok(_) => Ok(Some("its content has another digest".into())),
+                    Err(e) => Ok(Some(format!("it cannot be read: {e}"))),
+                }
+            }
+        }
+    }
+
+    /// What lies in the tree that the manifest does not know.
+    fn strangers(
+        &mut self,
+        dir: &Dir,
+        at: Option<&RelPath>,
+        expected: &BTreeMap<&RelPath, &Entry>,
+    ) -> Result<(), StoreError> {
+        for found in dir.entries()? {
+            let path = match at {
+                None => found.name.clone(),
+                Some(at) => match at.join(&found.name) {
+                    Ok(path) => path,
+                    Err(_) => continue,
+                },
+            };
+            match expected.get(&path) {
+                None => self.damage(&path, "the manifest does not know it".into()),
+                Some(entry) if entry.kind == EntryType::Dir && found.kind == Kind::Dir => {
+                    self.strangers(&dir.open_dir(&found.name)?, Some(&path), expected)?;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn archive(
+        &mut self,
+        version: &Version,
+        manifest: &Manifest,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), StoreError> {
+        let path = super::layout::own("archive");
+        let file = match version.archive() {
+            Ok(None) => return Ok(()),
+            Ok(Some(file)) => file,
+            Err(e) => {
+                self.damage(&path, chain(&e));
+                return Ok(());
+            }
+        };
+        let found = content_digest(&file, &mut |n| {
+            self.report.bytes += n;
+            progress(n);
+        });
+        match found {
+            Ok(found) if hex::encode(found) == manifest.head.archive.digest.hex() => {}
+            Ok(_) => self.damage(&path, "the kept archive has another digest".into()),
+            Err(e) => self.damage(&path, format!("the kept archive cannot be read: {e}")),
+        }
+        Ok(())
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    all.join(": ")
+}
+
+/// What of an entry's metadata differs from the manifest, in words.
+fn compare(entry: &Entry, stat: &Stat) -> Option<String> {
+    let kind = match entry.kind {
+        EntryType::Dir => Kind::Dir,
+        EntryType::File | EntryType::Hardlink => Kind::File,
+        EntryType::Symlink => Kind::Symlink,
+    };
+    if stat.kind != kind {
+        return Some("it has another type".into());
+    }
+    if kind == Kind::File && stat.size != entry.size {
+        return Some(format!("it has {} bytes, not {}", stat.size, entry.size));
+    }
+    if kind != Kind::Symlink && stat.mode != store_mode(entry.mode) {
+        return Some(format!("it has mode {:04o}, not {:04o}", stat.mode, store_mode(entry.mode)));
+    }
+    if (stat.uid, stat.gid) != (entry.uid, entry.gid) {
+        return Some(format!("it belongs to {}:{}, not {}:{}", stat.uid, stat.gid, entry.uid, entry.gid));
+    }
+    if stat.mtime_timestamp() != Some(entry.mtime) {
+        return Some("its modification time changed".into());
+    }
+    None
+}
+
+fn content_digest(mut file: &File, progress: &mut impl FnMut(u64)) -> std::io::Result<[u8; 32]> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                progress(n as u64);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}

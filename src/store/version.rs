@@ -1,1 +1,125 @@
-//! (to come)
+//! One published version, opened for reading.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::Arc;
+
+use super::drain::Lease;
+use super::layout::{lock, own};
+use super::{Manifest, ManifestHead, Store, StoreError};
+use crate::fs::Dir;
+use crate::intent::{ArtifactName, VersionName};
+
+/// A version held open: as long as it is, its bytes stay, whatever collection decides.
+#[derive(Debug, Clone)]
+pub struct Version {
+    head: Arc<ManifestHead>,
+    dir: Dir,
+    tree: Dir,
+    _lease: Arc<Lease>,
+}
+
+impl Version {
+    /// What it is.
+    pub fn head(&self) -> &Arc<ManifestHead> {
+        &self.head
+    }
+
+    /// Its tree.
+    pub fn tree(&self) -> &Dir {
+        &self.tree
+    }
+
+    /// The manifest file as it stands on disk.
+    pub fn manifest_file(&self) -> Result<File, StoreError> {
+        Ok(self.dir.open_file(&own("manifest.json"))?)
+    }
+
+    /// The bytes as downloaded; `None` when they were not kept.
+    pub fn archive(&self) -> Result<Option<File>, StoreError> {
+        if !self.head.archive.kept {
+            return Ok(None);
+        }
+        Ok(Some(self.dir.open_file(&own("archive"))?))
+    }
+}
+
+impl Store {
+    /// Opens a published version.
+    pub fn open_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<Version, StoreError> {
+        let absent = || StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() };
+        // The lease first: a version collected between the two steps is not found, never half read.
+        let lease = self.lease((artifact.clone(), version.clone()));
+        let head = self.head(artifact, version).ok_or_else(absent)?;
+        let open = || -> crate::fs::Result<(Dir, Dir)> {
+            let dir = self.versions.open_dir(&artifact.as_component())?.open_dir(&version.as_component())?;
+            let tree = dir.open_dir(&own("tree"))?;
+            Ok((dir, tree))
+        };
+        match open() {
+            Ok((dir, tree)) => Ok(Version { head, dir, tree, _lease: lease }),
+            Err(e) if e.is_not_found() => {
+                tracing::error!(%artifact, %version, "version directory vanished from the store");
+                self.forget(artifact, version);
+                Err(absent())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The manifest of an open version, checked; shared among those who hold it at the same time.
+    pub fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
+        let key = (version.head.artifact.clone(), version.head.version.clone());
+        if let Some(manifest) = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)
+            && manifest.head == *version.head
+        {
+            return Ok(manifest);
+        }
+        let file = version.manifest_file()?;
+        let manifest = Manifest::read(BufReader::with_capacity(128 * 1024, file))
+            .map_err(|source| StoreError::Manifest { artifact: key.0.clone(), version: key.1.clone(), source })?;
+        let manifest = Arc::new(manifest);
+        let mut manifests = lock(&self.manifests);
+        manifests.retain(|_, manifest| manifest.strong_count() > 0);
+        manifests.insert(key, Arc::downgrade(&manifest));
+        Ok(manifest)
+    }
+
+    /// Drops a version from the inventory and the index; what is on disk stays.
+    pub(super) fn forget(&self, artifact: &ArtifactName, version: &VersionName) {
+        self.index.remove(artifact, version);
+        lock(&self.leases).remove(&(artifact.clone(), version.clone()));
+        self.change_inventory(|inventory| {
+            let Some(holding) = inventory.get_mut(artifact) else { return };
+            holding.versions.remove(version);
+            if holding.current.as_ref() == Some(version) {
+                holding.current = None;
+            }
+            if holding.versions.is_empty() {
+                inventory.remove(artifact);
+            }
+        });
+    }
+
+    /// Takes a published version away; readers that have it open keep its bytes until they are done.
+    pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        if self.head(artifact, version).is_none() {
+            return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
+        }
+        let readers = lock(&self.leases).get(&(artifact.clone(), version.clone())).cloned();
+        self.unlink_current_if(artifact, version)?;
+        let dir = self.versions.open_dir(&artifact.as_component())?;
+        self.drain(&dir, &version.as_component(), readers)?;
+        self.forget(artifact, version);
+        Ok(())
+    }
+
+    /// Removes `current/<artifact>` where it points at `version`: it must never dangle.
+    pub(super) fn unlink_current_if(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        if self.holding(artifact).current.as_ref() == Some(version) {
+            self.current.remove_file(&artifact.as_component())?;
+            self.current.sync()?;
+        }
+        Ok(())
+    }
+}
