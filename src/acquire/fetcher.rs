@@ -48,6 +48,11 @@ impl AcquireError {
         unimplemented!()
     }
 
+    /// How long the origin asked to be left alone.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        unimplemented!()
+    }
+
     /// The disk is full.
     pub fn is_no_space(&self) -> bool {
         unimplemented!()

@@ -64,3 +64,14 @@ impl Resolution {
 /// Why a source could not be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {}
+
+impl ResolveError {
+    /// Trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        unimplemented!()
+    }
+    /// How long the origin asked to be left alone.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        unimplemented!()
+    }
+}

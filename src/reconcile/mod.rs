@@ -1,11 +1,14 @@
 //! Making it so: a pure planner over what operators want and what the node holds, and the runner that carries its
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
+mod ask;
 mod plan;
 mod run;
 mod state;
+mod step;
 mod wait;
 
-pub use run::{Parts, Reconciler, RefreshError, SeedAsk, SeedAskError, VerifyAskError};
+pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
+pub use run::{Parts, Reconciler};
 pub use state::{ArtifactState, ProgressState, SeedState, State, VerifyResult, VersionState};
-pub use wait::WaitError;
+pub use wait::{RefreshError, WaitError};

@@ -1,17 +1,27 @@
-//! The runner: carries the planner's steps out, each artifact once at a time.
+//! The runner: carries the planner's steps out, each artifact once at a time. It holds no decisions of its own.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use jiff::Timestamp;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{ArtifactState, VerifyResult, WaitError};
-use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Catalog, Link, Swap, VersionName};
-use crate::seed::{SeedError, SeedProgress, Seeded, Seeder, TargetError};
-use crate::store::{Store, StoreError};
+use super::plan::{self, Facts, Moment, Plan, Step};
+use super::state::{self, ArtifactState, Failure, LastSeed};
+use crate::acquire::{Fetcher, Progress};
+use crate::fs::RelPath;
+use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
+use crate::seed::Seeder;
+use crate::store::Store;
+
+/// Seeds carried out at once; more wait.
+const SEEDS_AT_ONCE: usize = 8;
+/// Longest sleep: whatever was missed is found then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// What the runner works with.
 #[derive(Debug)]
@@ -30,140 +40,243 @@ pub struct Parts {
 
 /// The running reconciler. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Reconciler {}
+pub struct Reconciler {
+    pub(super) shared: Arc<Shared>,
+}
 
-/// A seed asked for by a caller.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<Store>,
+    pub(super) fetcher: Fetcher,
+    pub(super) seeder: Arc<Seeder>,
+    pub(super) downloads: Semaphore,
+    pub(super) seeding: Semaphore,
+    pub(super) cancel: CancellationToken,
+    pub(super) started: Instant,
+    /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
+    pub(super) staging: Mutex<BTreeMap<ArtifactName, Arc<tokio::sync::Mutex<()>>>>,
+    tasks: TaskTracker,
+    world: Mutex<World>,
+    wake: Notify,
+    changes: watch::Sender<u64>,
+}
+
+/// What the runner knows: changed only under its lock, which is never held across a wait.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) catalog: Catalog,
+    pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
+}
+
+/// What is known of one declared artifact.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) generation: Digest,
+    pub(super) facts: Facts,
+    pub(super) failure: Option<Failure>,
+    pub(super) refreshed_at: Option<Timestamp>,
+    /// Answers of the source, good or bad: how a waiter knows that its question was answered.
+    pub(super) answers: u64,
+    pub(super) running: Option<Running>,
+    pub(super) seeds: BTreeMap<RelPath, LastSeed>,
+    pub(super) cancel: CancellationToken,
+}
+
+/// A step of the source that is being carried out.
 #[derive(Debug, Clone)]
-pub struct SeedAsk {
-    /// Which artifact.
-    pub artifact: ArtifactName,
-    /// Which version; `None`: the current one.
-    pub version: Option<VersionName>,
-    /// Target as given: absolute below `seed.root`, or relative to it.
-    pub target: String,
-    /// How files get there; `None`: as the document declares for that target, else `auto`.
-    pub link: Option<Link>,
-    /// How it is swapped; `None`: as declared, else `exchange`.
-    pub swap: Option<Swap>,
-    /// Replace a target that seedcache did not make.
-    pub force: bool,
-    /// How long to wait for a version that is not there yet; zero: not at all.
-    pub wait: Duration,
-    /// Only targets that a document declares for this artifact are allowed.
-    pub declared_only: bool,
-}
-
-/// Why a seed was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum SeedAskError {
-    /// The version did not come.
-    #[error(transparent)]
-    Wait(#[from] WaitError),
-    /// The target is not one to seed.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// No document declares the target.
-    #[error(
-        "no document declares {target} as a seed of {artifact}; over TCP only declared targets can be seeded: declare it under spec.seeds, or ask over the Unix socket as root or as the daemon's user"
-    )]
-    NotDeclared {
-        /// The artifact.
-        artifact: ArtifactName,
-        /// The target as given.
-        target: String,
-    },
-    /// The version cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Seeding failed.
-    #[error(transparent)]
-    Seed(#[from] SeedError),
-}
-
-/// Why a refresh was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    /// No document declares it.
-    #[error("no document declares an artifact {name}; there is nothing to refresh")]
-    Unknown {
-        /// What was asked for.
-        name: ArtifactName,
-    },
-}
-
-/// Why a verification was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyAskError {
-    /// Nothing of that name is on the node.
-    #[error("there is no artifact {name} on this node; `seedcache status` lists those there are")]
-    Unknown {
-        /// What was asked for.
-        name: ArtifactName,
-    },
-    /// The version cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+pub(super) struct Running {
+    pub(super) progress: Arc<Progress>,
+    pub(super) version: Option<VersionName>,
 }
 
 impl Reconciler {
     /// Starts reconciling; every task is tracked by `tasks` and ends when `cancel` is.
-    pub fn start(_parts: Parts, _tasks: &TaskTracker, _cancel: CancellationToken) -> Self {
-        unimplemented!()
+    pub fn start(parts: Parts, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            store: parts.store,
+            fetcher: parts.fetcher,
+            seeder: parts.seeder,
+            downloads: Semaphore::new(parts.concurrency.max(1)),
+            seeding: Semaphore::new(SEEDS_AT_ONCE),
+            cancel,
+            started: Instant::now(),
+            staging: Mutex::default(),
+            tasks: tasks.clone(),
+            world: Mutex::default(),
+            wake: Notify::new(),
+            changes: watch::Sender::new(0),
+        });
+        let reconciler = Self { shared: shared.clone() };
+        reconciler.set_catalog(parts.catalog);
+        tasks.spawn(reconcile(shared));
+        reconciler
+    }
+
+    /// Takes a new catalog as what operators want. Steps that follow a document no longer there are given up.
+    pub fn set_catalog(&self, catalog: Catalog) {
+        let mut world = self.shared.world();
+        world.catalog = Catalog::succeed(&world.catalog, catalog);
+        let World { catalog, tracked } = &mut *world;
+        tracked.retain(|name, tracked| {
+            let kept = catalog.artifacts.get(name).is_some_and(|a| a.generation == tracked.generation);
+            if !kept {
+                tracked.cancel.cancel();
+            }
+            kept
+        });
+        for (name, artifact) in &catalog.artifacts {
+            tracked.entry(name.clone()).or_insert_with(|| Tracked {
+                generation: artifact.generation.clone(),
+                facts: Facts::default(),
+                failure: None,
+                refreshed_at: None,
+                answers: 0,
+                running: None,
+                seeds: BTreeMap::new(),
+                cancel: self.shared.cancel.child_token(),
+            });
+        }
+        drop(world);
+        self.shared.changed();
     }
 
     /// The store it works on, for readers.
     pub fn store(&self) -> &Arc<Store> {
-        unimplemented!()
+        &self.shared.store
     }
 
     /// Every artifact that is declared or on the node.
     pub fn states(&self) -> Vec<ArtifactState> {
-        unimplemented!()
+        let inventory = self.shared.store.inventory();
+        let world = self.shared.world();
+        let declared = world.catalog.artifacts.keys();
+        let refused = world.catalog.refused.iter().filter_map(|refused| refused.name.as_ref());
+        let names: std::collections::BTreeSet<_> = inventory.keys().chain(declared).chain(refused).collect();
+        names.into_iter().map(|name| self.shared.view(&world, name)).collect()
     }
 
     /// One of them.
-    pub fn state(&self, _name: &ArtifactName) -> Option<ArtifactState> {
-        unimplemented!()
+    pub fn state(&self, name: &ArtifactName) -> Option<ArtifactState> {
+        let world = self.shared.world();
+        let known = world.catalog.artifacts.contains_key(name)
+            || world.catalog.refusal_of(name).is_some()
+            || !self.shared.store.holding(name).versions.is_empty();
+        known.then(|| self.shared.view(&world, name))
     }
 
     /// Counts up with every change of any state.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        unimplemented!()
+        self.shared.changes.subscribe()
+    }
+}
+
+impl Shared {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        // Plain data, changed field by field: whoever panicked left it usable.
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the artifact (that very version, when named) is there.
-    pub async fn wait(
-        &self,
-        _name: &ArtifactName,
-        _version: Option<&VersionName>,
-        _timeout: Duration,
-    ) -> Result<ArtifactState, WaitError> {
-        unimplemented!()
+    pub(super) fn now(&self) -> Moment {
+        self.started.elapsed()
     }
 
-    /// Has the source asked now, whatever the back-off; returns at once.
-    pub fn refresh(&self, _name: &ArtifactName) -> Result<(), RefreshError> {
-        unimplemented!()
+    /// Something changed: whoever waits looks again, and so does the planner.
+    pub(super) fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+        self.wake.notify_one();
     }
 
-    /// Has the source asked now and waits until what it names is current (or the try failed).
-    pub async fn refresh_and_wait(&self, _name: &ArtifactName, _timeout: Duration) -> Result<ArtifactState, WaitError> {
-        unimplemented!()
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
-    /// Seeds a target, waiting for the version where it is not there yet.
-    pub async fn seed(&self, _ask: SeedAsk, _progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
-        unimplemented!()
+    fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
+        let seen = state::Seen {
+            artifact: world.catalog.artifacts.get(name).map(|artifact| &**artifact),
+            refusal: world.catalog.refusal_of(name),
+            tracked: world.tracked.get(name),
+            holding: &self.store.holding(name),
+            records: &self.seeder.records(),
+            seed_root: self.seeder.root(),
+            now: self.now(),
+            wall_clock: Timestamp::now(),
+        };
+        state::view(name, &seen)
     }
 
-    /// Reads a version (all of the artifact's when `None`) and compares it with its manifest; with `repair` a damaged
-    /// one is put into quarantine and fetched again.
-    pub async fn verify(
-        &self,
-        _name: &ArtifactName,
-        _version: Option<&VersionName>,
-        _repair: bool,
-    ) -> Result<Vec<VerifyResult>, VerifyAskError> {
-        unimplemented!()
+    /// Changes what is known of an artifact, unless its document changed since the step began.
+    pub(super) fn update(&self, artifact: &Artifact, change: impl FnOnce(&mut Tracked)) {
+        if let Some(tracked) = self.world().tracked.get_mut(&artifact.name)
+            && tracked.generation == artifact.generation
+        {
+            change(tracked);
+        }
+        self.changed();
+    }
+}
+
+async fn reconcile(shared: Arc<Shared>) {
+    loop {
+        let (steps, wake_at) = plan_round(&shared);
+        for (step, artifact, cancel) in steps {
+            shared.tasks.spawn(shared.clone().carry_out(step, artifact, cancel));
+        }
+        let pause = wake_at.map_or(LONGEST_SLEEP, |at| at.saturating_sub(shared.now()).min(LONGEST_SLEEP));
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            () = shared.wake.notified() => {}
+            () = tokio::time::sleep(pause) => sweep(&shared).await,
+        }
+    }
+}
+
+/// Plans every declared artifact and marks what is about to be done as busy.
+fn plan_round(shared: &Shared) -> (Vec<(Step, Arc<Artifact>, CancellationToken)>, Option<Moment>) {
+    let now = shared.now();
+    let mut world = shared.world();
+    let World { catalog, tracked } = &mut *world;
+    let mut steps = Vec::new();
+    let mut next: Option<Moment> = None;
+    for (name, artifact) in &catalog.artifacts {
+        let Some(tracked) = tracked.get_mut(name) else { continue };
+        let Plan { steps: planned, wake_at } = plan::plan(artifact, &tracked.facts, &shared.store.holding(name), now);
+        next = [next, wake_at].into_iter().flatten().min();
+        for step in planned {
+            tracked.begin(&step);
+            steps.push((step, artifact.clone(), tracked.cancel.clone()));
+        }
+    }
+    (steps, next)
+}
+
+impl Tracked {
+    fn begin(&mut self, step: &Step) {
+        match step {
+            Step::Resolve { wish, .. } => {
+                self.facts.busy = true;
+                self.facts.asked = false;
+                let version = match wish {
+                    crate::intent::VersionWish::Exact(version) => Some(version.clone()),
+                    crate::intent::VersionWish::Latest => None,
+                };
+                self.running = Some(Running { progress: Arc::default(), version });
+            }
+            Step::Acquire { resolution, .. } => {
+                self.facts.busy = true;
+                let version = resolution.version().cloned();
+                self.running = Some(Running { progress: Arc::default(), version });
+            }
+            Step::Switch { .. } => self.facts.switching = true,
+            Step::Seed { target, .. } => self.facts.seeds.entry(target.clone()).or_default().busy = true,
+        }
+    }
+}
+
+async fn sweep(shared: &Arc<Shared>) {
+    let store = shared.store.clone();
+    match tokio::task::spawn_blocking(move || store.sweep()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "drained versions not removed yet"),
+        Err(error) => tracing::error!(%error, "sweep ended unexpectedly"),
     }
 }

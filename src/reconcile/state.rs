@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::plan::{self, Moment};
+use super::run::Tracked;
 use crate::acquire::Phase;
 use crate::fs::LinkMode;
-use crate::intent::{ArtifactName, Digest, VersionName};
-use crate::store::Report;
+use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish};
+use crate::seed::Record;
+use crate::store::{Holding, ManifestHead, Report};
 
 /// Where an artifact stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,4 +137,159 @@ pub struct VerifyResult {
     pub report: Report,
     /// The version was put into quarantine and is being fetched again.
     pub repairing: bool,
+}
+
+/// Why the last try failed.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Failure {
+    /// The error with its causes, in one line.
+    pub(super) error: String,
+    /// Waiting alone does not mend it.
+    pub(super) standing: bool,
+    /// When.
+    pub(super) at: Timestamp,
+}
+
+/// What the last try at a declared target gave.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LastSeed {
+    /// Why it failed; `None` when it did not.
+    pub(super) error: Option<String>,
+}
+
+/// All that an artifact's state is told from.
+pub(super) struct Seen<'a> {
+    pub(super) artifact: Option<&'a Artifact>,
+    pub(super) refusal: Option<&'a Refused>,
+    pub(super) tracked: Option<&'a Tracked>,
+    pub(super) holding: &'a Holding,
+    pub(super) records: &'a [Record],
+    pub(super) seed_root: &'a std::path::Path,
+    pub(super) now: Moment,
+    pub(super) wall_clock: Timestamp,
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    all.join(": ")
+}
+
+/// Tells an artifact's state.
+pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
+    let tracked = seen.tracked;
+    let (last_error, last_error_at) = match (tracked.and_then(|t| t.failure.as_ref()), seen.refusal) {
+        (_, Some(refused)) => (Some(chain(&*refused.error)), None),
+        (Some(failure), None) => (Some(failure.error.clone()), Some(failure.at)),
+        (None, None) => (None, None),
+    };
+    let progress = tracked.and_then(|t| t.running.as_ref()).map(|running| {
+        let now = running.progress.snapshot();
+        ProgressState {
+            phase: now.phase,
+            version: running.version.clone(),
+            bytes: now.bytes,
+            total_bytes: now.total_bytes,
+            unpacked_bytes: now.unpacked_bytes,
+            entries: now.entries,
+        }
+    });
+    let state = if seen.holding.current.is_some() {
+        State::Ready
+    } else if last_error.is_some() {
+        State::Failed
+    } else if progress.is_some() {
+        State::Warming
+    } else {
+        State::Pending
+    };
+    ArtifactState {
+        name: name.clone(),
+        state,
+        current: seen.holding.current.clone(),
+        latest: tracked.and_then(|t| t.facts.latest.clone()),
+        pin: seen.artifact.and_then(|artifact| artifact.pin.clone()),
+        versions: seen.holding.newest_first().into_iter().map(|head| version_state(head, seen)).collect(),
+        progress,
+        last_error,
+        last_error_at,
+        next_try: next_try(seen),
+        failures: tracked.map_or(0, |t| t.facts.failures),
+        refreshed_at: tracked.and_then(|t| t.refreshed_at),
+        observed_generation: seen.artifact.map(|artifact| artifact.generation.clone()),
+        seeds: seed_states(name, seen),
+    }
+}
+
+fn next_try(seen: &Seen<'_>) -> Option<Timestamp> {
+    let (artifact, tracked) = (seen.artifact?, seen.tracked?);
+    let settled = tracked.facts.failures == 0 && seen.holding.current.is_some();
+    if tracked.facts.busy || (settled && matches!(plan::wish(artifact), VersionWish::Exact(_))) {
+        return None;
+    }
+    let ahead = tracked.facts.next_ask?.saturating_sub(seen.now);
+    seen.wall_clock.checked_add(jiff::SignedDuration::try_from(ahead).ok()?).ok()
+}
+
+fn version_state(head: &ManifestHead, seen: &Seen<'_>) -> VersionState {
+    let version = &head.version;
+    let mut why = Vec::new();
+    if seen.holding.current.as_ref() == Some(version) {
+        why.push("current".to_owned());
+    }
+    if seen.artifact.is_some_and(|artifact| artifact.pin.as_ref() == Some(version)) {
+        why.push("pinned".to_owned());
+    }
+    let held = |record: &&Record| record.artifact == head.artifact && record.version == *version;
+    why.extend(seen.records.iter().filter(held).map(|record| format!("seeded at {}", record.target)));
+    if why.is_empty() {
+        why.push("retained".to_owned());
+    }
+    VersionState {
+        version: version.clone(),
+        digest: head.archive.digest.clone(),
+        bytes: head.bytes,
+        files: head.files,
+        published_at: head.published_at,
+        state: State::Ready,
+        weak: head.archive.weak,
+        kept: why.join(", "),
+    }
+}
+
+fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
+    let record_of = |target: &crate::fs::RelPath| {
+        seen.records.iter().find(|record| record.target == *target && record.artifact == *name)
+    };
+    let path = |target: &crate::fs::RelPath| seen.seed_root.join(target.as_path()).display().to_string();
+    let declared = seen.artifact.map_or(&[][..], |artifact| &artifact.seeds);
+    let mut states: Vec<SeedState> = declared
+        .iter()
+        .map(|seed| {
+            let record = record_of(&seed.target);
+            let error = seen.tracked.and_then(|t| t.seeds.get(&seed.target)).and_then(|last| last.error.clone());
+            let holds = record.map(|record| &record.version);
+            let state = match &error {
+                Some(_) => State::Failed,
+                None if holds.is_some() && holds == seen.holding.current.as_ref() => State::Ready,
+                None => State::Pending,
+            };
+            SeedState {
+                target: path(&seed.target),
+                version: holds.cloned(),
+                mode: record.map(|record| record.mode),
+                reason: error.or_else(|| record.and_then(|record| record.reason.clone())),
+                state,
+            }
+        })
+        .collect();
+    let by_hand = |record: &&Record| record.artifact == *name && !declared.iter().any(|s| s.target == record.target);
+    states.extend(seen.records.iter().filter(by_hand).map(|record| SeedState {
+        target: path(&record.target),
+        version: Some(record.version.clone()),
+        mode: Some(record.mode),
+        reason: record.reason.clone(),
+        state: State::Ready,
+    }));
+    states
 }

@@ -1,7 +1,12 @@
 //! Waiting for an artifact without asking again and again.
 
-use super::ArtifactState;
-use crate::intent::ArtifactName;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::run::{Reconciler, World};
+use super::{ArtifactState, State};
+use crate::intent::{ArtifactName, VersionName};
 
 /// Why the wait ended without a version.
 #[derive(Debug, thiserror::Error)]
@@ -13,13 +18,13 @@ pub enum WaitError {
         name: ArtifactName,
     },
     /// Time is up; it may still come.
-    #[error("{} is not ready yet", state.name)]
+    #[error("{} is not ready yet{}", state.name, last_error(state))]
     TimedOut {
         /// Where it stands.
         state: Box<ArtifactState>,
     },
     /// It failed in a way that waiting does not mend.
-    #[error("{} cannot be had: {}", state.name, state.last_error.as_deref().unwrap_or("no error was recorded"))]
+    #[error("{} cannot be had{}", state.name, last_error(state))]
     Failed {
         /// Where it stands.
         state: Box<ArtifactState>,
@@ -27,4 +32,119 @@ pub enum WaitError {
     /// The daemon is stopping.
     #[error("the daemon is shutting down; ask again in a moment")]
     ShuttingDown,
+}
+
+fn last_error(state: &ArtifactState) -> String {
+    state.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"))
+}
+
+/// Why a refresh was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// No document declares it.
+    #[error("no document declares an artifact {name}; there is nothing to refresh")]
+    Unknown {
+        /// What was asked for.
+        name: ArtifactName,
+    },
+}
+
+/// What a waiter finds when it looks.
+enum Look {
+    Done,
+    Failed,
+    NotYet,
+}
+
+impl Reconciler {
+    /// Waits until the artifact (that very version, when named) is there. A failure that waiting does not mend ends
+    /// the wait when there is no version to hand out.
+    pub async fn wait(
+        &self,
+        name: &ArtifactName,
+        version: Option<&VersionName>,
+        timeout: Duration,
+    ) -> Result<ArtifactState, WaitError> {
+        self.wait_until(name, timeout, |reconciler| {
+            let holding = reconciler.shared.store.holding(name);
+            let there = match version {
+                None => holding.current.is_some(),
+                Some(version) => holding.versions.contains_key(version),
+            };
+            let standing = |world: &World| world.tracked.get(name)?.failure.as_ref().map(|f| f.standing);
+            match there {
+                true => Look::Done,
+                false if standing(&reconciler.shared.world()) == Some(true) => Look::Failed,
+                false => Look::NotYet,
+            }
+        })
+        .await
+    }
+
+    /// Has the source asked now, whatever the back-off; returns at once.
+    pub fn refresh(&self, name: &ArtifactName) -> Result<(), RefreshError> {
+        self.ask_source(name).map(drop).ok_or_else(|| RefreshError::Unknown { name: name.clone() })
+    }
+
+    /// Has the source asked now and waits until what it names is current, or the try failed.
+    pub async fn refresh_and_wait(&self, name: &ArtifactName, timeout: Duration) -> Result<ArtifactState, WaitError> {
+        let answers = self.ask_source(name).ok_or_else(|| WaitError::Unknown { name: name.clone() })?;
+        self.wait_until(name, timeout, |reconciler| {
+            let world = reconciler.shared.world();
+            let Some(tracked) = world.tracked.get(name) else { return Look::Failed };
+            let (facts, current) = (&tracked.facts, reconciler.shared.store.holding(name).current);
+            let answered = tracked.answers >= answers && !facts.busy && !facts.asked && facts.pending.is_none();
+            match answered {
+                false => Look::NotYet,
+                true if tracked.failure.is_some() => Look::Failed,
+                true if facts.switching || (current.is_none() || current != facts.latest) => Look::NotYet,
+                true => Look::Done,
+            }
+        })
+        .await
+    }
+
+    /// Marks the source to be asked; the number of answers after which the question is answered.
+    fn ask_source(&self, name: &ArtifactName) -> Option<u64> {
+        let answers = {
+            let mut world = self.shared.world();
+            let tracked = world.tracked.get_mut(name)?;
+            tracked.facts.asked = true;
+            // An answer under way may be to an older question.
+            tracked.answers + if tracked.facts.busy { 2 } else { 1 }
+        };
+        self.shared.changed();
+        Some(answers)
+    }
+
+    async fn wait_until(
+        &self,
+        name: &ArtifactName,
+        timeout: Duration,
+        look: impl Fn(&Self) -> Look,
+    ) -> Result<ArtifactState, WaitError> {
+        let deadline = Instant::now() + timeout;
+        let mut changes = self.shared.changes();
+        let state = || self.state(name).map(Box::new).ok_or_else(|| WaitError::Unknown { name: name.clone() });
+        loop {
+            changes.borrow_and_update();
+            match look(self) {
+                Look::Done => return state().map(|state| *state),
+                Look::Failed => return Err(WaitError::Failed { state: state()? }),
+                Look::NotYet => {}
+            }
+            let waiting = state()?;
+            if waiting.observed_generation.is_none() && waiting.state == State::Failed {
+                return Err(WaitError::Failed { state: waiting });
+            }
+            tokio::select! {
+                () = self.shared.cancel.cancelled() => return Err(WaitError::ShuttingDown),
+                changed = timeout_at(deadline, changes.changed()) => match changed {
+                    Err(_) => return Err(WaitError::TimedOut { state: state()? }),
+                    Ok(Err(_)) => return Err(WaitError::ShuttingDown),
+                    Ok(Ok(())) => {}
+                },
+            }
+        }
+    }
 }

@@ -82,6 +82,11 @@ impl Seeder {
         unimplemented!()
     }
 
+    /// Where targets are, for messages.
+    pub fn root(&self) -> &Path {
+        unimplemented!()
+    }
+
     /// A target given by people: absolute and below `seed.root`, or relative to it.
     pub fn target(&self, _given: &str) -> Result<RelPath, TargetError> {
         unimplemented!()

@@ -1,0 +1,190 @@
+//! What callers ask for: seeds and verifications.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::run::Reconciler;
+use super::{VerifyResult, WaitError};
+use crate::intent::{ArtifactName, Link, Swap, VersionName};
+use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
+use crate::store::{Reason, StoreError};
+
+/// A seed asked for by a caller.
+#[derive(Debug, Clone)]
+pub struct SeedAsk {
+    /// Which artifact.
+    pub artifact: ArtifactName,
+    /// Which version; `None`: the current one.
+    pub version: Option<VersionName>,
+    /// Target as given: absolute below `seed.root`, or relative to it.
+    pub target: String,
+    /// How files get there; `None`: as the document declares for that target, else `auto`.
+    pub link: Option<Link>,
+    /// How it is swapped; `None`: as declared, else `exchange`.
+    pub swap: Option<Swap>,
+    /// Replace a target that seedcache did not make.
+    pub force: bool,
+    /// How long to wait for a version that is not there yet; zero: not at all.
+    pub wait: Duration,
+    /// Only targets that a document declares for this artifact are allowed.
+    pub declared_only: bool,
+}
+
+/// Why a seed was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedAskError {
+    /// The version did not come.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// The target is not one to seed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// No document declares the target.
+    #[error(
+        "no document declares {target} as a seed of {artifact}, and this caller may seed declared targets only; declare \
+         it under spec.seeds, or ask over the Unix socket as root or as the daemon's user"
+    )]
+    NotDeclared {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The target as given.
+        target: String,
+    },
+    /// The version cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Seeding failed.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    /// A defect.
+    #[error("the seeding task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Why a verification was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyAskError {
+    /// Nothing of that name is on the node.
+    #[error("there is no artifact {name} on this node; `seedcache status` lists those there are")]
+    Unknown {
+        /// What was asked for.
+        name: ArtifactName,
+    },
+    /// The version cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("the verifying task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Reconciler {
+    /// Seeds a target, waiting for the version where it is not there yet.
+    pub async fn seed(&self, ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
+        let target = self.shared.seeder.target(&ask.target)?;
+        let declared = {
+            let world = self.shared.world();
+            let artifact = world.catalog.artifacts.get(&ask.artifact);
+            artifact.and_then(|artifact| artifact.seeds.iter().find(|seed| seed.target == target).cloned())
+        };
+        // Force would let a caller replace what the document's own seed would refuse to.
+        if ask.declared_only && (declared.is_none() || ask.force) {
+            return Err(SeedAskError::NotDeclared { artifact: ask.artifact, target: ask.target });
+        }
+        let version = self.version_for(&ask).await?;
+        let request = Request {
+            link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
+            swap: ask.swap.or(declared.as_ref().map(|seed| seed.swap)).unwrap_or_default(),
+            force: ask.force,
+            target,
+        };
+        let seeded = self.shared.seed_one(ask.artifact, version, request, progress).await;
+        self.shared.changed();
+        seeded
+    }
+
+    /// The version to seed: waited for while it may still come.
+    async fn version_for(&self, ask: &SeedAsk) -> Result<VersionName, SeedAskError> {
+        let (name, version) = (&ask.artifact, ask.version.as_ref());
+        if let Some(version) = version
+            && self.shared.store.head(name, version).is_none()
+            && self.is_settled(name)
+        {
+            return Err(StoreError::NoVersion { artifact: name.clone(), version: version.clone() }.into());
+        }
+        let state = self.wait(name, version, ask.wait).await?;
+        let found = version.cloned().or(state.current.clone());
+        // A wait that ended well saw it; gone since, it counts as not there yet.
+        found.ok_or_else(|| WaitError::TimedOut { state: Box::new(state) }.into())
+    }
+
+    /// The source was asked and answered, and all that it named is here: no other version is about to come.
+    fn is_settled(&self, name: &ArtifactName) -> bool {
+        let world = self.shared.world();
+        world.tracked.get(name).is_none_or(|tracked| {
+            let facts = &tracked.facts;
+            !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
+        })
+    }
+
+    /// Reads a version (all of the artifact's when `None`) and compares it with its manifest; with `repair` a damaged
+    /// one is put into quarantine and what should be there is fetched again.
+    pub async fn verify(
+        &self,
+        name: &ArtifactName,
+        version: Option<&VersionName>,
+        repair: bool,
+    ) -> Result<Vec<VerifyResult>, VerifyAskError> {
+        let holding = self.shared.store.holding(name);
+        if holding.versions.is_empty() && self.state(name).is_none() {
+            return Err(VerifyAskError::Unknown { name: name.clone() });
+        }
+        let versions = match version {
+            Some(version) => vec![version.clone()],
+            None => holding.newest_first().into_iter().map(|head| head.version.clone()).collect(),
+        };
+        let mut results = Vec::with_capacity(versions.len());
+        for version in versions {
+            results.push(self.verify_one(name.clone(), version, repair).await?);
+        }
+        if results.iter().any(|result| result.repairing) {
+            // Unknown only when no document declares it: then nothing is fetched again, and the state says so.
+            let _ = self.refresh(name);
+        }
+        Ok(results)
+    }
+
+    async fn verify_one(
+        &self,
+        artifact: ArtifactName,
+        version: VersionName,
+        repair: bool,
+    ) -> Result<VerifyResult, VerifyAskError> {
+        let shared = self.shared.clone();
+        let result = tokio::task::spawn_blocking(move || {
+            let store = &shared.store;
+            let opened = store.open_version(&artifact, &version)?;
+            let report = store.verify(&opened, |_| {})?;
+            let damaged = report.damaged > 0;
+            if damaged {
+                tracing::error!(%artifact, %version, damaged = report.damaged,
+                    first = report.damage.first().map(|d| format!("{}: {}", d.path, d.what)), "version is damaged");
+            }
+            if damaged && repair {
+                let found = Damaged { entries: report.damaged };
+                store.quarantine_version(&artifact, &version, &Reason::new("verify", &found))?;
+            }
+            Ok::<_, StoreError>(VerifyResult { artifact, version, report, repairing: damaged && repair })
+        })
+        .await??;
+        self.shared.changed();
+        Ok(result)
+    }
+}
+
+/// The reason that stands in quarantine.
+#[derive(Debug, thiserror::Error)]
+#[error("{entries} entries are not as the manifest says")]
+struct Damaged {
+    entries: u64,
+}

@@ -1,0 +1,318 @@
+//! The planner's steps, carried out one by one; what came of it goes back into what is known.
+
+use std::sync::{Arc, PoisonError};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{self, Failing, Judgement, Step};
+use super::run::{Shared, Tracked};
+use super::state::{Failure, LastSeed, chain};
+use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
+use crate::fs::RelPath;
+use crate::intent::{Artifact, Digest, VersionName, VersionWish, recipe_digest};
+use crate::seed::{self, SeedProgress, Seeded};
+use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
+
+/// Why a step of the source failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Fs(#[from] crate::fs::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+    #[error(
+        "the source now names other bytes for version {version} ({found}) than the node has ({held}); a version never \
+         changes its bytes: ask the origin's owner, or remove the version to take the new bytes"
+    )]
+    OtherBytes { version: VersionName, found: Digest, held: Digest },
+}
+
+impl StepError {
+    fn failing(&self) -> Failing {
+        let content = match self {
+            StepError::Resolve(error) => !error.is_transient(),
+            StepError::Acquire(error) => !error.is_transient(),
+            StepError::Publish(PublishError::OtherBytes { .. }) | StepError::OtherBytes { .. } => true,
+            StepError::Publish(_) | StepError::Fs(_) | StepError::Store(_) | StepError::Task(_) => false,
+        };
+        if content { Failing::Content } else { Failing::Passing }
+    }
+
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            StepError::Resolve(error) => error.retry_after(),
+            StepError::Acquire(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+impl Shared {
+    pub(super) async fn carry_out(self: Arc<Self>, step: Step, artifact: Arc<Artifact>, cancel: CancellationToken) {
+        match step {
+            Step::Resolve { wish, .. } => self.resolve(&artifact, &wish, &cancel).await,
+            Step::Acquire { resolution, .. } => self.acquire(&artifact, &resolution, &cancel).await,
+            Step::Switch { version, .. } => self.switch(&artifact, version).await,
+            Step::Seed { version, target, .. } => self.seed_declared(&artifact, version, target).await,
+        }
+    }
+
+    async fn resolve(&self, artifact: &Artifact, wish: &VersionWish, cancel: &CancellationToken) {
+        let outcome = self.fetcher.resolve(artifact, wish, cancel).await;
+        if cancel.is_cancelled() {
+            return;
+        }
+        let judged = outcome.map_err(StepError::from).map(|resolution| {
+            let judgement = plan::judge(artifact, &resolution, &self.store.holding(&artifact.name));
+            (resolution, judgement)
+        });
+        match judged {
+            Ok((_, Judgement::OtherBytes { version, found, held })) => {
+                self.failed(artifact, &StepError::OtherBytes { version, found, held });
+            }
+            Ok((_, Judgement::Here(version))) => {
+                tracing::debug!(artifact = %artifact.name, %version, "source names what is here");
+                self.succeeded(artifact, version);
+            }
+            Ok((resolution, Judgement::Fetch)) => {
+                tracing::info!(artifact = %artifact.name, version = resolution.version().map(tracing::field::display),
+                    "resolved");
+                self.update(artifact, |tracked| {
+                    tracked.facts.busy = false;
+                    tracked.running = None;
+                    tracked.refreshed_at = Some(Timestamp::now());
+                    tracked.facts.pending = Some(resolution);
+                });
+            }
+            Err(error) => self.failed(artifact, &error),
+        }
+    }
+
+    async fn acquire(&self, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
+        let gate = {
+            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            gates.entry(artifact.name.clone()).or_default().clone()
+        };
+        let outcome = tokio::select! {
+            () = cancel.cancelled() => return,
+            (_alone, permit) = async { (gate.lock_owned().await, self.downloads.acquire().await) } => {
+                let outcome = self.fetch_and_publish(artifact, resolution, cancel).await;
+                drop(permit);
+                outcome
+            }
+        };
+        if cancel.is_cancelled() && outcome.is_err() {
+            return;
+        }
+        match outcome {
+            Ok(head) => {
+                tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
+                    bytes = head.bytes, files = head.files, "version published");
+                self.succeeded(artifact, head.version.clone());
+            }
+            Err(error) => self.failed(artifact, &error),
+        }
+    }
+
+    async fn fetch_and_publish(
+        &self,
+        artifact: &Arc<Artifact>,
+        resolution: &Resolution,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<ManifestHead>, StepError> {
+        let (store, name) = (self.store.clone(), artifact.name.clone());
+        let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
+        let progress = self.progress(artifact);
+        let began = tokio::time::Instant::now();
+        let acquired = match self.fetcher.acquire(artifact, resolution, &staging, &progress, cancel).await {
+            Ok(acquired) => acquired,
+            Err(error) => {
+                self.clean_up(artifact, &staging, &error).await?;
+                return Err(error.into());
+            }
+        };
+        tracing::info!(artifact = %artifact.name, version = %acquired.version, digest = %acquired.digest,
+            bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
+        progress.enter(Phase::Publishing);
+        let (store, artifact) = (self.store.clone(), artifact.clone());
+        tokio::task::spawn_blocking(move || {
+            let new = new_version(&artifact, acquired);
+            // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
+            if let Some(head) = store.head(&new.artifact, &new.version)
+                && head.archive.digest == new.digest
+                && head.recipe == new.recipe
+            {
+                staging.discard_tree()?;
+                staging.discard_download()?;
+                return Ok(head);
+            }
+            store
+                .publish(&staging, new, Timestamp::now())
+                .inspect_err(|error| {
+                    let emptied = staging
+                        .discard_tree()
+                        .and_then(|()| if error.is_no_space() { staging.discard_download() } else { Ok(()) });
+                    if let Err(error) = emptied {
+                        tracing::warn!(%error, "staging not cleaned");
+                    }
+                })
+                .map_err(StepError::from)
+        })
+        .await?
+    }
+
+    /// Bad bytes go into quarantine with the reason; whatever else fails cleans up after itself.
+    async fn clean_up(&self, artifact: &Artifact, staging: &Staging, error: &AcquireError) -> Result<(), StepError> {
+        if !error.is_bad_content() {
+            return Ok(());
+        }
+        let reason = Reason::new("acquire", error);
+        let (store, name, staging) = (self.store.clone(), artifact.name.clone(), staging.clone());
+        Ok(tokio::task::spawn_blocking(move || store.quarantine_download(&name, &staging, &reason)).await??)
+    }
+
+    fn progress(&self, artifact: &Artifact) -> Arc<crate::acquire::Progress> {
+        let mut progress = Arc::default();
+        self.update(artifact, |tracked| {
+            if let Some(running) = &tracked.running {
+                progress = running.progress.clone();
+            }
+        });
+        progress
+    }
+
+    fn succeeded(&self, artifact: &Artifact, version: VersionName) {
+        let next = self.now() + plan::next_refresh(artifact.refresh.0, fastrand::f64());
+        self.update(artifact, |tracked| {
+            tracked.settle();
+            tracked.failure = None;
+            tracked.facts.failures = 0;
+            tracked.facts.latest = Some(version);
+            tracked.facts.next_ask = Some(next);
+            tracked.refreshed_at = Some(Timestamp::now());
+        });
+    }
+
+    fn failed(&self, artifact: &Artifact, error: &StepError) {
+        let failing = error.failing();
+        let now = self.now();
+        let text = chain(error);
+        self.update(artifact, |tracked| {
+            tracked.settle();
+            tracked.facts.failures = tracked.facts.failures.saturating_add(1);
+            let wait = plan::back_off(failing, tracked.facts.failures, fastrand::f64());
+            let wait = error.retry_after().map_or(wait, |asked| asked.max(wait));
+            tracked.facts.next_ask = Some(now + wait);
+            tracing::warn!(artifact = %artifact.name, error = %text, failures = tracked.facts.failures,
+                retry_ms = wait.as_millis() as u64, "try failed; the last good version stays current");
+            let standing = failing == Failing::Content;
+            tracked.failure = Some(Failure { error: text, standing, at: Timestamp::now() });
+        });
+    }
+
+    async fn switch(&self, artifact: &Artifact, version: VersionName) {
+        let (store, name) = (self.store.clone(), artifact.name.clone());
+        let to = version.clone();
+        let done = tokio::task::spawn_blocking(move || store.switch_current(&name, &to)).await;
+        match done.map_err(StepError::from).and_then(|done| done.map_err(StepError::from)) {
+            Ok(()) => {
+                tracing::info!(artifact = %artifact.name, %version, "current switched");
+                self.update(artifact, |tracked| tracked.facts.switching = false);
+            }
+            Err(error) => {
+                tracing::error!(artifact = %artifact.name, %version, error = %chain(&error), "current not switched");
+                // Tried again when the next round is due, not in a loop.
+                tokio::select! {
+                    () = self.cancel.cancelled() => {}
+                    () = tokio::time::sleep(plan::back_off(Failing::Passing, 3, fastrand::f64())) => {}
+                }
+                self.update(artifact, |tracked| tracked.facts.switching = false);
+            }
+        }
+    }
+
+    async fn seed_declared(self: &Arc<Self>, artifact: &Arc<Artifact>, version: VersionName, target: RelPath) {
+        let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
+        let request = seed::Request { target: target.clone(), link: declared.link, swap: declared.swap, force: false };
+        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
+        let tree = self.store.head(&artifact.name, &version).map(|head| head.tree_digest.clone());
+        let now = self.now();
+        self.update(artifact, |tracked| {
+            let facts = tracked.facts.seeds.entry(target.clone()).or_default();
+            facts.busy = false;
+            let error = match &seeded {
+                Ok(_) => {
+                    facts.failures = 0;
+                    facts.next_try = None;
+                    facts.holds = tree.map(|tree| (version, tree));
+                    None
+                }
+                Err(error) => {
+                    facts.failures = facts.failures.saturating_add(1);
+                    facts.next_try =
+                        Some(now + plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64()));
+                    let error = chain(error);
+                    tracing::warn!(artifact = %artifact.name, %target, %error, "declared target not seeded");
+                    Some(error)
+                }
+            };
+            tracked.seeds.insert(target, LastSeed { error });
+        });
+    }
+
+    /// Seeds one target; a few at once, the rest wait their turn.
+    pub(super) async fn seed_one(
+        self: &Arc<Self>,
+        artifact: crate::intent::ArtifactName,
+        version: VersionName,
+        request: seed::Request,
+        progress: Arc<SeedProgress>,
+    ) -> Result<Seeded, super::SeedAskError> {
+        // Never closed: an error here cannot be.
+        let _turn = self.seeding.acquire().await.ok();
+        let shared = self.clone();
+        let seeded = tokio::task::spawn_blocking(move || {
+            let version = shared.store.open_version(&artifact, &version)?;
+            Ok::<_, super::SeedAskError>(shared.seeder.seed(&version, &request, &progress)?)
+        })
+        .await??;
+        tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
+            mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
+            changed = seeded.changed, elapsed_ms = seeded.elapsed_ms, "seeded");
+        Ok(seeded)
+    }
+}
+
+impl Tracked {
+    /// The step of the source is over.
+    fn settle(&mut self) {
+        self.facts.busy = false;
+        self.facts.pending = None;
+        self.running = None;
+        self.answers += 1;
+    }
+}
+
+fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {
+    NewVersion {
+        artifact: artifact.name.clone(),
+        version: acquired.version,
+        source_url: acquired.source_url,
+        digest: acquired.digest,
+        size: acquired.size,
+        verified_by: acquired.verified_by,
+        resolved_from: acquired.resolved_from,
+        recipe: recipe_digest(&artifact.unpack),
+        keep_archive: artifact.keep_archive,
+        entries: acquired.entries,
+    }
+}
