@@ -19,6 +19,8 @@ mod path;
 mod read_only;
 mod remove;
 mod space;
+#[cfg(test)]
+mod tests;
 
 pub use dir::{Dir, DirEntry, Rename};
 pub use error::{Error, Result};

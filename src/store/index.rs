@@ -38,6 +38,8 @@ pub(super) struct Row {
 #[derive(Debug)]
 pub(super) struct Index {
     calls: Mutex<Option<SyncSender<Call>>>,
+    /// Cut when the thread has ended.
+    ended: Mutex<Option<Receiver<()>>>,
 }
 
 #[derive(Debug)]
@@ -60,10 +62,10 @@ impl Index {
                 .ok_or(failure)
         });
         match calls {
-            Ok(calls) => Self { calls: Mutex::new(Some(calls)) },
+            Ok((calls, ended)) => Self { calls: Mutex::new(Some(calls)), ended: Mutex::new(Some(ended)) },
             Err(failure) => {
                 tracing::warn!(%failure, "no index: starts read every manifest until it can be made");
-                Self { calls: Mutex::new(None) }
+                Self { calls: Mutex::new(None), ended: Mutex::new(None) }
             }
         }
     }
@@ -110,6 +112,17 @@ impl Index {
     }
 }
 
+/// The thread writes out what it was told before it ends: waited for, or the next start finds sled still locked.
+impl Drop for Index {
+    fn drop(&mut self) {
+        lock(&self.calls).take();
+        if let Some(ended) = lock(&self.ended).take() {
+            // Nothing is ever sent: this returns when the thread is gone or patience is.
+            let _ = ended.recv_timeout(PATIENCE);
+        }
+    }
+}
+
 /// Why sled is not to be had.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -122,10 +135,12 @@ enum Failure {
 }
 
 /// Opens sled on a thread of its own, which then serves calls until the handle is dropped.
-fn start(path: PathBuf) -> Result<SyncSender<Call>, Failure> {
+fn start(path: PathBuf) -> Result<(SyncSender<Call>, Receiver<()>), Failure> {
     let (calls, queue) = sync_channel(QUEUE);
+    let (ending, ended) = sync_channel::<()>(1);
     let (opened, outcome) = sync_channel(1);
     let serve = move || {
+        let _ending = ending;
         let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
         match config.open() {
             Ok(db) => {
@@ -141,7 +156,7 @@ fn start(path: PathBuf) -> Result<SyncSender<Call>, Failure> {
     let guarded = move || drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve)));
     std::thread::Builder::new().name("index".into()).spawn(guarded).map_err(Failure::Thread)?;
     match outcome.recv_timeout(PATIENCE) {
-        Ok(Ok(())) => Ok(calls),
+        Ok(Ok(())) => Ok((calls, ended)),
         Ok(Err(error)) => Err(Failure::Sled(error)),
         Err(_) => Err(Failure::Lost),
     }

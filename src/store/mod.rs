@@ -13,6 +13,8 @@ mod publish;
 mod quarantine;
 mod scan;
 mod staging;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod version;
 

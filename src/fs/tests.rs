@@ -1,0 +1,116 @@
+#![allow(clippy::unwrap_used)]
+//! Directory handles against what tries to lead them astray.
+
+use std::fs as sys;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+
+fn path(text: &str) -> RelPath {
+    text.parse().unwrap()
+}
+
+#[test]
+fn symlinks_are_never_followed_beneath_a_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
+    sys::create_dir(&inside).unwrap();
+    sys::create_dir(&outside).unwrap();
+    sys::write(outside.join("f"), b"secret").unwrap();
+    symlink(&outside, inside.join("link")).unwrap();
+    symlink("../out/f", inside.join("f")).unwrap();
+    let held = Dir::open(&inside).unwrap();
+    assert!(held.open_file(&path("link/f")).is_err());
+    assert!(held.open_file(&path("f")).is_err());
+    assert!(held.open_dir(&path("link")).is_err());
+    assert!(held.create_file(&path("link/new"), 0o644).is_err());
+    assert!(held.make_dir(&path("link/new"), 0o755).is_err());
+    assert!(held.symlink(b"x", &path("link/new")).is_err());
+    assert!(held.rename(&path("f"), &held, &path("link/new"), Rename::Replace).is_err());
+    assert!(held.remove_file(&path("link/f")).is_err());
+    assert!(held.write_atomic(&path("link/new"), b"x", 0o644).is_err());
+    assert!(held.stat(&path("link/f")).is_err());
+    assert_eq!(held.stat(&path("f")).unwrap().unwrap().kind, Kind::Symlink);
+    held.remove_tree(&path("link")).unwrap();
+    assert_eq!(sys::read(outside.join("f")).unwrap(), b"secret");
+    assert_eq!(sys::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn a_tree_without_write_bits_is_removed_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("t");
+    sys::create_dir_all(tree.join("a/b")).unwrap();
+    sys::write(tree.join("a/b/f"), b"x").unwrap();
+    for p in ["a/b", "a", ""] {
+        sys::set_permissions(tree.join(p), sys::Permissions::from_mode(0o555)).unwrap();
+    }
+    let held = Dir::open(dir.path()).unwrap();
+    held.remove_tree(&path("t")).unwrap();
+    held.remove_tree(&path("t")).unwrap();
+    assert_eq!(sys::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_fifo_neither_hangs_nor_passes_for_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("mkfifo").arg(dir.path().join("p")).status().unwrap();
+    assert!(made.success());
+    assert!(Dir::open(dir.path()).unwrap().open_file(&path("p")).is_err());
+}
+
+#[test]
+fn limits_on_reading_fail_and_do_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.write_atomic(&path("f"), b"12345", 0o644).unwrap();
+    assert_eq!(held.read(&path("f"), 5).unwrap(), b"12345");
+    assert_eq!(held.read(&path("f"), 4).unwrap_err().kind(), std::io::ErrorKind::FileTooLarge);
+}
+
+#[test]
+fn metadata_is_set_as_asked_and_copies_are_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    let mut from = held.create_file(&path("from"), 0o600).unwrap();
+    from.write_all(&[7; 100_000]).unwrap();
+    drop(from);
+    let from = held.open_file(&path("from")).unwrap();
+    let to = held.create_file(&path("to"), 0o600).unwrap();
+    let mut told = 0;
+    assert_eq!(copy_file(&from, &to, |n| told += n).unwrap(), 100_000);
+    assert_eq!(told, 100_000);
+    let mut bytes = Vec::new();
+    held.open_file(&path("to")).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, [7; 100_000]);
+    apply_meta(&to, std::path::Path::new("to"), &Meta { mode: 0o1751, owner: None, mtime: (-5, 3) }).unwrap();
+    let stat = held.stat(&path("to")).unwrap().unwrap();
+    assert_eq!((stat.mode, stat.mtime, stat.size), (0o1751, (-5, 3), 100_000));
+    let nanos = stat.mtime_timestamp().unwrap().as_nanosecond();
+    assert_eq!(nanos, -4_999_999_997);
+}
+
+#[test]
+fn exchange_swaps_and_noreplace_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.make_dir(&path("a"), 0o755).unwrap();
+    held.write_atomic(&path("b"), b"x", 0o644).unwrap();
+    assert!(held.rename(&path("a"), &held, &path("b"), Rename::NoReplace).unwrap_err().is_exists());
+    held.rename(&path("a"), &held, &path("b"), Rename::Exchange).unwrap();
+    assert_eq!(held.stat(&path("a")).unwrap().unwrap().kind, Kind::File);
+    assert_eq!(held.stat(&path("b")).unwrap().unwrap().kind, Kind::Dir);
+}
+
+#[test]
+fn attributes_are_kept_where_the_file_system_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    assert_eq!(held.xattr("user.seedcache").unwrap(), None);
+    if held.set_xattr("user.seedcache", b"word").unwrap() {
+        assert_eq!(held.xattr("user.seedcache").unwrap(), Some(b"word".to_vec()));
+    } else {
+        assert_eq!(held.xattr("user.seedcache").unwrap(), None);
+    }
+}

@@ -1,0 +1,347 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
+//! The store through its own doors, on a real directory.
+
+use std::fs as sys;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::fs::{Dir, Meta, RelPath};
+use crate::intent::{ArtifactName, Digest, VersionName};
+
+pub(crate) fn artifact() -> ArtifactName {
+    "os".parse().unwrap()
+}
+
+pub(crate) fn version(name: &str) -> VersionName {
+    name.parse().unwrap()
+}
+
+fn path(text: &str) -> RelPath {
+    text.parse().unwrap()
+}
+
+/// Stages `d/`, `d/f` with `content` and `d/l` -> `f`, as the unpacker would.
+fn stage(store: &Store, content: &[u8]) -> (Staging, Vec<Entry>) {
+    let staging = store.staging(&artifact()).unwrap();
+    let tree = staging.fresh_tree().unwrap();
+    tree.make_dir(&path("d"), 0o755).unwrap();
+    let mut file = tree.create_file(&path("d/f"), 0o644).unwrap();
+    file.write_all(content).unwrap();
+    tree.symlink(b"f", &path("d/l")).unwrap();
+    let mtime = (1_767_225_600, 7);
+    let meta = |mode| Meta { mode, owner: None, mtime };
+    crate::fs::apply_meta(&file, Path::new("f"), &meta(0o444)).unwrap();
+    tree.apply_symlink_meta(&path("d/l"), &meta(0)).unwrap();
+    tree.open_dir(&path("d")).unwrap().apply_meta(&meta(0o555)).unwrap();
+    let own = tree.stat_self().unwrap();
+    let entry = |name: &str, kind, mode| Entry {
+        path: path(name),
+        kind,
+        mode,
+        uid: own.uid,
+        gid: own.gid,
+        mtime: Timestamp::new(mtime.0, mtime.1 as i32).unwrap(),
+        size: 0,
+        sha256: None,
+        target: None,
+    };
+    let sha256 = hex::decode(Digest::sha256(content).hex()).unwrap().try_into().ok();
+    let entries = vec![
+        entry("d", EntryType::Dir, 0o755),
+        Entry { size: content.len() as u64, sha256, ..entry("d/f", EntryType::File, 0o644) },
+        Entry { target: Some(b"f".into()), ..entry("d/l", EntryType::Symlink, 0o777) },
+    ];
+    (staging, entries)
+}
+
+fn publish_as(
+    store: &Store,
+    name: &str,
+    content: &[u8],
+    recipe: &str,
+) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
+    let (staging, entries) = stage(store, content);
+    let new = NewVersion {
+        artifact: artifact(),
+        version: version(name),
+        source_url: "file:///x".into(),
+        digest: Digest::sha256(content),
+        size: 1,
+        verified_by: vec![],
+        resolved_from: ResolvedFrom::default(),
+        recipe: Digest::sha256(recipe.as_bytes()),
+        keep_archive: false,
+        entries,
+    };
+    store.publish(&staging, new, Timestamp::now())
+}
+
+fn publish(store: &Store, name: &str, content: &[u8]) {
+    publish_as(store, name, content, "recipe").unwrap();
+}
+
+fn content_of(version: &Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    version.tree().open_file(&path("d/f")).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn what_was_published_is_there_after_a_restart_and_sound() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let before = {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+        publish(&store, "2", b"two");
+        store.switch_current(&artifact(), &version("1")).unwrap();
+        store.inventory()
+    };
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.inventory(), before);
+    assert_eq!(store.holding(&artifact()).current, Some(version("1")));
+    assert_eq!(sys::read(root.join("current/os/d/f")).unwrap(), b"one");
+    let opened = store.open_version(&artifact(), &version("2")).unwrap();
+    assert_eq!(store.verify(&opened, |_| {}).unwrap(), Report { entries: 3, bytes: 3, ..Report::default() });
+    assert_eq!(sys::read_dir(root.join("staging/os")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_answers_are_the_same_whatever_happened_to_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let before = {
+        let store = Store::open(&root).unwrap();
+        for i in 0..20 {
+            publish(&store, &format!("v{i}"), format!("content {i}").as_bytes());
+        }
+        store.inventory()
+    };
+    let noise = |seed: u64| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for file in walk(&root.join("index")) {
+            let mut bytes = sys::read(&file).unwrap();
+            for byte in &mut bytes {
+                if random.u8(..) < 32 {
+                    *byte = random.u8(..);
+                }
+            }
+            sys::write(&file, bytes).unwrap();
+        }
+    };
+    let damages: [&dyn Fn(); 5] = [
+        &|| {},
+        &|| sys::remove_dir_all(root.join("index")).unwrap(),
+        &|| walk(&root.join("index")).iter().for_each(|f| sys::write(f, b"").unwrap()),
+        &|| noise(1),
+        &|| noise(2),
+    ];
+    for (i, damage) in damages.iter().enumerate() {
+        damage();
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.inventory(), before, "after damage {i}");
+    }
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in sys::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[test]
+fn an_index_that_tells_of_another_state_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, kept) = (dir.path().join("store"), dir.path().join("kept"));
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"old");
+    }
+    copy_tree(&root.join("index"), &kept);
+    let after = {
+        let store = Store::open(&root).unwrap();
+        store.remove_version(&artifact(), &version("1")).unwrap();
+        publish(&store, "1", b"new bytes");
+        publish(&store, "2", b"two");
+        store.inventory()
+    };
+    sys::remove_dir_all(root.join("index")).unwrap();
+    copy_tree(&kept, &root.join("index"));
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.inventory(), after);
+    assert!(!root.join("quarantine/.index").exists(), "the old index was read and held against the manifests");
+}
+
+#[test]
+fn a_sound_index_is_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+    }
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.index.load().len(), 1);
+    assert!(!root.join("quarantine/.index").exists());
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    sys::create_dir_all(to).unwrap();
+    for entry in sys::read_dir(from).unwrap() {
+        let entry = entry.unwrap().path();
+        let to = to.join(entry.file_name().unwrap());
+        if entry.is_dir() { copy_tree(&entry, &to) } else { assert!(sys::copy(&entry, &to).is_ok()) }
+    }
+}
+
+#[test]
+fn a_damaged_manifest_takes_only_its_own_version_out_of_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+        publish(&store, "2", b"two");
+        store.switch_current(&artifact(), &version("2")).unwrap();
+    }
+    let manifest = root.join("versions/os/2/manifest.json");
+    sys::set_permissions(&manifest, sys::Permissions::from_mode(0o644)).unwrap();
+    let mut bytes = sys::read(&manifest).unwrap();
+    bytes[40] ^= 1;
+    sys::write(&manifest, bytes).unwrap();
+    let store = Store::open(&root).unwrap();
+    let holding = store.holding(&artifact());
+    assert_eq!(holding.versions.keys().collect::<Vec<_>>(), [&version("1")]);
+    assert_eq!(holding.current, None);
+    let reason = sys::read_to_string(root.join("quarantine/os/2/reason.json")).unwrap();
+    assert!(reason.contains("checksum"), "{reason}");
+    assert!(root.join("quarantine/os/2/version/tree/d/f").is_file());
+}
+
+#[test]
+fn every_kind_of_damage_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let tree = root.join("versions/os/1/tree");
+    let file = tree.join("d/f");
+    let open = |path: &Path| sys::set_permissions(path, sys::Permissions::from_mode(0o755)).unwrap();
+    let flip = || {
+        let before = sys::metadata(&file).unwrap().modified().unwrap();
+        open(&file);
+        let written = sys::OpenOptions::new().write(true).open(&file).unwrap();
+        written.write_all_at(b"X", 1).unwrap();
+        written.set_modified(before).unwrap();
+        sys::set_permissions(&file, sys::Permissions::from_mode(0o444)).unwrap();
+    };
+    let damages: [(&str, &dyn Fn()); 6] = [
+        ("d/f", &flip),
+        ("d/f", &|| sys::remove_file(&file).unwrap()),
+        ("d/f", &|| open(&file)),
+        ("d/x", &|| sys::write(tree.join("d/x"), b"").unwrap()),
+        ("d/l", &|| {
+            sys::remove_file(tree.join("d/l")).unwrap();
+            std::os::unix::fs::symlink("/etc/passwd", tree.join("d/l")).unwrap();
+        }),
+        ("d", &|| {
+            sys::remove_dir_all(tree.join("d")).unwrap();
+            std::os::unix::fs::symlink("/etc", tree.join("d")).unwrap();
+        }),
+    ];
+    for (i, (entry, damage)) in damages.iter().enumerate() {
+        publish(&store, "1", b"content");
+        open(&tree.join("d"));
+        damage();
+        if tree.join("d").is_dir() && !tree.join("d").is_symlink() {
+            let time =
+                sys::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(1_767_225_600, 7));
+            sys::File::open(tree.join("d")).unwrap().set_times(time).unwrap();
+            sys::set_permissions(tree.join("d"), sys::Permissions::from_mode(0o555)).unwrap();
+        }
+        let report = store.verify(&store.open_version(&artifact(), &version("1")).unwrap(), |_| {}).unwrap();
+        assert!(report.damage.iter().any(|found| found.path == path(entry)), "damage {i}: {report:?}");
+        store.remove_version(&artifact(), &version("1")).unwrap();
+    }
+}
+
+#[test]
+fn a_name_never_changes_its_bytes_but_may_be_made_by_another_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    let refused = publish_as(&store, "1", b"other", "recipe").unwrap_err();
+    assert!(matches!(refused, PublishError::OtherBytes { .. }), "{refused}");
+    let reader = store.open_version(&artifact(), &version("1")).unwrap();
+    let replaced = publish_as(&store, "1", b"one", "another recipe").unwrap();
+    assert_eq!(store.head(&artifact(), &version("1")), Some(replaced.clone()));
+    assert_eq!(store.manifest(&store.open_version(&artifact(), &version("1")).unwrap()).unwrap().head, *replaced);
+    assert_eq!(content_of(&reader), b"one");
+}
+
+#[test]
+fn a_reader_keeps_a_removed_version_until_it_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    let reader = store.open_version(&artifact(), &version("1")).unwrap();
+    store.remove_version(&artifact(), &version("1")).unwrap();
+    assert!(matches!(store.open_version(&artifact(), &version("1")), Err(StoreError::NoVersion { .. })));
+    store.sweep().unwrap();
+    assert_eq!(content_of(&reader), b"one");
+    drop(reader);
+    store.sweep().unwrap();
+    let drained =
+        sys::read_dir(root.join("staging")).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "os").count();
+    assert_eq!(drained, 0);
+}
+
+#[test]
+fn one_writer_one_known_format_and_nothing_foreign() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let first = Store::open(&root).unwrap();
+    assert!(matches!(Store::open(&root), Err(OpenError::Lock(crate::fs::LockError::Held { .. }))));
+    drop(first);
+    sys::write(root.join("FORMAT"), "2\n").unwrap();
+    assert!(matches!(Store::open(&root), Err(OpenError::Format { found, .. }) if found == "2"));
+    let foreign = dir.path().join("home");
+    sys::create_dir(&foreign).unwrap();
+    sys::write(foreign.join("letter.txt"), "dear").unwrap();
+    assert!(matches!(Store::open(&foreign), Err(OpenError::Foreign { .. })));
+    assert_eq!(sys::read_dir(&foreign).unwrap().count(), 1);
+}
+
+#[test]
+fn a_version_directory_that_vanishes_is_found_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    Dir::open(&root).unwrap().remove_tree(&path("versions/os/1")).unwrap();
+    assert!(matches!(store.open_version(&artifact(), &version("1")), Err(StoreError::NoVersion { .. })));
+    assert_eq!(store.head(&artifact(), &version("1")), None);
+}
+
+#[test]
+fn bad_downloads_are_put_aside_with_the_reason_and_replace_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    for bytes in [b"first", b"other"] {
+        let staging = store.staging(&artifact()).unwrap();
+        staging.part().unwrap().write_all(bytes).unwrap();
+        let reason = Reason::new("digest", &std::io::Error::other("wrong digest"));
+        store.quarantine_download(&artifact(), &staging, &reason).unwrap();
+        assert_eq!(sys::read_dir(root.join("staging/os")).unwrap().count(), 0);
+    }
+    assert_eq!(sys::read(root.join("quarantine/os/.download/archive")).unwrap(), b"other");
+    assert!(sys::read_to_string(root.join("quarantine/os/.download/reason.json")).unwrap().contains("wrong digest"));
+}
