@@ -56,8 +56,8 @@ impl Resolution {
 
     /// Whether a version on the node is what this resolution would fetch, as far as can be told without fetching:
     /// the same name, or for a name not known yet the same demanded digest or validators.
-    pub fn names(&self, _head: &ManifestHead) -> bool {
-        unimplemented!()
+    pub fn names(&self, head: &ManifestHead) -> bool {
+        self.version() == Some(&head.version)
     }
 }
 

@@ -258,3 +258,240 @@ pub(super) fn back_off(failing: Failing, failures: u32, jitter: f64) -> Duration
 pub(super) fn next_refresh(interval: Duration, jitter: f64) -> Duration {
     interval.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::acquire::Naming;
+    use crate::intent::{FileSource, Interval, SeedTarget, Source, Spec};
+    use crate::store::{Archive, ResolvedFrom};
+
+    const HOUR: Moment = Duration::from_secs(3600);
+
+    fn v(name: &str) -> VersionName {
+        name.parse().unwrap()
+    }
+
+    fn artifact(version: &str, pin: Option<&str>) -> Artifact {
+        let source = Source::File(FileSource { path: "/x".into(), latest: None, checksums: None });
+        let seeds = vec![SeedTarget {
+            target: "t".parse().unwrap(),
+            link: Default::default(),
+            swap: Default::default(),
+            render: vec![],
+        }];
+        let spec = Spec {
+            source,
+            version: version.to_owned().try_into().unwrap(),
+            sha256: None,
+            sha512: None,
+            pin: pin.map(v),
+            refresh: Interval(HOUR),
+            unpack: Default::default(),
+            keep_archive: false,
+            retain: Default::default(),
+            seeds,
+        };
+        Artifact { name: "os".parse().unwrap(), spec, generation: Digest::sha256(b"g"), file: "/d.yaml".into() }
+    }
+
+    fn head(version: &str, published: i64, recipe: Digest) -> Arc<ManifestHead> {
+        Arc::new(ManifestHead {
+            format: 1,
+            artifact: "os".parse().unwrap(),
+            version: v(version),
+            source_url: String::new(),
+            archive: Archive {
+                digest: Digest::sha256(version.as_bytes()),
+                size: 1,
+                verified_by: vec![],
+                weak: false,
+                kept: false,
+            },
+            resolved_from: ResolvedFrom::default(),
+            published_at: Timestamp::from_second(published).unwrap(),
+            recipe,
+            tree_digest: Digest::sha256(version.as_bytes()),
+            bytes: 1,
+            files: 1,
+        })
+    }
+
+    fn holding(versions: &[&str], current: Option<&str>) -> Holding {
+        let recipe = recipe_digest(&Default::default());
+        let heads = versions.iter().zip(1..).map(|(name, at)| (v(name), head(name, at, recipe.clone())));
+        Holding { versions: heads.collect(), current: current.map(v) }
+    }
+
+    fn resolution(version: &str, demanded: Vec<Digest>) -> Resolution {
+        Resolution {
+            naming: Naming::Known(v(version)),
+            locations: vec![],
+            demanded,
+            resolved_from: ResolvedFrom::default(),
+            file_name: "data".into(),
+        }
+    }
+
+    fn seeded(version: &str) -> BTreeMap<RelPath, SeedFacts> {
+        let holds = Some((v(version), Digest::sha256(version.as_bytes())));
+        BTreeMap::from([("t".parse().unwrap(), SeedFacts { holds, ..SeedFacts::default() })])
+    }
+
+    fn settled(latest: &str) -> Facts {
+        Facts { latest: Some(v(latest)), next_ask: Some(HOUR), seeds: seeded(latest), ..Facts::default() }
+    }
+
+    fn names(plan: &Plan) -> Vec<String> {
+        let name = |step: &Step| match step {
+            Step::Resolve { wish, .. } => format!("resolve {}", String::from(wish.clone())),
+            Step::Acquire { resolution, .. } => format!("acquire {}", resolution.version().unwrap()),
+            Step::Switch { version, .. } => format!("switch {version}"),
+            Step::Seed { version, target, .. } => format!("seed {target} {version}"),
+        };
+        plan.steps.iter().map(name).collect()
+    }
+
+    fn planned(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment) -> Vec<String> {
+        names(&plan(artifact, facts, holding, now))
+    }
+
+    #[test]
+    fn a_cold_node_asks_fetches_switches_and_seeds_in_that_order() {
+        let follows = artifact("latest", None);
+        let now = Duration::ZERO;
+        assert_eq!(planned(&follows, &Facts::default(), &Holding::default(), now), ["resolve latest"]);
+        let pending = Facts { pending: Some(resolution("2", vec![])), ..Facts::default() };
+        assert_eq!(planned(&follows, &pending, &Holding::default(), now), ["acquire 2"]);
+        let fetched = Facts { seeds: BTreeMap::new(), ..settled("2") };
+        assert_eq!(planned(&follows, &fetched, &holding(&["2"], None), now), ["switch 2"]);
+        assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
+        let rest = plan(&follows, &settled("2"), &holding(&["2"], Some("2")), now);
+        assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
+        assert_eq!(planned(&follows, &settled("2"), &holding(&["2"], Some("2")), HOUR), ["resolve latest"]);
+    }
+
+    #[test]
+    fn a_failure_leaves_the_last_good_version_current_and_is_waited_out() {
+        let follows = artifact("latest", None);
+        let failed = Facts { failures: 3, next_ask: Some(HOUR), seeds: seeded("1"), ..Facts::default() };
+        let rest = plan(&follows, &failed, &holding(&["1"], Some("1")), Duration::ZERO);
+        assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
+        let asked = Facts { asked: true, ..failed };
+        assert_eq!(planned(&follows, &asked, &holding(&["1"], Some("1")), Duration::ZERO), ["resolve latest"]);
+    }
+
+    #[test]
+    fn after_a_restart_with_the_origin_down_current_stays_or_is_the_newest() {
+        let follows = artifact("latest", None);
+        let down = Facts { failures: 1, next_ask: Some(HOUR), seeds: seeded("1"), ..Facts::default() };
+        assert!(planned(&follows, &down, &holding(&["1", "2"], Some("1")), Duration::ZERO).is_empty());
+        assert_eq!(planned(&follows, &down, &holding(&["1", "2"], None), Duration::ZERO), ["switch 2"]);
+    }
+
+    #[test]
+    fn a_version_that_vanished_is_fetched_without_waiting_for_the_next_refresh() {
+        for wanted in [artifact("latest", None), artifact("2", None)] {
+            let steps = planned(&wanted, &settled("2"), &holding(&["1"], Some("1")), Duration::ZERO);
+            assert_eq!(steps, [format!("resolve {}", String::from(wish(&wanted))), "seed t 1".into()]);
+        }
+    }
+
+    #[test]
+    fn a_pin_wins_and_one_that_is_not_here_leaves_current_alone() {
+        let pinned = artifact("latest", Some("1"));
+        let both = holding(&["1", "2"], Some("2"));
+        assert_eq!(planned(&pinned, &settled("2"), &both, Duration::ZERO), ["switch 1"]);
+        let absent = artifact("latest", Some("0"));
+        assert_eq!(planned(&absent, &settled("2"), &both, Duration::ZERO), ["resolve 0"]);
+        let failed = Facts { failures: 1, ..settled("2") };
+        assert!(planned(&absent, &failed, &both, Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn an_exact_version_that_is_here_is_never_asked_for_unless_somebody_does() {
+        let exact = artifact("1", None);
+        let here = holding(&["1"], Some("1"));
+        let rest = plan(&exact, &settled("1"), &here, HOUR * 9);
+        assert_eq!((names(&rest).len(), rest.wake_at), (0, None));
+        let asked = Facts { asked: true, ..settled("1") };
+        assert_eq!(planned(&exact, &asked, &here, Duration::ZERO), ["resolve 1"]);
+    }
+
+    #[test]
+    fn another_recipe_has_the_version_made_anew_while_the_old_stays_current() {
+        let mut exact = artifact("1", None);
+        exact.spec.unpack.strip_components = 1;
+        let here = holding(&["1"], Some("1"));
+        let steps = planned(&exact, &Facts { seeds: seeded("1"), ..Facts::default() }, &here, Duration::ZERO);
+        assert_eq!(steps, ["resolve 1"]);
+        assert_eq!(judge(&exact, &resolution("1", vec![]), &here), Judgement::Fetch);
+    }
+
+    #[test]
+    fn other_bytes_for_a_name_that_is_here_are_an_error_and_no_update() {
+        let exact = artifact("1", None);
+        let here = holding(&["1"], Some("1"));
+        let held = Digest::sha256(b"1");
+        assert_eq!(judge(&exact, &resolution("1", vec![held.clone()]), &here), Judgement::Here(v("1")));
+        let found = Digest::sha256(b"other");
+        let judged = judge(&exact, &resolution("1", vec![found.clone()]), &here);
+        assert_eq!(judged, Judgement::OtherBytes { version: v("1"), found: found.clone(), held });
+        let mut declared = exact;
+        declared.spec.sha256 = Some(found);
+        let steps = planned(&declared, &Facts { seeds: seeded("1"), ..Facts::default() }, &here, Duration::ZERO);
+        assert_eq!(steps, ["resolve 1"]);
+    }
+
+    #[test]
+    fn back_off_grows_to_its_cap_and_never_ends() {
+        for failing in [Failing::Passing, Failing::Content] {
+            let waits: Vec<_> = (1..40).map(|n| back_off(failing, n, 1.0)).collect();
+            assert!(waits.is_sorted() && waits[0] > Duration::ZERO, "{waits:?}");
+            assert!(back_off(failing, 40, 0.0) * 2 == waits[38]);
+        }
+        assert!(back_off(Failing::Passing, u32::MAX, 1.0) <= Duration::from_secs(30));
+    }
+
+    proptest! {
+        /// Whatever is known, a busy artifact's source is left alone, nothing is switched to that is not on the node,
+        /// and whoever does nothing now has a reason to look again or nothing left to do.
+        #[test]
+        fn no_state_leads_astray(
+            busy: bool, asked: bool, pending: bool, failures in 0u32..3, latest in 0usize..3, ask in 0u64..3,
+            here in proptest::collection::vec(0usize..3, 0..3), pin in 0usize..4, now in 0u64..3,
+        ) {
+            let versions = ["1", "2", "3"];
+            let here: Vec<&str> = here.into_iter().map(|i| versions[i]).collect();
+            let holding = holding(&here, here.first().copied());
+            let artifact = artifact("latest", versions.get(pin).copied());
+            let facts = Facts {
+                busy, asked, failures,
+                pending: pending.then(|| resolution("3", vec![])),
+                latest: Some(v(versions[latest])),
+                next_ask: (ask > 0).then(|| Duration::from_secs(ask)),
+                ..Facts::default()
+            };
+            let planned = plan(&artifact, &facts, &holding, Duration::from_secs(now));
+            for step in &planned.steps {
+                match step {
+                    Step::Resolve { .. } | Step::Acquire { .. } => prop_assert!(!busy),
+                    Step::Switch { version, .. } | Step::Seed { version, .. } => {
+                        prop_assert!(holding.versions.contains_key(version));
+                    }
+                }
+            }
+            let wished = match wish(&artifact) {
+                VersionWish::Exact(version) => holding.versions.contains_key(&version),
+                VersionWish::Latest => true,
+            };
+            prop_assert!(busy || !planned.steps.is_empty() || planned.wake_at.is_some() || wished);
+        }
+    }
+}

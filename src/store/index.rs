@@ -163,23 +163,25 @@ fn start(path: PathBuf) -> Result<(SyncSender<Call>, Receiver<()>), Failure> {
 }
 
 fn answer_calls(db: &sled::Db, queue: &Receiver<Call>) {
-    while let Ok(call) = queue.recv() {
-        let done = match call {
-            Call::Load(answer) => {
-                let rows: Result<Vec<_>, _> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();
-                rows.map(|rows| drop(answer.send(rows)))
-            }
-            Call::Put(key, value) => db.insert(key, value).map(drop),
-            Call::Remove(key) => db.remove(key).map(drop),
-        };
-        if let Err(error) = done {
+    while let Ok(first) = queue.recv() {
+        let waiting = std::iter::from_fn(|| queue.try_recv().ok());
+        // What has piled up is written out once; the last flush is that of the handle's end.
+        let done = std::iter::once(first).chain(waiting).try_for_each(|call| answer(db, call));
+        if let Err(error) = done.and_then(|()| db.flush().map(drop)) {
             tracing::warn!(%error, "index failed");
             return;
         }
     }
-    // The handle is gone: what was noted is written out for the next start.
-    if let Err(error) = db.flush() {
-        tracing::warn!(%error, "index not written out");
+}
+
+fn answer(db: &sled::Db, call: Call) -> sled::Result<()> {
+    match call {
+        Call::Load(answer) => {
+            let rows: sled::Result<Vec<_>> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();
+            rows.map(|rows| drop(answer.send(rows)))
+        }
+        Call::Put(key, value) => db.insert(key, value).map(drop),
+        Call::Remove(key) => db.remove(key).map(drop),
     }
 }
 
