@@ -10,6 +10,7 @@ mod name;
 mod quantity;
 mod recipe;
 mod settings;
+mod watch;
 
 pub use artifact::{
     Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Link, Owner, Render, Retain,
@@ -24,3 +25,4 @@ pub use recipe::recipe_digest;
 pub use settings::{
     FetchSettings, Listen, LogFormat, LogSettings, ScrubSettings, SeedSettings, Settings, StoreSettings,
 };
+pub use watch::Watch;
