@@ -28,6 +28,11 @@ fn becomes_whole(node: &Node, archive: &[u8]) {
     assert!(!unpacked(node, "").exists(), "the half-made tree is still there");
 }
 
+/// A daemon so patient that it takes no stalled answer for dead while the test gets round to killing it.
+fn patient(releases: &Releases) -> Node {
+    Node::builder().settings("fetch: {stallTimeout: 1h}").document("app.yaml", &releases.document()).start()
+}
+
 fn releases(archive: &[u8]) -> Releases {
     let releases = Releases::with("v1");
     releases.publish("v1", archive);
@@ -45,7 +50,7 @@ fn a_download_resumes_where_each_kill_left_it() {
     let releases = releases(&archive);
     let path = Releases::path("v1");
     releases.origin.always(&path, Fault::StallAfter(1_000_000));
-    let mut node = Node::start_with(&releases.document());
+    let mut node = patient(&releases);
     let mut had = 0;
     for round in 1..=4 {
         // What the kernel was given may not all have reached the disk when the daemon dies, most of it must have.
