@@ -1,1 +1,28 @@
-//! Integration tests: one binary.
+//! Integration tests: one binary, which drives the real `seedcache` from outside, by its CLI and its HTTP.
+//!
+//! What must hold: traffic stays on the loopback, everything started is ended, and nothing is skipped. A tool that is
+//! missing fails the test that needs it; `tests/run` installs them all.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "tests look at the disk from outside, and fail by panicking"
+)]
+
+mod fixture;
+
+mod bad_upstream;
+mod cli_contract;
+mod formats;
+mod full_disk;
+mod http_contract;
+mod http_files;
+mod index;
+mod kill9;
+mod linux_tree;
+mod readme;
+mod rooms;
+mod seeding;
+mod seeds_case;

@@ -1,0 +1,149 @@
+//! The README says what is: its commands exist, and its quickstart does what it says.
+//!
+//! Commands are the lines that start with `$ ` in ```` ```console ```` blocks, and all lines in ```` ```sh ```` blocks.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::fixture::cli::{PROGRAM, run, seedcache};
+use crate::fixture::{PATIENCE, scratch, until};
+
+/// Programs that the README may name besides our own.
+const KNOWN: [&str; 9] = ["cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo"];
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The commands in a Markdown text; a line that ends with a backslash goes on in the next.
+fn commands(markdown: &str) -> Vec<String> {
+    let mut commands: Vec<String> = Vec::new();
+    let (mut block, mut goes_on) = (None, false);
+    for line in markdown.lines() {
+        if let Some(opened) = line.strip_prefix("```") {
+            block = if block.is_some() { None } else { Some(opened.trim()) };
+            continue;
+        }
+        let command = match block {
+            _ if goes_on => Some(line),
+            Some("console") => line.strip_prefix("$ "),
+            Some("sh") => Some(line).filter(|line| !line.trim().is_empty() && !line.starts_with('#')),
+            _ => None,
+        };
+        let Some(command) = command else { continue };
+        let text = command.trim_end_matches('\\').trim();
+        match commands.last_mut() {
+            Some(last) if goes_on => *last = format!("{last} {text}"),
+            _ => commands.push(text.to_owned()),
+        }
+        goes_on = command.ends_with('\\');
+    }
+    commands
+}
+
+/// The arguments for our own program in a command; none where it runs another.
+fn own_arguments(command: &str) -> Option<Vec<&str>> {
+    let command = command.split(" #").next().unwrap_or_default();
+    let command = command.split(['|', '>']).next().unwrap_or_default();
+    let forms = ["cargo run --release -- ", "./target/release/seedcache ", "target/release/seedcache ", "seedcache "];
+    let rest = forms.iter().find_map(|form| command.strip_prefix(form))?;
+    Some(rest.split_whitespace().map(|word| word.trim_matches(['\'', '"'])).collect())
+}
+
+/// What a command names and our program does not have.
+fn unknown_in(arguments: &[&str]) -> Vec<String> {
+    let subcommand = arguments.iter().find(|word| !word.starts_with('-') && !word.contains("://"));
+    let Some(subcommand) = subcommand else { return Vec::new() };
+    let help = seedcache(&[subcommand, "--help"]);
+    if help.code != 0 {
+        return vec![(*subcommand).to_owned()];
+    }
+    let flags = arguments.iter().filter(|word| word.starts_with('-') && **word != "-");
+    let names = flags.map(|flag| flag.split('=').next().unwrap_or_default());
+    let known = |flag: &str| help.stdout.split([' ', ',', '\n', '=', '[']).any(|word| word == flag);
+    names.filter(|flag| !known(flag)).map(|flag| format!("{subcommand} {flag}")).collect()
+}
+
+#[test]
+fn commands_are_found_in_markdown() {
+    let markdown = "text\n```console\n$ seedcache status\noutput\n$ a \\\n  b\n```\n$ not in a block\n```sh\n# said\nc\n```\n```yaml\nd\n```\n";
+    assert_eq!(commands(markdown), ["seedcache status", "a b", "c"]);
+    assert_eq!(own_arguments("cargo run --release -- status -o json | jq ."), Some(vec!["status", "-o", "json"]));
+    assert_eq!(own_arguments("ls -l"), None);
+}
+
+#[test]
+fn every_command_exists() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let commands = commands(&readme);
+    assert!(commands.iter().any(|command| command.starts_with("cargo run --release -- serve")), "{commands:?}");
+    assert!(commands.iter().any(|command| command == "tests/run"), "{commands:?}");
+    let mut wrong = Vec::new();
+    for command in &commands {
+        let word = command.split_whitespace().next().unwrap_or_default();
+        match own_arguments(command) {
+            Some(arguments) => wrong.extend(unknown_in(&arguments)),
+            None if KNOWN.contains(&word) || repository().join(word).is_file() => {}
+            None => wrong.push(command.clone()),
+        }
+    }
+    assert!(wrong.is_empty(), "the README names what is not there: {wrong:?}");
+}
+
+/// Files that Markdown links lead to.
+#[test]
+fn every_link_within_the_repository_leads_somewhere() {
+    let link = regex::Regex::new(r"\]\(([^)#\s]+)[^)]*\)").unwrap();
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = fs::read_to_string(repository().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+        let targets = link.captures_iter(&text).map(|found| found[1].to_owned()).filter(|to| !to.contains("://"));
+        let missing: Vec<_> = targets.filter(|to| !repository().join(to).exists()).collect();
+        assert!(missing.is_empty(), "{document} leads to what is not there: {missing:?}");
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-R").args([from, to])).ok();
+}
+
+#[test]
+fn the_quickstart_does_what_it_says() {
+    let dir = scratch();
+    copy_tree(&repository().join("config"), &dir.path().join("config"));
+    let said = dir.path().join("said");
+    let log = fs::File::create(&said).unwrap();
+    let daemon = Command::new(PROGRAM)
+        .args(["serve", "--config", "config/quickstart"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn();
+    let _daemon = Running(daemon.unwrap());
+    let text = || fs::read_to_string(&said).unwrap_or_default();
+    // What to try next is printed when the seeding is done.
+    let printed = || -> Vec<String> {
+        let text = text();
+        let lines = text.lines().map(|line| line.trim().trim_start_matches("$ "));
+        lines.filter(|line| own_arguments(line).is_some() || line.starts_with("curl ")).map(str::to_owned).collect()
+    };
+    let commands = until("commands to try next", PATIENCE, || Some(printed()).filter(|commands| !commands.is_empty()));
+    for command in commands {
+        // The program is where this test's build put it.
+        let program = ["cargo run --release --", "./target/release/seedcache", "target/release/seedcache"];
+        let command = program.iter().fold(command, |command, form| command.replace(form, PROGRAM));
+        let path = format!("{}:{}", Path::new(PROGRAM).parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let output = run(Command::new("sh").args(["-c", &command]).current_dir(dir.path()).env("PATH", path));
+        assert_eq!(output.code, 0, "{command}: {output:?}\n{}", text());
+    }
+}
