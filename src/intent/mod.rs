@@ -6,10 +6,13 @@ mod artifact;
 mod catalog;
 mod digest;
 mod document;
+mod located;
 mod name;
+mod problem;
 mod quantity;
 mod recipe;
 mod settings;
+mod validate;
 mod watch;
 
 pub use artifact::{
@@ -18,11 +21,20 @@ pub use artifact::{
 };
 pub use catalog::{Catalog, Refused};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
-pub use document::{DocumentError, load_catalog, load_settings, parse_documents, schema};
+pub use document::{
+    Builder, Parsed, is_settings, load_catalog, load_settings, parse_documents, parse_settings, read, schema,
+};
 pub use name::{ArtifactName, NameError, VersionName};
+pub use problem::{DocumentError, Place, Problem};
 pub use quantity::{Bytes, Interval, MinFree};
 pub use recipe::recipe_digest;
 pub use settings::{
     FetchSettings, Listen, LogFormat, LogSettings, ScrubSettings, SeedSettings, Settings, StoreSettings,
 };
 pub use watch::Watch;
+
+/// An error with its causes, in one line.
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    all.join(": ")
+}
