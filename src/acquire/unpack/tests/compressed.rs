@@ -9,7 +9,13 @@ type Encode = fn(&[u8]) -> Vec<u8>;
 
 const ENCODERS: [(UnpackFormat, Encode); 4] = [
     (UnpackFormat::TarGz, gzip),
-    (UnpackFormat::TarZst, |bytes| zstd::encode_all(bytes, 3).unwrap()),
+    (UnpackFormat::TarZst, |bytes| {
+        let mut out = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        // As the `zstd` tool writes it.
+        out.include_checksum(true).unwrap();
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    }),
     (UnpackFormat::TarXz, |bytes| {
         let mut out = liblzma::write::XzEncoder::new(Vec::new(), 1);
         out.write_all(bytes).unwrap();
