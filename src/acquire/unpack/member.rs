@@ -5,14 +5,14 @@
 //! and nothing but zeros follows.
 
 use jiff::Timestamp;
-use tar::{GnuExtSparseHeader, Header};
+use tar::{GnuExtSparseHeader, GnuHeader, Header};
 
 use super::UnpackError;
 use super::error::shown;
 use super::header::{self, BLOCK, Malformed};
 use super::pax::Pax;
 use super::sparse::{MapReader, OldMap, Sparse, from_records};
-use super::stream::Stream;
+use super::stream::{Halt, Stream};
 
 /// The longest extended header taken: names are 4 KiB at most, extended attributes (passed over) are longer.
 const LONGEST_EXTENDED: u64 = 1 << 20;
@@ -145,7 +145,7 @@ impl Members {
         let max = max.min(self.left);
         let piece = self.stream.peek(max).map_err(|halt| halt.within(&self.name))?;
         if piece.is_empty() && max > 0 {
-            return Err(super::stream::Halt::Ended.within(&self.name));
+            return Err(Halt::Ended.within(&self.name));
         }
         Ok(piece)
     }
@@ -262,52 +262,58 @@ impl Members {
 
     /// The map of a sparse file, wherever its format has it; what is left of the content are the stored parts.
     fn sparse(&mut self, header: &Header, pax: &Pax) -> Result<Sparse, UnpackError> {
-        let name = self.name.clone();
-        let wrong = |malformed| UnpackError::malformed(&name, malformed);
         let records = &pax.sparse;
-        match (header.as_gnu(), records.major, records.minor) {
-            _ if header.as_old().linkflag[0] != b'S' => match (records.major, records.minor) {
-                (Some(1), Some(0)) => self.map_in_content(records.size.ok_or(wrong(Malformed::Map))?),
-                (None | Some(0), None | Some(0 | 1)) => from_records(records, self.left).map_err(wrong),
-                _ => Err(wrong(Malformed::Sparse)),
-            },
-            (Some(gnu), ..) if !records.is_some() => {
-                let mut map = OldMap::default();
-                map.push(&gnu.sparse).map_err(wrong)?;
-                let mut extended = gnu.isextended[0] == 1;
-                while extended {
-                    let mut block = GnuExtSparseHeader::new();
-                    let length = self.stream.read(block.as_mut_bytes()).map_err(|halt| halt.within(&name))?;
-                    if length < BLOCK {
-                        return Err(super::stream::Halt::Ended.within(&name));
-                    }
-                    map.push(&block.sparse).map_err(wrong)?;
-                    extended = block.isextended[0] == 1;
-                }
-                map.finish(gnu, self.left).map_err(wrong)
+        let is_old = header.as_old().linkflag[0] == b'S';
+        match (is_old, records.major, records.minor) {
+            (true, ..) if records.is_some() => Err(self.wrong(Malformed::Mixed)),
+            (true, ..) => self.map_in_headers(header.as_gnu().ok_or_else(|| self.wrong(Malformed::Sparse))?),
+            (false, Some(1), Some(0)) => {
+                let size = records.size.ok_or_else(|| self.wrong(Malformed::Map))?;
+                self.map_in_content(size)
             }
-            (Some(_), ..) => Err(wrong(Malformed::Mixed)),
-            (None, ..) => Err(wrong(Malformed::Sparse)),
+            (false, None | Some(0), None | Some(0 | 1)) => {
+                from_records(records, self.left).map_err(|malformed| self.wrong(malformed))
+            }
+            _ => Err(self.wrong(Malformed::Sparse)),
         }
+    }
+
+    fn map_in_headers(&mut self, header: &GnuHeader) -> Result<Sparse, UnpackError> {
+        let mut map = OldMap::default();
+        map.push(&header.sparse).map_err(|malformed| self.wrong(malformed))?;
+        let mut goes_on = header.isextended[0] == 1;
+        while goes_on {
+            let mut block = GnuExtSparseHeader::new();
+            self.block(block.as_mut_bytes())?;
+            map.push(&block.sparse).map_err(|malformed| self.wrong(malformed))?;
+            goes_on = block.isextended[0] == 1;
+        }
+        map.finish(header, self.left).map_err(|malformed| self.wrong(malformed))
     }
 
     fn map_in_content(&mut self, size: u64) -> Result<Sparse, UnpackError> {
         let mut map = MapReader::default();
+        let mut block = [0; BLOCK];
         loop {
-            let mut block = [0; BLOCK];
-            if self.left < BLOCK as u64 {
-                return Err(UnpackError::malformed(&self.name, Malformed::Map));
-            }
-            let length = self.stream.read(&mut block).map_err(|halt| halt.within(&self.name))?;
-            if length < BLOCK {
-                return Err(super::stream::Halt::Ended.within(&self.name));
-            }
-            self.left -= BLOCK as u64;
-            if map.push(&block).map_err(|malformed| UnpackError::malformed(&self.name, malformed))? {
-                break;
+            self.left = self.left.checked_sub(BLOCK as u64).ok_or_else(|| self.wrong(Malformed::Map))?;
+            self.block(&mut block)?;
+            if map.push(&block).map_err(|malformed| self.wrong(malformed))? {
+                return map.finish(size, self.left).map_err(|malformed| self.wrong(malformed));
             }
         }
-        map.finish(size, self.left).map_err(|malformed| UnpackError::malformed(&self.name, malformed))
+    }
+
+    /// Reads a block that belongs to the entry.
+    fn block(&mut self, to: &mut [u8; BLOCK]) -> Result<(), UnpackError> {
+        match self.stream.read(to) {
+            Ok(BLOCK) => Ok(()),
+            Ok(_) => Err(Halt::Ended.within(&self.name)),
+            Err(halt) => Err(halt.within(&self.name)),
+        }
+    }
+
+    fn wrong(&self, malformed: Malformed) -> UnpackError {
+        UnpackError::malformed(&self.name, malformed)
     }
 }
 

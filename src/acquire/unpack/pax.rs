@@ -45,7 +45,7 @@ impl Pax {
         let mut pax = Pax::default();
         let mut foreign_sparse = false;
         while !bytes.is_empty() {
-            let (key, value, rest) = record(bytes)?;
+            let ((key, value), rest) = record(bytes)?;
             foreign_sparse |= matches!(key, b"SCHILY.realsize" | b"SUN.holesdata");
             pax.set(key, value)?;
             bytes = rest;
@@ -106,15 +106,18 @@ impl Pax {
     }
 }
 
-/// The first record's key and value, and what follows it.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Malformed> {
+/// A record's key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// The first record, and what follows it.
+fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), Malformed> {
     let split = || {
         let space = bytes.iter().position(|&b| b == b' ')?;
         let length = usize::try_from(decimal(&bytes[..space])?).ok()?;
         let (record, rest) = bytes.split_at_checked(length)?;
         let text = record.get(space + 1..)?.strip_suffix(b"\n")?;
         let equals = text.iter().position(|&b| b == b'=')?;
-        (equals > 0).then(|| (&text[..equals], &text[equals + 1..], rest))
+        (equals > 0).then(|| ((&text[..equals], &text[equals + 1..]), rest))
     };
     split().ok_or(Malformed::Record)
 }

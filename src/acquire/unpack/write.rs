@@ -129,6 +129,7 @@ impl<'a> Writer<'a> {
             Kind::Dir => EntryType::Dir,
             Kind::Symlink { .. } => EntryType::Symlink,
             Kind::HardLink { .. } => EntryType::Hardlink,
+            // The policy lets no special file through.
             Kind::File | Kind::Special(_) => EntryType::File,
         };
         let place = self.tree.place(path, kind).map_err(refused)?;
