@@ -13,4 +13,4 @@ mod unpack;
 pub use fetcher::{AcquireError, Acquired, ClientError, Fetcher};
 pub use progress::{Phase, Progress, Snapshot};
 pub use resolve::{Location, Naming, Resolution, ResolveError};
-pub use unpack::{UnpackError, Unpacked, unpack};
+pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};
