@@ -192,7 +192,7 @@ fn parse_artifact(part: &Part<'_>, header: &Header) -> Result<Artifact, Document
     let mut spec = document.spec;
     validate::spec(&spec).map_err(|(field, problem)| part.problem(&format!("spec.{field}"), problem))?;
     let json = serde_json::to_vec(&spec).unwrap_or_else(|e| unreachable!("what was read from YAML serialises: {e}"));
-    let dir = part.file.parent().unwrap_or(Path::new("."));
+    let dir = part.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     validate::anchor(&mut spec, &fs::absolute(dir).map_err(DocumentError::Fs)?);
     Ok(Artifact { name: document.metadata.name, spec, generation: Digest::sha256(&json), file: part.file.into() })
 }

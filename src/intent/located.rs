@@ -66,7 +66,7 @@ impl Fields {
 
     /// The field that a line and column belong to: the last one whose name or value starts there or before.
     pub(super) fn at(&self, place: (u64, u64)) -> Option<&str> {
-        let exact = self.0.iter().find(|field| field.name == place).or(self.0.iter().rfind(|f| f.value == place));
+        let exact = self.0.iter().rfind(|field| field.name == place).or(self.0.iter().rfind(|f| f.value == place));
         let before = || self.0.iter().rfind(|field| field.name <= place);
         exact.or_else(before).map(|field| field.path.as_str())
     }

@@ -12,6 +12,8 @@ mod problem;
 mod quantity;
 mod recipe;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod watch;
 
