@@ -102,7 +102,8 @@ impl ClientError {
                 Some("ask as root or as the daemon's user, or over TCP with --server http://HOST:PORT".to_owned())
             }
             ClientError::Unreachable { .. } => Some(
-                "start it with `seedcache serve --config DIR`, or say where it listens with --server or SEEDCACHE_SERVER"
+                "start it with `seedcache serve --config DIR`, or say where it listens with --server or \
+                 SEEDCACHE_SERVER"
                     .to_owned(),
             ),
             ClientError::Lost { .. } | ClientError::Silent { .. } => {

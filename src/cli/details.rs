@@ -55,7 +55,7 @@ pub(super) fn versions_table(state: &ArtifactState, width: Option<u16>) -> Strin
 }
 
 fn version_row(held: &VersionState, current: bool) -> Vec<String> {
-    let digest = format!("{}:{}", held.digest.algorithm(), held.digest.short(12));
+    let digest = held.digest.short(12);
     vec![
         format!("{}{}", held.version, if current { " *" } else { "" }),
         // Bytes that nothing strong vouches for are shown as such.
@@ -105,8 +105,8 @@ mod tests {
              \x20 next try  in 55 min\n\
              \x20 document  none declares it any more\n\
              \n\
-             VERSION             DIGEST               SIZE    FILES  PUBLISHED             KEPT\n\
-             20260101T000000Z *  sha256:6e340b9cffb3  358 MB  7      2026-01-01T00:10:00Z  current\n\
+             VERSION             DIGEST        SIZE    FILES  PUBLISHED             KEPT\n\
+             20260101T000000Z *  6e340b9cffb3  358 MB  7      2026-01-01T00:10:00Z  current\n\
              \n\
              TARGET         STATE  VERSION           MODE       REASON\n\
              /data/smartos  Ready  20260101T000000Z  hard link  no reflink: the file system has none\n"
@@ -131,6 +131,6 @@ mod tests {
     fn a_weak_version_is_marked() {
         let mut state = artifact(None);
         state.versions[0].weak = true;
-        assert!(versions_table(&state, None).contains("sha256:6e340b9cffb3 (weak)"));
+        assert!(versions_table(&state, None).contains("6e340b9cffb3 (weak)"));
     }
 }

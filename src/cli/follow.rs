@@ -54,12 +54,12 @@ async fn show(
             Ok(state) => {
                 meter.add(start.elapsed(), state.progress.as_ref().map_or(0, |progress| progress.bytes));
                 match doing(&state) {
-                    Some(doing) => Line { text: format!("{name}: {doing}"), share: None },
+                    Some(doing) => Line::plain(name, doing),
                     None => progress::line(&state, meter.rate(), Timestamp::now()),
                 }
             }
             // Whether that matters is for the call that waits to say.
-            Err(_) => Line { text: format!("{name}: waiting for the daemon"), share: None },
+            Err(_) => Line::plain(name, "waiting for the daemon"),
         };
         display.show(&line);
         sleep(display.every()).await;
@@ -91,12 +91,12 @@ impl Display {
         match self {
             Display::Bar(bar) => {
                 bar.set_style(style(line.share.is_some()));
-                bar.set_message(line.text.clone());
+                bar.set_message(line.brief.clone());
                 bar.set_position(line.share.map_or(0, |share| (share * STEPS as f64) as u64));
             }
             Display::Log { last } if last.elapsed() + QUIET >= LINE_EVERY => {
                 *last = Instant::now();
-                let _ = writeln!(std::io::stderr().lock(), "{}", line.text);
+                let _ = writeln!(std::io::stderr().lock(), "{}", line.full);
             }
             Display::Log { .. } => {}
         }
@@ -112,7 +112,7 @@ impl Drop for Display {
 }
 
 fn style(with_bar: bool) -> ProgressStyle {
-    let template = if with_bar { "[{bar:24}] {wide_msg}" } else { "{wide_msg}" };
+    let template = if with_bar { "{msg} [{wide_bar}]" } else { "{wide_msg}" };
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|e| unreachable!("both templates are sound: {e}"));
     style.progress_chars("=> ")

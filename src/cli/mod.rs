@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand, and the client that speaks to a running node.
 //!
 //! What must hold: what people and machines read goes to standard output, all else to standard error; whatever happens
-//! ends in one of the exit codes of [`exit`](self); commands that wait say how far it is.
+//! ends in one of the exit codes that `exit` maps it to; commands that wait say how far it is.
 
 mod check;
 mod client;
@@ -17,7 +17,6 @@ mod problem;
 mod progress;
 mod refresh;
 mod report;
-
 mod schema;
 mod seed;
 mod serve;
@@ -45,10 +44,17 @@ use server::Server;
 #[command(name = "seedcache", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 struct Cli {
     /// Where the daemon listens: unix:///PATH or http://HOST:PORT
-    #[arg(long, global = true, value_name = "ADDRESS", env = "SEEDCACHE_SERVER", default_value = server::DEFAULT)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "The daemon",
+        value_name = "ADDRESS",
+        env = "SEEDCACHE_SERVER",
+        default_value = server::DEFAULT
+    )]
     server: Server,
     /// File with the bearer token that changes over TCP need (else SEEDCACHE_TOKEN holds the token)
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "The daemon", value_name = "FILE")]
     token_file: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,

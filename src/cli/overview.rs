@@ -6,17 +6,38 @@ use super::human::{ago, ahead, plain, size};
 use super::{progress, table};
 use crate::reconcile::{ArtifactState, State};
 
+const HEADER: [&str; 9] = ["NAME", "STATE", "CURRENT", "LATEST", "PIN", "VERSIONS", "SIZE", "SEEDS", "NEXT"];
+/// The columns that a narrow terminal does without while they tell nothing.
+const CURRENT: usize = 2;
+const LATEST: usize = 3;
+const PIN: usize = 4;
+
 /// A row for each artifact, and below them a line for each last error.
 pub(super) fn render(states: &[ArtifactState], width: Option<u16>, now: Timestamp) -> String {
     if states.is_empty() {
         return "no artifact is declared, and none is on this node\n".to_owned();
     }
-    let header = ["NAME", "STATE", "CURRENT", "LATEST", "PIN", "VERSIONS", "SIZE", "SEEDS", "NEXT"];
-    let mut text = table::render(&header, states.iter().map(|state| row(state, now)), width);
+    let rows: Vec<Vec<String>> = states.iter().map(|state| row(state, now)).collect();
+    let mut text = table::render(&HEADER, rows.clone(), None);
+    if let Some(width) = width.filter(|&width| text.lines().any(|line| line.chars().count() > width.into())) {
+        text = narrow(&rows, width);
+    }
     for line in states.iter().filter_map(|state| failure_line(state, now)) {
         text += &format!("{line}\n");
     }
     text
+}
+
+/// The table fitted to a narrow terminal: first what tells nothing goes, then long cells wrap.
+fn narrow(rows: &[Vec<String>], width: u16) -> String {
+    let tells = |column: usize| match column {
+        LATEST => rows.iter().any(|row| row[LATEST] != "-" && row[LATEST] != row[CURRENT]),
+        PIN => rows.iter().any(|row| row[PIN] != "-"),
+        _ => true,
+    };
+    let keep: Vec<usize> = (0..HEADER.len()).filter(|&column| tells(column)).collect();
+    let header: Vec<&str> = keep.iter().map(|&column| HEADER[column]).collect();
+    table::render(&header, rows.iter().map(|row| keep.iter().map(|&column| row[column].clone()).collect()), Some(width))
 }
 
 fn row(state: &ArtifactState, now: Timestamp) -> Vec<String> {
@@ -109,9 +130,12 @@ mod tests {
         cold.failures = 4;
         assert_eq!(
             render(&[warm, cold], None, now()),
-            "NAME              STATE                     CURRENT           LATEST            PIN  VERSIONS  SIZE    SEEDS   NEXT\n\
-             smartos-platform  Ready                     20260101T000000Z  20260101T000000Z  -    1         358 MB  1       in 42 min\n\
-             cni               Warming, downloading 64%  -                 v2                -    0         0 B     0 of 1  -\n\
+            "NAME              STATE                     CURRENT           LATEST            PIN  VERSIONS  \
+             SIZE    SEEDS   NEXT\n\
+             smartos-platform  Ready                     20260101T000000Z  20260101T000000Z  -    1         \
+             358 MB  1       in 42 min\n\
+             cni               Warming, downloading 64%  -                 v2                -    0         \
+             0 B     0 of 1  -\n\
              cni: the last try failed 3 min ago (4 in a row): connection reset\n"
         );
         assert!(render(&[], None, now()).starts_with("no artifact is declared"));
@@ -119,8 +143,15 @@ mod tests {
 
     #[test]
     fn it_fits_a_narrow_terminal() {
-        let text = render(&[artifact(None)], Some(80), now());
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let mut state = artifact(None);
+        state.next_try = Some("2026-01-01T12:42:00Z".parse().unwrap());
+        let text = render(&[state], Some(80), now());
+        assert!(text.starts_with("NAME              STATE  CURRENT           VERSIONS"), "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let mut pinned = artifact(None);
+        pinned.pin = pinned.current.clone();
+        let text = render(&[pinned], Some(60), now());
+        assert!(text.contains("PIN") && text.lines().all(|line| line.chars().count() <= 60), "{text}");
     }
 
     #[test]

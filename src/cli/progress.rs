@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::human::{about, ahead, count, plain, size};
 use crate::acquire::Phase;
+use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, ProgressState, State};
 
 /// Over so long a time the rate is taken.
@@ -46,23 +47,35 @@ impl Meter {
     }
 }
 
-/// One line, and how much of the whole is done where that is known (0 to 1).
+/// What is being done and how far it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Line {
-    /// The words.
-    pub(super) text: String,
-    /// The share done.
+    /// All of it, for a log.
+    pub(super) full: String,
+    /// Short enough for a terminal, with room for a bar.
+    pub(super) brief: String,
+    /// The share done, 0 to 1, where that is known.
     pub(super) share: Option<f64>,
+}
+
+impl Line {
+    /// An artifact and some words.
+    pub(super) fn plain(name: &ArtifactName, words: &str) -> Self {
+        let text = format!("{name}: {words}");
+        Self { full: text.clone(), brief: text, share: None }
+    }
 }
 
 /// What is being done for an artifact and how far it is.
 pub(super) fn line(state: &ArtifactState, rate: Option<u64>, now: Timestamp) -> Line {
+    let name = &state.name;
     match &state.progress {
-        Some(progress) => {
-            let share = share(progress);
-            Line { text: format!("{}: {}", state.name, phase(progress, rate)), share }
-        }
-        None => Line { text: format!("{}: {}", state.name, idle(state, now)), share: None },
+        Some(progress) => Line {
+            full: format!("{name}: {}", phase(progress, rate)),
+            brief: format!("{name}: {}{}", word(progress.phase), figures(progress, rate)),
+            share: share(progress),
+        },
+        None => Line::plain(name, &idle(state, now)),
     }
 }
 
@@ -84,19 +97,18 @@ pub(super) fn share(progress: &ProgressState) -> Option<f64> {
 
 /// The phase, with its version and figures.
 pub(super) fn phase(progress: &ProgressState, rate: Option<u64>) -> String {
-    let mut text = word(progress.phase).to_owned();
-    if let Some(version) = &progress.version {
-        text += &format!(" {version}");
-    }
+    let version = progress.version.as_ref().map_or_else(String::new, |version| format!(" {version}"));
+    format!("{}{version}{}", word(progress.phase), figures(progress, rate))
+}
+
+fn figures(progress: &ProgressState, rate: Option<u64>) -> String {
     match progress.phase {
-        Phase::Downloading => text += &download(progress, rate),
+        Phase::Downloading => download(progress, rate),
         Phase::Unpacking => {
-            let entries = count(progress.entries, "entry", "entries");
-            text += &format!(", {entries}, {}", size(progress.unpacked_bytes));
+            format!(", {}, {}", count(progress.entries, "entry", "entries"), size(progress.unpacked_bytes))
         }
-        Phase::Resolving | Phase::Publishing => {}
+        Phase::Resolving | Phase::Publishing => String::new(),
     }
-    text
 }
 
 fn download(progress: &ProgressState, rate: Option<u64>) -> String {
@@ -143,9 +155,10 @@ mod tests {
         let state = artifact(Some(progress(Phase::Downloading, 120_000_000, Some(185_000_000))));
         let line = line(&state, Some(12_000_000), now());
         assert_eq!(
-            line.text,
+            line.full,
             "smartos-platform: downloading 20260201T000000Z, 120 MB of 185 MB (64%), 12 MB/s, 6 s left"
         );
+        assert_eq!(line.brief, "smartos-platform: downloading, 120 MB of 185 MB (64%), 12 MB/s, 6 s left");
         assert!(line.share.is_some_and(|share| (0.64..0.65).contains(&share)));
     }
 
@@ -168,11 +181,11 @@ mod tests {
     fn between_tries_the_last_error_and_the_next_try_are_shown() {
         let mut state = artifact(None);
         state.state = State::Pending;
-        assert_eq!(line(&state, None, now()).text, "smartos-platform: waiting for its turn");
+        assert_eq!(line(&state, None, now()).full, "smartos-platform: waiting for its turn");
         state.last_error = Some("connection\x1b refused".to_owned());
         state.next_try = Some("2026-01-01T12:00:12Z".parse().unwrap());
         assert_eq!(
-            line(&state, None, now()).text,
+            line(&state, None, now()).full,
             "smartos-platform: the last try failed: connection\\u{1b} refused; next try in 12 s"
         );
     }
@@ -203,7 +216,7 @@ mod tests {
             }
             let line = line(&artifact(Some(progress(Phase::Downloading, bytes, total))), meter.rate(), now());
             prop_assert!(line.share.is_none_or(|share| (0.0..=1.0).contains(&share)));
-            prop_assert!(line.text.len() < 200);
+            prop_assert!(line.full.len() < 200);
         }
     }
 }

@@ -17,7 +17,13 @@ pub(super) struct Args {
     /// The artifact
     artifact: ArtifactName,
     /// Wait until what the source names is here (at most this long, 10m when not said)
-    #[arg(long, value_name = "DURATION", num_args = 0..=1, default_missing_value = wait::DEFAULT, value_parser = wait::limit)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        default_missing_value = wait::DEFAULT,
+        value_parser = wait::limit
+    )]
     wait: Option<Duration>,
 }
 

@@ -234,7 +234,8 @@ fn seed_asks_once_and_says_what_was_done() {
 #[test]
 fn what_the_daemon_refuses_has_its_code_and_its_next_step() {
     for (status, code) in [(404, 3), (408, 4), (409, 1), (500, 1), (502, 1)] {
-        let ran = run(&["seed", "smartos-platform", "/data/smartos"], vec![problem(status, "this happened")]);
+        let ran =
+            run(&["seed", "smartos-platform", "/data/smartos", "--wait", "0s"], vec![problem(status, "this happened")]);
         assert_eq!(ran.code(), code, "{status}");
         assert_eq!(ran.failure().to_string(), "A problem: this happened");
         assert_eq!(ran.failure().next().as_deref(), Some("do this"));
@@ -316,7 +317,8 @@ fn refresh_says_what_changed_and_fails_when_the_try_did() {
     assert_eq!(ran.failure().to_string(), "smartos-platform could not be refreshed: wrong digest");
     assert!(ran.failure().next().unwrap().starts_with("20260101T000000Z is still served"));
 
-    let ran = run(&["refresh", "smartos-platform", "--wait"], vec![say(200, &artifact(None)), problem(408, "late")]);
+    let ran =
+        run(&["refresh", "smartos-platform", "--wait", "1ms"], vec![say(200, &artifact(None)), problem(408, "late")]);
     assert_eq!(ran.code(), 4);
 }
 

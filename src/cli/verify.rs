@@ -26,7 +26,13 @@ pub(super) struct Args {
     #[arg(long)]
     repair: bool,
     /// How long to wait for each repair
-    #[arg(long, value_name = "DURATION", requires = "repair", default_value = wait::DEFAULT, value_parser = wait::limit)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "repair",
+        default_value = wait::DEFAULT,
+        value_parser = wait::limit
+    )]
     wait: Duration,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
@@ -132,7 +138,8 @@ mod tests {
         assert_eq!(
             lines(&sound.artifact.clone(), &[sound, damaged]),
             "smartos-platform@20260101T000000Z: sound, 14 entries, 358 MB read\n\
-             smartos-platform@20260101T000000Z: damaged, 3 of 14 entries, 358 MB read; in quarantine, being fetched again\n\
+             smartos-platform@20260101T000000Z: damaged, 3 of 14 entries, 358 MB read; in quarantine, \
+             being fetched again\n\
              \x20 platform/i86pc/kernel/amd64/unix: it is missing\n\
              \x20 and 2 more\n"
         );

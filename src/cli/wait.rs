@@ -12,6 +12,8 @@ use crate::intent::Interval;
 pub(super) const DEFAULT: &str = "10m";
 /// The longest wait that makes sense.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest that one question waits; a longer wait is made of several (the daemon takes an hour at most).
+const PIECE: Duration = Duration::from_secs(10 * 60);
 /// The first pause; each next one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -48,6 +50,11 @@ pub(super) fn may_pass(error: &ClientError, reached: bool) -> bool {
     }
 }
 
+/// One piece of a long wait is over, not the wait.
+fn is_late(error: &ClientError) -> bool {
+    matches!(error, ClientError::Problem(problem) if problem.status == StatusCode::REQUEST_TIMEOUT)
+}
+
 /// Asks with the time that is left, again after each failure that may pass, until `wait` is over.
 pub(super) async fn until<T>(
     wait: Duration,
@@ -56,8 +63,11 @@ pub(super) async fn until<T>(
     let deadline = Instant::now() + wait;
     let (mut pause, mut reached) = (FIRST_PAUSE, false);
     loop {
-        match ask(deadline.saturating_duration_since(Instant::now())).await {
-            Err(error) if may_pass(&error, reached) && Instant::now() + pause < deadline => reached = true,
+        match ask(deadline.saturating_duration_since(Instant::now()).min(PIECE)).await {
+            Err(error) if Instant::now() + pause < deadline && is_late(&error) => {
+                (pause, reached) = (FIRST_PAUSE, true)
+            }
+            Err(error) if Instant::now() + pause < deadline && may_pass(&error, reached) => reached = true,
             answer => return answer,
         }
         // A thousand pods wait for one daemon: they come back spread out.
@@ -112,7 +122,13 @@ mod tests {
         };
         let stopping =
             || Err(ClientError::Problem(Box::new(Problem::read(StatusCode::SERVICE_UNAVAILABLE, b"{}").unwrap())));
+        let late = || Err(ClientError::Problem(Box::new(Problem::read(StatusCode::REQUEST_TIMEOUT, b"{}").unwrap())));
         let long = Duration::from_secs(60);
+        let (answer, left) = answers(vec![late(), unreachable(), late(), Ok(1), Ok(2)], long);
+        assert_eq!((answer.unwrap(), left), (1, 1));
+        let (answer, left) = answers(vec![late(), Ok(1)], Duration::ZERO);
+        assert!(matches!(answer, Err(ClientError::Problem(_))));
+        assert_eq!(left, 1);
         let (answer, left) = answers(vec![stopping(), unreachable(), Ok(1), Ok(2)], long);
         assert_eq!((answer.unwrap(), left), (1, 1));
         let (answer, left) = answers(vec![unreachable(), Ok(1)], long);
