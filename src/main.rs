@@ -1,2 +1,6 @@
 //! Exit codes only.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    seedcache::cli::main()
+}

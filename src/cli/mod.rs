@@ -1,1 +1,164 @@
 //! The command line: one file per subcommand, and the client that speaks to a running node.
+//!
+//! What must hold: what people and machines read goes to standard output, all else to standard error; whatever happens
+//! ends in one of the exit codes that `exit` maps it to; commands that wait say how far it is.
+
+mod check;
+mod client;
+mod connection;
+mod details;
+mod exit;
+mod follow;
+mod human;
+mod named;
+mod output;
+mod overview;
+mod problem;
+mod progress;
+mod refresh;
+mod report;
+mod schema;
+mod seed;
+mod serve;
+mod server;
+mod status;
+mod table;
+mod token;
+mod verify;
+mod versions;
+mod wait;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use client::Client;
+use exit::{Exit, Failure};
+use output::Output;
+use server::Server;
+
+/// Fetches, verifies and versions large artifacts on this node, and seeds them into pods in milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "seedcache", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+struct Cli {
+    /// Where the daemon listens: unix:///PATH or http://HOST:PORT
+    #[arg(
+        long,
+        global = true,
+        help_heading = "The daemon",
+        value_name = "ADDRESS",
+        env = "SEEDCACHE_SERVER",
+        default_value = server::DEFAULT
+    )]
+    server: Server,
+    /// File with the bearer token that changes over TCP need (else SEEDCACHE_TOKEN holds the token)
+    #[arg(long, global = true, help_heading = "The daemon", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 timed out waiting, 5 daemon unreachable.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon of this node
+    Serve(serve::Args),
+    #[command(flatten)]
+    Ask(Ask),
+    /// Check documents and settings without a daemon
+    Check {
+        /// Files or directories of documents
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Print the JSON Schema of the Artifact document
+    Schema,
+    /// Print a completion script
+    #[command(hide = true)]
+    Completions {
+        /// The shell that it is for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What a running node is asked.
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// Put a version of an artifact into a directory
+    Seed(seed::Args),
+    /// Show what is on the node and how it stands
+    Status(status::Args),
+    /// List the versions of an artifact
+    Versions(versions::Args),
+    /// Ask the source now whether there is something newer
+    Refresh(refresh::Args),
+    /// Read versions again and compare every byte with their manifests
+    Verify(verify::Args),
+}
+
+/// Form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For machines
+    Json,
+}
+
+/// Reads the command line, does what it says, and tells how that went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            // Help and version too come this way; a closed pipe is no reason to fail.
+            let _ = told.print();
+            return if told.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let mut out = Output::stdout();
+    match run(cli, &mut out) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            report::tell(&failure);
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Ask(asked) => ask(&Client::new(cli.server, token::read(cli.token_file.as_deref())?), asked, out),
+        Command::Check { paths } => Ok(if check::run(&paths, out)? { Exit::Done } else { Exit::Failed }),
+        Command::Schema => Ok(schema::run(out).map(|()| Exit::Done)?),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "seedcache", &mut script);
+            Ok(out.write_all(&script).map(|()| Exit::Done)?)
+        }
+    }
+}
+
+/// Asks a running node. One thread is enough for that, and starts fast.
+fn ask(client: &Client, asked: Ask, out: &mut Output) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(answer(client, asked, out))
+}
+
+async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
+    match asked {
+        Ask::Seed(args) => seed::run(args, client, out).await,
+        Ask::Status(args) => status::run(args, client, out).await,
+        Ask::Versions(args) => versions::run(args, client, out).await,
+        Ask::Refresh(args) => refresh::run(args, client, out).await,
+        Ask::Verify(args) => verify::run(args, client, out).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

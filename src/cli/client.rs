@@ -1,0 +1,194 @@
+//! What a running node is asked, as calls with typed answers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::connection::{self, ClientError, Question};
+use super::server::Server;
+use super::wait;
+use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
+use crate::reconcile::{ArtifactState, VerifyResult};
+use crate::seed::Seeded;
+
+/// How long a plain question may take, and how much longer than its wait one that waits.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long putting the files in place may take, once the version is there.
+const SEEDING: Duration = Duration::from_secs(3600);
+/// How long reading an artifact's versions may take.
+const VERIFYING: Duration = Duration::from_secs(6 * 3600);
+/// Left as they are in a path segment and in a query.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Asks one daemon.
+#[derive(Debug)]
+pub(super) struct Client {
+    server: Server,
+    token: Option<HeaderValue>,
+}
+
+/// What `POST …/seed` is told.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SeedQuestion<'a> {
+    /// From the root of the file system.
+    pub(super) target: &'a str,
+    /// `None`: the current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<&'a VersionName>,
+    /// `None`: as declared, else `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) link: Option<Link>,
+    /// `None`: as declared, else `exchange`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) swap: Option<Swap>,
+    /// Replace what seedcache did not make.
+    pub(super) force: bool,
+    /// How long to wait for the version.
+    pub(super) wait: Interval,
+}
+
+#[derive(Serialize)]
+struct VerifyQuestion<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a VersionName>,
+    repair: bool,
+}
+
+#[derive(Deserialize)]
+struct Artifacts {
+    artifacts: Vec<ArtifactState>,
+}
+
+#[derive(Deserialize)]
+struct Results {
+    results: Vec<VerifyResult>,
+}
+
+impl Client {
+    /// A client of the daemon at `server`; connects only when something is asked.
+    pub(super) fn new(server: Server, token: Option<HeaderValue>) -> Self {
+        Self { server, token }
+    }
+
+    /// Every artifact.
+    pub(super) async fn artifacts(&self) -> Result<Vec<ArtifactState>, ClientError> {
+        let question = get("/v1/artifacts".to_owned());
+        self.ask(&question).await.map(|answer: Artifacts| answer.artifacts)
+    }
+
+    /// One of them.
+    pub(super) async fn artifact(&self, name: &ArtifactName) -> Result<ArtifactState, ClientError> {
+        self.ask(&get(path(name, ""))).await
+    }
+
+    /// Every artifact, or one, as the daemon wrote it; JSON, that much is checked.
+    pub(super) async fn raw(
+        &self,
+        name: Option<&ArtifactName>,
+    ) -> Result<Box<serde_json::value::RawValue>, ClientError> {
+        self.ask(&get(name.map_or_else(|| "/v1/artifacts".to_owned(), |name| path(name, "")))).await
+    }
+
+    /// Seeds a target, waiting for the version up to `wait`.
+    pub(super) async fn seed(
+        &self,
+        name: &ArtifactName,
+        question: SeedQuestion<'_>,
+        wait: Duration,
+    ) -> Result<Seeded, ClientError> {
+        wait::until(wait, async |left| {
+            let question = SeedQuestion { wait: whole_ms(left), ..question.clone() };
+            self.ask(&post(path(name, "/seed"), json(&question), left + SEEDING)).await
+        })
+        .await
+    }
+
+    /// Has the source asked now, without waiting for what comes of it.
+    pub(super) async fn refresh(&self, name: &ArtifactName) -> Result<(), ClientError> {
+        self.send(&post(path(name, "/refresh"), Bytes::new(), ANSWER)).await.map(drop)
+    }
+
+    /// Has the source asked now, and waits up to `wait` until what it names is here or the try failed.
+    pub(super) async fn refresh_and_wait(
+        &self,
+        name: &ArtifactName,
+        wait: Duration,
+    ) -> Result<ArtifactState, ClientError> {
+        wait::until(wait, async |left| {
+            let path = path(name, "/refresh") + &query(&[("wait", &whole_ms(left).to_string())]);
+            self.ask(&post(path, Bytes::new(), left + ANSWER)).await
+        })
+        .await
+    }
+
+    /// Waits up to `wait` until a version is there.
+    pub(super) async fn wait(
+        &self,
+        name: &ArtifactName,
+        version: &VersionName,
+        wait: Duration,
+    ) -> Result<ArtifactState, ClientError> {
+        wait::until(wait, async |left| {
+            let timeout = whole_ms(left).to_string();
+            let path = path(name, "/wait") + &query(&[("version", version.as_str()), ("timeout", &timeout)]);
+            self.ask(&Question { limit: left + ANSWER, ..get(path) }).await
+        })
+        .await
+    }
+
+    /// Has one version read again, or all of the artifact's.
+    pub(super) async fn verify(
+        &self,
+        name: &ArtifactName,
+        version: Option<&VersionName>,
+        repair: bool,
+    ) -> Result<Vec<VerifyResult>, ClientError> {
+        let question = post(path(name, "/verify"), json(&VerifyQuestion { version, repair }), VERIFYING);
+        self.ask(&question).await.map(|answer: Results| answer.results)
+    }
+
+    async fn send(&self, question: &Question) -> Result<Bytes, ClientError> {
+        connection::ask(&self.server, self.token.as_ref(), question).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, ClientError> {
+        let answer = self.send(question).await?;
+        serde_json::from_slice(&answer).map_err(|source| ClientError::Unreadable {
+            server: self.server.clone(),
+            path: question.path.clone(),
+            source,
+        })
+    }
+}
+
+fn get(path: String) -> Question {
+    Question { method: Method::GET, path, body: Bytes::new(), limit: ANSWER }
+}
+
+fn post(path: String, body: Bytes, limit: Duration) -> Question {
+    Question { method: Method::POST, path, body, limit }
+}
+
+fn path(name: &ArtifactName, rest: &str) -> String {
+    format!("/v1/artifacts/{}{rest}", utf8_percent_encode(name.as_str(), UNRESERVED))
+}
+
+/// A query string, its values encoded: a `+` in a version is no space.
+fn query(pairs: &[(&str, &str)]) -> String {
+    let pairs = pairs.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, UNRESERVED)));
+    format!("?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+fn json(question: &impl Serialize) -> Bytes {
+    serde_json::to_vec(question).unwrap_or_else(|e| unreachable!("names, flags and texts are JSON: {e}")).into()
+}
+
+/// To the millisecond, rounded up: `10m` stays `10m`.
+fn whole_ms(left: Duration) -> Interval {
+    Interval(Duration::from_millis(u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)))
+}

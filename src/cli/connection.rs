@@ -1,0 +1,200 @@
+//! One question and its answer over a fresh connection to the daemon.
+//!
+//! What must hold: connecting, asking and the answer's length are all limited; the token goes out in no message.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::problem::Problem;
+use super::server::Server;
+
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest answer taken, in bytes.
+const ANSWER_LIMIT: usize = 64 << 20;
+
+/// What is asked.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// The method.
+    pub(super) method: Method,
+    /// Path and query, percent-encoded.
+    pub(super) path: String,
+    /// JSON; empty: none.
+    pub(super) body: Bytes,
+    /// How long the answer may take.
+    pub(super) limit: Duration,
+}
+
+/// Why there is no answer, or not the one that was hoped for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// Nobody listens there.
+    #[error("cannot reach the daemon at {server}")]
+    Unreachable {
+        /// Where it was tried.
+        server: Server,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke: the daemon stopped, or something between here and there.
+    #[error("the connection to the daemon at {server} broke before it answered")]
+    Lost {
+        /// Where it was.
+        server: Server,
+        /// How.
+        #[source]
+        source: hyper::Error,
+    },
+    /// It took the question and said nothing.
+    #[error("the daemon at {server} has not answered for {}", super::human::duration(*limit))]
+    Silent {
+        /// Where it is.
+        server: Server,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// It refused or failed, and said why.
+    #[error(transparent)]
+    Problem(Box<Problem>),
+    /// An error that no seedcache writes.
+    #[error("what listens at {server} answered {status}, and not as seedcache does")]
+    Foreign {
+        /// Where it is.
+        server: Server,
+        /// Its status.
+        status: StatusCode,
+    },
+    /// The answer is too long to be one.
+    #[error("what listens at {server} answered with more than {ANSWER_LIMIT} bytes")]
+    TooLong {
+        /// Where it is.
+        server: Server,
+    },
+    /// The answer is no such JSON.
+    #[error("the answer of {server} to {path} cannot be understood; is it a seedcache of this version?")]
+    Unreadable {
+        /// Where it is.
+        server: Server,
+        /// What was asked for.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl ClientError {
+    /// What to do about it.
+    pub(super) fn next(&self) -> Option<String> {
+        match self {
+            ClientError::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("ask as root or as the daemon's user, or over TCP with --server http://HOST:PORT".to_owned())
+            }
+            ClientError::Unreachable { .. } => Some(
+                "start it with `seedcache serve --config DIR`, or say where it listens with --server or \
+                 SEEDCACHE_SERVER"
+                    .to_owned(),
+            ),
+            ClientError::Lost { .. } | ClientError::Silent { .. } => {
+                Some("see the daemon's log, and ask again once it is up".to_owned())
+            }
+            ClientError::Problem(problem) => problem.next().map(str::to_owned),
+            ClientError::Foreign { .. } | ClientError::TooLong { .. } | ClientError::Unreadable { .. } => {
+                Some("check --server and SEEDCACHE_SERVER".to_owned())
+            }
+        }
+    }
+}
+
+/// Connects, asks, and reads the whole answer; an error status is an error.
+pub(super) async fn ask(
+    server: &Server,
+    token: Option<&HeaderValue>,
+    question: &Question,
+) -> Result<Bytes, ClientError> {
+    let unreachable = |source| ClientError::Unreachable { server: server.clone(), source };
+    let took_too_long = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "connecting took longer than 5 s"));
+    let request = request(server, token, question);
+    match server {
+        Server::Unix(path) => {
+            let stream = timeout(CONNECT_LIMIT, UnixStream::connect(path)).await.map_err(took_too_long)?;
+            exchange(stream.map_err(unreachable)?, request, server, question.limit).await
+        }
+        Server::Http(authority) => {
+            let stream = timeout(CONNECT_LIMIT, TcpStream::connect(authority.as_str())).await.map_err(took_too_long)?;
+            exchange(stream.map_err(unreachable)?, request, server, question.limit).await
+        }
+    }
+}
+
+fn request(server: &Server, token: Option<&HeaderValue>, question: &Question) -> Request<Full<Bytes>> {
+    let host = match server {
+        Server::Unix(_) => "localhost",
+        Server::Http(authority) => authority.as_str(),
+    };
+    let mut request = Request::new(Full::new(question.body.clone()));
+    *request.method_mut() = question.method.clone();
+    *request.uri_mut() = question.path.parse().unwrap_or_else(|e| unreachable!("the path is percent-encoded: {e}"));
+    let headers = request.headers_mut();
+    headers.insert(HOST, host.parse().unwrap_or_else(|e| unreachable!("an authority is plain ASCII: {e}")));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    if !question.body.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Some(token) = token {
+        headers.insert(AUTHORIZATION, token.clone());
+    }
+    request
+}
+
+async fn exchange<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    server: &Server,
+    limit: Duration,
+) -> Result<Bytes, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let lost = |source| ClientError::Lost { server: server.clone(), source };
+    let answered = async {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Ends with the sender and the answer's body; its errors come out there.
+        tokio::spawn(connection);
+        let (head, body) = sender.send_request(request).await.map_err(lost)?.into_parts();
+        let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| body_error(e, server))?.to_bytes();
+        Ok((head.status, body))
+    };
+    let silent = |_| ClientError::Silent { server: server.clone(), limit };
+    let (status, body) = timeout(limit, answered).await.map_err(silent)??;
+    if status.is_success() {
+        return Ok(body);
+    }
+    Err(match Problem::read(status, &body) {
+        Some(problem) => ClientError::Problem(Box::new(problem)),
+        None => ClientError::Foreign { server: server.clone(), status },
+    })
+}
+
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>, server: &Server) -> ClientError {
+    let server = server.clone();
+    match error.downcast::<hyper::Error>() {
+        Ok(source) => ClientError::Lost { server, source: *source },
+        Err(other) => {
+            debug_assert!(other.is::<LengthLimitError>(), "a limited body fails in two ways only");
+            ClientError::TooLong { server }
+        }
+    }
+}

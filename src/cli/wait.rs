@@ -1,0 +1,141 @@
+//! Waiting: how long people let a command wait, and going on with it when the daemon restarts meanwhile.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use super::connection::ClientError;
+use crate::intent::Interval;
+
+/// How long commands wait when nobody says.
+pub(super) const DEFAULT: &str = "10m";
+/// The longest wait that makes sense.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest that one question waits; a longer wait is made of several (the daemon takes an hour at most).
+const PIECE: Duration = Duration::from_secs(10 * 60);
+/// The first pause; each next one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a text is no time to wait.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LimitError {
+    /// Not a duration.
+    #[error("that is no length of time; write it like `30s` or `10m`, and names before --wait")]
+    Malformed,
+    /// Over 30 days.
+    #[error("that is longer than 30 days; nothing waits that long")]
+    TooLong,
+}
+
+/// The time to wait, as people write it.
+pub(super) fn limit(text: &str) -> Result<Duration, LimitError> {
+    let Interval(limit) = text.parse().map_err(|_| LimitError::Malformed)?;
+    if limit <= LONGEST { Ok(limit) } else { Err(LimitError::TooLong) }
+}
+
+/// Whether a failure goes away by itself when the daemon comes back. Before it was ever `reached`, an unreachable
+/// daemon more likely stands elsewhere, and that is said at once.
+pub(super) fn may_pass(error: &ClientError, reached: bool) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => reached,
+        ClientError::Lost { .. } => true,
+        ClientError::Problem(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Silent { .. }
+        | ClientError::Foreign { .. }
+        | ClientError::TooLong { .. }
+        | ClientError::Unreadable { .. } => false,
+    }
+}
+
+/// One piece of a long wait is over, not the wait.
+fn is_late(error: &ClientError) -> bool {
+    matches!(error, ClientError::Problem(problem) if problem.status == StatusCode::REQUEST_TIMEOUT)
+}
+
+/// Asks with the time that is left, again after each failure that may pass, until `wait` is over.
+pub(super) async fn until<T>(
+    wait: Duration,
+    mut ask: impl AsyncFnMut(Duration) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let deadline = Instant::now() + wait;
+    let (mut pause, mut reached) = (FIRST_PAUSE, false);
+    loop {
+        match ask(deadline.saturating_duration_since(Instant::now()).min(PIECE)).await {
+            Err(error) if Instant::now() + pause < deadline && is_late(&error) => {
+                (pause, reached) = (FIRST_PAUSE, true)
+            }
+            Err(error) if Instant::now() + pause < deadline && may_pass(&error, reached) => reached = true,
+            answer => return answer,
+        }
+        // A thousand pods wait for one daemon: they come back spread out.
+        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cli::problem::Problem;
+
+    #[test]
+    fn a_wait_is_written_as_a_duration_and_has_an_end() {
+        assert_eq!(limit(DEFAULT).unwrap(), Duration::from_secs(600));
+        assert_eq!(limit("0s").unwrap(), Duration::ZERO);
+        assert_eq!(limit("30d").ok(), None);
+        assert_eq!(limit("720h").unwrap(), LONGEST);
+        assert!(matches!(limit("721h"), Err(LimitError::TooLong)));
+        assert!(matches!(limit("smartos-platform"), Err(LimitError::Malformed)));
+    }
+
+    #[test]
+    fn only_what_a_restart_mends_is_tried_again() {
+        let server: crate::cli::server::Server = "http://node:1".parse().unwrap();
+        let refused = std::io::ErrorKind::ConnectionRefused;
+        let unreachable = ClientError::Unreachable { server: server.clone(), source: refused.into() };
+        assert!(!may_pass(&unreachable, false));
+        assert!(may_pass(&unreachable, true));
+        let problem = |status: StatusCode| ClientError::Problem(Box::new(Problem::read(status, b"{}").unwrap()));
+        assert!(may_pass(&problem(StatusCode::SERVICE_UNAVAILABLE), false));
+        for status in [StatusCode::NOT_FOUND, StatusCode::REQUEST_TIMEOUT, StatusCode::BAD_GATEWAY] {
+            assert!(!may_pass(&problem(status), true), "{status}");
+        }
+        assert!(!may_pass(&ClientError::TooLong { server }, true));
+    }
+
+    fn answers(script: Vec<Result<u8, ClientError>>, wait: Duration) -> (Result<u8, ClientError>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut script = script.into_iter();
+        let answer = runtime.block_on(until(wait, async |_| script.next().unwrap()));
+        (answer, script.count())
+    }
+
+    #[test]
+    fn a_daemon_that_was_reached_is_waited_for() {
+        let unreachable = || {
+            let source = std::io::ErrorKind::ConnectionRefused.into();
+            Err(ClientError::Unreachable { server: "http://node:1".parse().unwrap(), source })
+        };
+        let stopping =
+            || Err(ClientError::Problem(Box::new(Problem::read(StatusCode::SERVICE_UNAVAILABLE, b"{}").unwrap())));
+        let late = || Err(ClientError::Problem(Box::new(Problem::read(StatusCode::REQUEST_TIMEOUT, b"{}").unwrap())));
+        let long = Duration::from_secs(60);
+        let (answer, left) = answers(vec![late(), unreachable(), late(), Ok(1), Ok(2)], long);
+        assert_eq!((answer.unwrap(), left), (1, 1));
+        let (answer, left) = answers(vec![late(), Ok(1)], Duration::ZERO);
+        assert!(matches!(answer, Err(ClientError::Problem(_))));
+        assert_eq!(left, 1);
+        let (answer, left) = answers(vec![stopping(), unreachable(), Ok(1), Ok(2)], long);
+        assert_eq!((answer.unwrap(), left), (1, 1));
+        let (answer, left) = answers(vec![unreachable(), Ok(1)], long);
+        assert!(matches!(answer, Err(ClientError::Unreachable { .. })));
+        assert_eq!(left, 1);
+        let (answer, left) = answers(vec![stopping(), Ok(1)], Duration::ZERO);
+        assert!(matches!(answer, Err(ClientError::Problem(_))));
+        assert_eq!(left, 1);
+    }
+}
