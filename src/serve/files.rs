@@ -2,6 +2,7 @@
 //! archive it was made from.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,6 +17,7 @@ use super::address::Addressed;
 use super::body::{FileRange, stream};
 use super::conditional::etag_of;
 use super::content::{ContentError, media_type, open_entry};
+use super::manifests::Manifests;
 use super::problem::{Kind, Problem, chain};
 use super::reply::{Representation, reply};
 use super::resolve::{Found, ResolveError, children, content_of, resolve};
@@ -24,11 +26,18 @@ use crate::fs::RelPath;
 use crate::intent::{ArtifactName, Digest, VersionName};
 use crate::store::{Entry, EntryType, Manifest, Store, Version};
 
+/// Where versions are read from.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    pub(super) store: Arc<Store>,
+    pub(super) manifests: Arc<Manifests>,
+}
+
 /// The routes of a version; all they need is the store.
 pub(super) fn routes<S>() -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
-    Arc<Store>: FromRef<S>,
+    Shelf: FromRef<S>,
 {
     Router::new()
         .route("/v1/artifacts/{name}/versions/{version}", get(manifest))
@@ -46,17 +55,25 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Opens the version that an address names; it stays on disk for as long as it is held.
-fn open(store: &Store, addressed: &Addressed) -> Result<Version, Problem> {
-    let artifact = &addressed.artifact;
-    let version = match &addressed.version {
-        Some(version) => version.clone(),
-        None => store.holding(artifact).current.ok_or_else(|| {
-            let next = format!("GET /v1/artifacts/{artifact} says where it stands, …/wait waits for it");
-            Problem::new(Kind::NotFound, format!("{artifact} has no current version on this node"), next)
-        })?,
-    };
-    Ok(store.open_version(artifact, &version)?)
+impl Shelf {
+    /// Opens the version that an address names; it stays on disk for as long as it is held.
+    fn open(&self, addressed: &Addressed) -> Result<Version, Problem> {
+        let artifact = &addressed.artifact;
+        let version = match &addressed.version {
+            Some(version) => version.clone(),
+            None => self.store.holding(artifact).current.ok_or_else(|| {
+                let next = format!("GET /v1/artifacts/{artifact} says where it stands, …/wait waits for it");
+                Problem::new(Kind::NotFound, format!("{artifact} has no current version on this node"), next)
+            })?,
+        };
+        Ok(self.store.open_version(artifact, &version)?)
+    }
+
+    fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, Problem> {
+        let manifest = self.store.manifest(version)?;
+        self.manifests.keep(&manifest, Instant::now());
+        Ok(manifest)
+    }
 }
 
 fn representation(version: &Version, addressed: &Addressed, etag: String, length: u64) -> Representation {
@@ -76,13 +93,13 @@ fn published(version: &Version) -> Option<u64> {
 }
 
 async fn manifest(
-    State(store): State<Arc<Store>>,
+    State(shelf): State<Shelf>,
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (what, file, version) = blocking(move || {
-        let version = open(&store, &addressed)?;
+        let version = shelf.open(&addressed)?;
         let file = version.manifest_file()?;
         let length = file.metadata().map_err(|error| Problem::internal(&error))?.len();
         let etag = etag_of(&version.head().tree_digest);
@@ -107,13 +124,13 @@ enum Node {
 }
 
 async fn files(
-    State(store): State<Arc<Store>>,
+    State(shelf): State<Shelf>,
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let ask = (&method, &headers);
-    match blocking(move || node(&store, &addressed)).await? {
+    match blocking(move || node(&shelf, &addressed)).await? {
         Node::File(what, file, version) => reply(ask, &what, |range| {
             let length = range.end - range.start;
             stream(FileRange::new(file, range, version), length)
@@ -122,9 +139,9 @@ async fn files(
     }
 }
 
-fn node(store: &Store, addressed: &Addressed) -> Result<Node, Problem> {
-    let version = open(store, addressed)?;
-    let manifest = store.manifest(&version)?;
+fn node(shelf: &Shelf, addressed: &Addressed) -> Result<Node, Problem> {
+    let version = shelf.open(addressed)?;
+    let manifest = shelf.manifest(&version)?;
     let found = match &addressed.path {
         None => Found::Root,
         Some(path) => resolve(&manifest, path)?,
@@ -196,14 +213,14 @@ impl<'a> Listing<'a> {
 }
 
 async fn tree(
-    State(store): State<Arc<Store>>,
+    State(shelf): State<Shelf>,
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (what, version, manifest) = blocking(move || {
-        let version = open(&store, &addressed)?;
-        let manifest = store.manifest(&version)?;
+        let version = shelf.open(&addressed)?;
+        let manifest = shelf.manifest(&version)?;
         let etag = format!("\"{}.tar\"", version.head().tree_digest);
         let what = Representation {
             modified: published(&version),
@@ -221,13 +238,13 @@ async fn tree(
 }
 
 async fn archive(
-    State(store): State<Arc<Store>>,
+    State(shelf): State<Shelf>,
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (what, file, version) = blocking(move || {
-        let version = open(&store, &addressed)?;
+        let version = shelf.open(&addressed)?;
         let head = version.head().clone();
         let file = version.archive()?.ok_or_else(|| {
             let detail = format!("the archive of {}@{} was not kept", head.artifact, head.version);

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tower::ServiceExt as _;
 
 use super::caller::Peer;
-use super::files;
+use super::files::{self, Shelf};
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use crate::fs::{Meta, RelPath, apply_meta};
@@ -166,7 +166,8 @@ impl Fixture {
     pub(super) fn router(&self) -> Router {
         let observer = Observer { metrics: Metrics::new(Registry::default()), own_uid: 12345 };
         let peer = Peer::Tcp("127.0.0.1:9".parse().unwrap());
-        observed(files::routes().with_state(self.store.clone()), observer).layer(axum::Extension(peer))
+        let shelf = Shelf { store: self.store.clone(), manifests: Arc::default() };
+        observed(files::routes().with_state(shelf), observer).layer(axum::Extension(peer))
     }
 
     /// Asks those routes; `what` is below the version, as in `files/hello.txt`.

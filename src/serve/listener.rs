@@ -1,14 +1,12 @@
 //! Accepting connections: our own loop over TCP and the Unix socket, so that the peer's credentials, the number of
 //! connections and every wait of one are ours to say.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,16 +21,30 @@ use tower::ServiceExt as _;
 use super::caller::Peer;
 use super::patient::Patient;
 
-/// Connections of one listener; further ones wait in the system's accept queue, which is bounded too.
-const CONNECTIONS: usize = 1024;
-/// How long a connection may take to send a request's head, idle time before it included.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long a peer may take no bytes of an answer.
-const STALL_TIME: Duration = Duration::from_secs(60);
 /// Bytes of a request's head, and of an answer waiting to be sent.
 const BUFFER: usize = 64 * 1024;
 /// The wait after an accept that failed for want of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// What a listener and its connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections of one listener; further ones wait in the system's accept queue, which is bounded too.
+    pub(super) connections: usize,
+    /// How long a connection may take to send a request's head, idle time before it included.
+    pub(super) head_time: Duration,
+    /// How long a peer may take no bytes of an answer.
+    pub(super) stall_time: Duration,
+    /// How long requests in flight may take once the daemon is told to stop.
+    pub(super) drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(30) }
+    }
+}
 
 /// Where connections come from.
 pub(super) trait Accept {
@@ -68,6 +80,7 @@ impl Accept for UnixListener {
 #[derive(Debug)]
 pub(super) struct Connections {
     router: Router,
+    limits: Limits,
     graceful: GracefulShutdown,
     tasks: TaskTracker,
     /// Ends connections that outstay the drain.
@@ -75,14 +88,14 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(router: Router) -> Self {
+    pub(super) fn new(router: Router, limits: Limits) -> Self {
         let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
-        Self { router, graceful, tasks, end: CancellationToken::new() }
+        Self { router, limits, graceful, tasks, end: CancellationToken::new() }
     }
 
     /// Accepts until `cancel`.
     pub(super) async fn accept_from(&self, listener: impl Accept, cancel: &CancellationToken) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
         let next = async || {
             let place = places.clone().acquire_owned().await;
             let place = place.unwrap_or_else(|e| unreachable!("nobody closes this semaphore: {e}"));
@@ -110,13 +123,13 @@ impl Connections {
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
             let router = router.clone();
-            async move { Ok::<_, Infallible>(router.oneshot(Request::from(request.map(axum::body::Body::new))).await?) }
+            router.oneshot(request.map(axum::body::Body::new))
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
+            .header_read_timeout(self.limits.head_time)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Patient::new(stream, STALL_TIME)), answer);
+            .serve_connection(TokioIo::new(Patient::new(stream, self.limits.stall_time)), answer);
         let connection = self.graceful.watch(connection);
         let end = self.end.clone();
         self.tasks.spawn(async move {
@@ -127,8 +140,9 @@ impl Connections {
         });
     }
 
-    /// Finishes what is in flight within `patience`, then ends the rest.
-    pub(super) async fn drain(self, patience: Duration) {
+    /// Finishes what is in flight within the drain time, then ends the rest.
+    pub(super) async fn drain(self) {
+        let patience = self.limits.drain_time;
         self.tasks.close();
         if tokio::time::timeout(patience, self.graceful.shutdown()).await.is_err() {
             tracing::warn!(

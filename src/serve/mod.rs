@@ -16,6 +16,7 @@ mod fixture;
 mod gate;
 mod health;
 mod listener;
+mod manifests;
 mod metrics;
 mod observe;
 mod page;

@@ -71,3 +71,43 @@ fn log(method: &Method, path: &str, status: u16, peer: Option<Peer>, request: &s
         tracing::info!(%method, path, status, ?peer, request, milliseconds, "request");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::routing::get;
+    use http_body_util::BodyExt as _;
+    use prometheus_client::registry::Registry;
+    use tower::ServiceExt as _;
+
+    async fn boom() -> Response {
+        panic!("in a handler")
+    }
+
+    async fn ask(peer: Peer, uri: &str) -> (u16, serde_json::Value) {
+        let observer = Observer { metrics: Metrics::new(Registry::default()), own_uid: 5 };
+        let failing = async || Problem::internal(&std::io::Error::other("cannot read /secret/place"));
+        let routes = Router::new().route("/boom", get(boom)).route("/failing", get(failing));
+        let router = observed(routes, observer).layer(axum::Extension(peer));
+        let response = router.oneshot(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn failures_tell_the_owner_all_and_others_the_requests_id() {
+        let (tcp, owner) = (Peer::Tcp("127.0.0.1:9".parse().unwrap()), Peer::Unix { uid: 5 });
+        let (status, hidden) = ask(tcp, "/failing").await;
+        assert_eq!(status, 500);
+        assert!(hidden["detail"].as_str().unwrap().contains(hidden["requestId"].as_str().unwrap()), "{hidden}");
+        assert!(!hidden.to_string().contains("secret"), "{hidden}");
+        let (_, hidden) = ask(Peer::Unix { uid: 6 }, "/failing").await;
+        assert!(!hidden.to_string().contains("secret"), "{hidden}");
+        let (_, shown) = ask(owner, "/failing").await;
+        assert_eq!(shown["detail"], "cannot read /secret/place");
+        assert_eq!(ask(tcp, "/boom").await.0, 500);
+        assert_eq!(ask(tcp, "/nowhere").await.0, 404);
+    }
+}

@@ -273,15 +273,15 @@ impl From<VerifyAskError> for Problem {
 
 impl From<SeedError> for Problem {
     fn from(error: SeedError) -> Self {
-        // Transparent variants hide the file error from the chain of causes.
-        if let Some(file) = file_error(&error) {
-            return Self::file_operation(&error, file.is_no_space());
+        match error {
+            // Transparent: it stands in the error's place, not among its causes.
+            SeedError::Fs(file) => file.into(),
+            #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
+            error => match file_error(&error) {
+                Some(file) => Self::file_operation(&error, file.is_no_space()),
+                None => Self::new(Kind::Conflict, chain(&error), "change what the detail names, then ask again"),
+            },
         }
-        if matches!(error, SeedError::Fs(_)) {
-            let SeedError::Fs(file) = error;
-            return file.into();
-        }
-        Self::new(Kind::Conflict, chain(&error), "change what the detail names, then ask again")
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::address::Named;
 use super::ask::{RefreshQuery, SeedBody, VerifyBody, WaitQuery, json, json_or_default, named_version, named_wait};
 use super::caller::{Peer, Rights};
+use super::files::Shelf;
 use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
@@ -22,7 +23,6 @@ use super::{files, health, page, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
-use crate::store::Store;
 
 /// How long `wait` waits when it is not told.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
@@ -33,14 +33,14 @@ const VERIFY_TIME: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub(super) struct App {
     pub(super) reconciler: Reconciler,
-    pub(super) store: Arc<Store>,
+    pub(super) shelf: Shelf,
     pub(super) metrics: Arc<Metrics>,
     pub(super) gate: Gate,
 }
 
-impl FromRef<App> for Arc<Store> {
+impl FromRef<App> for Shelf {
     fn from_ref(app: &App) -> Self {
-        app.store.clone()
+        app.shelf.clone()
     }
 }
 

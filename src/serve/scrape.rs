@@ -21,8 +21,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
     let text = blocking(move || {
         let states = app.reconciler.states();
-        let space = app.store.space().inspect_err(|error| tracing::warn!(%error, "room on the store not known")).ok();
-        let gauges = gauges(&states, &app.store.inventory(), space);
+        let space =
+            app.shelf.store.space().inspect_err(|error| tracing::warn!(%error, "room on the store not known")).ok();
+        let gauges = gauges(&states, &app.shelf.store.inventory(), space);
         let mut text = String::new();
         encode_registry(&mut text, &app.metrics.registry)
             .and_then(|()| encode_registry(&mut text, &gauges))

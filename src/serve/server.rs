@@ -2,22 +2,21 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use super::files::Shelf;
 use super::gate::Gate;
-use super::listener::Connections;
+use super::listener::{Connections, Limits};
+use super::manifests::Manifests;
 use super::metrics::Metrics;
 use super::routes::{App, router};
 use super::socket::{Socket, SocketError};
 use crate::intent::Listen;
 use crate::reconcile::Reconciler;
-
-/// How long requests in flight may take once the daemon is told to stop.
-const DRAIN_TIME: Duration = Duration::from_secs(30);
 
 /// Bound listeners that do not answer yet; who connects waits.
 #[derive(Debug)]
@@ -78,12 +77,14 @@ impl Server {
             token_file: self.token_file.as_deref().map(Into::into),
             own_uid: rustix::process::geteuid().as_raw(),
         };
-        let store = reconciler.store().clone();
-        let connections = Connections::new(router(App { reconciler, store, metrics: Metrics::new(registry), gate }));
+        let manifests = Arc::new(Manifests::default());
+        let shelf = Shelf { store: reconciler.store().clone(), manifests: manifests.clone() };
+        let app = App { reconciler, shelf, metrics: Metrics::new(registry), gate };
+        let connections = Connections::new(router(app), Limits::default());
         let http = self.address().map(|address| address.to_string());
         let socket = self.socket().map(|path| path.display().to_string());
         tracing::info!(http, socket, "listening");
-        serve_on(connections, self, &cancel, DRAIN_TIME).await;
+        tokio::join!(serve_on(connections, self, &cancel), manifests.forget_idle(&cancel));
     }
 }
 
@@ -93,7 +94,7 @@ async fn bind_tcp(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
-async fn serve_on(connections: Connections, server: Server, cancel: &CancellationToken, drain: Duration) {
+async fn serve_on(connections: Connections, server: Server, cancel: &CancellationToken) {
     let tcp = async {
         if let Some((listener, _)) = server.tcp {
             connections.accept_from(listener, cancel).await;
@@ -107,7 +108,7 @@ async fn serve_on(connections: Connections, server: Server, cancel: &Cancellatio
         }
     };
     tokio::join!(tcp, unix);
-    connections.drain(drain).await;
+    connections.drain().await;
     tracing::info!("no longer listening");
 }
 

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,10 +23,10 @@ struct Running {
 }
 
 async fn run(router: Router) -> Running {
-    run_with(router, Duration::from_secs(60)).await
+    run_with(router, Limits::default()).await
 }
 
-async fn run_with(router: Router, drain: Duration) -> Running {
+async fn run_with(router: Router, limits: Limits) -> Running {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("s");
     let listen = Listen { http: Some("127.0.0.1:0".into()), socket: Some(socket.clone()), token_file: None };
@@ -33,7 +34,7 @@ async fn run_with(router: Router, drain: Duration) -> Running {
     let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
     assert_eq!(server.socket().unwrap(), socket);
     let until = cancel.clone();
-    let task = tokio::spawn(async move { serve_on(Connections::new(router), server, &until, drain).await });
+    let task = tokio::spawn(async move { serve_on(Connections::new(router, limits), server, &until).await });
     Running { address, socket, cancel, task, _root: root }
 }
 
@@ -120,7 +121,8 @@ async fn what_outstays_the_drain_is_ended() {
             std::future::pending::<()>().await;
         }
     };
-    let server = run_with(Router::new().route("/never", get(never)), Duration::from_millis(1)).await;
+    let limits = Limits { drain_time: Duration::from_millis(1), ..Limits::default() };
+    let server = run_with(Router::new().route("/never", get(never)), limits).await;
     let answer = tokio::spawn(exchange(TcpStream::connect(server.address).await.unwrap(), "/never"));
     begun.notified().await;
     server.cancel.cancel();
@@ -135,4 +137,46 @@ async fn a_taken_address_is_refused_with_what_to_do() {
     let listen = Listen { http, socket: None, token_file: None };
     let error = Server::bind(&listen).await.unwrap_err();
     assert!(error.to_string().contains("listen.http"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_request_is_closed() {
+    let limits = Limits { head_time: Duration::from_millis(10), ..Limits::default() };
+    let server = run_with(Router::new().route("/", get(whoami)), limits).await;
+    for half in ["", "GET / HTT"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        // Ends because the server closes, however it does.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+    server.cancel.cancel();
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_over_the_cap_wait_their_turn() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let busy = {
+        let (now, most) = (now.clone(), most.clone());
+        async move || {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            now.fetch_sub(1, SeqCst);
+            "done"
+        }
+    };
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let server = run_with(Router::new().route("/", get(busy)), limits).await;
+    let address = server.address;
+    let asks: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(async move { exchange(TcpStream::connect(address).await.unwrap(), "/").await }))
+        .collect();
+    for ask in asks {
+        assert!(ask.await.unwrap().ends_with("done"));
+    }
+    assert!(most.load(SeqCst) <= 2);
+    server.cancel.cancel();
+    server.task.await.unwrap();
 }
