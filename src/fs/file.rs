@@ -62,6 +62,14 @@ impl Dir {
         apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
     }
 
+    /// Sets the permission bits of a file or socket in a directory that only its owner writes to: a symlink put in its
+    /// place would be followed.
+    pub fn set_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
+        let (parent, name) = self.locate("set mode of", rel)?;
+        sys::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(|e| self.error("set mode of", rel, e))
+    }
+
     /// Sets owner, mode and times of this directory.
     pub fn apply_meta(&self, meta: &Meta) -> Result<()> {
         apply_meta(self, self.path(), meta)

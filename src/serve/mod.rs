@@ -1,1 +1,36 @@
 //! The local endpoint: HTTP over TCP and the Unix socket.
+//!
+//! What must hold: a path from outside is only ever opened beneath a version's tree, found in its manifest first
+//! (invariant 4); a version that is being read stays (its [`crate::store::Version`] is held for the body's life); a body
+//! that cannot be given whole ends in an error, never short (invariant 7); every wait has a limit, every buffer a bound.
+
+mod address;
+mod ask;
+mod body;
+mod caller;
+mod conditional;
+mod content;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod gate;
+mod health;
+mod listener;
+mod manifests;
+mod metrics;
+mod observe;
+mod page;
+mod patience;
+mod patient;
+mod problem;
+mod range;
+mod reply;
+mod resolve;
+mod routes;
+mod scrape;
+mod server;
+mod socket;
+mod tree_tar;
+
+pub use server::{BindError, Server};
+pub use socket::SocketError;

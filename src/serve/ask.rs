@@ -1,0 +1,175 @@
+//! Bodies and queries that callers send, read within limits and refused with what is wrong in them.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::extract::rejection::QueryRejection;
+use axum::http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::patience::Patience;
+use super::problem::{Kind, Problem, chain};
+use crate::intent::{Link, Swap, VersionName};
+
+const BODY_LIMIT: usize = 64 * 1024;
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// The body of `POST …/seed`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct SeedBody {
+    pub(super) target: String,
+    #[serde(default)]
+    pub(super) version: Option<VersionName>,
+    #[serde(default)]
+    pub(super) link: Option<Link>,
+    #[serde(default)]
+    pub(super) swap: Option<Swap>,
+    #[serde(default)]
+    pub(super) force: bool,
+    #[serde(default)]
+    pub(super) wait: Option<Patience>,
+}
+
+/// The body of `POST …/verify`; none at all is all of its defaults.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct VerifyBody {
+    pub(super) version: Option<VersionName>,
+    pub(super) repair: bool,
+}
+
+/// The query of `GET …/wait`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WaitQuery {
+    #[serde(default)]
+    pub(super) version: String,
+    #[serde(default)]
+    pub(super) timeout: String,
+}
+
+/// The query of `POST …/refresh`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RefreshQuery {
+    pub(super) wait: Option<Patience>,
+}
+
+/// The version that a caller names; `current` and nothing at all are no name.
+pub(super) fn named_version(given: &str) -> Result<Option<VersionName>, Problem> {
+    match given {
+        "" | "current" => Ok(None),
+        name => name.parse().map(Some).map_err(malformed),
+    }
+}
+
+/// The wait that a caller names, else `default`.
+pub(super) fn named_wait(given: &str, default: Duration) -> Result<Duration, Problem> {
+    match given {
+        "" => Ok(default),
+        text => text.parse::<Patience>().map(|wait| wait.0).map_err(malformed),
+    }
+}
+
+fn malformed(error: impl std::error::Error + 'static) -> Problem {
+    Problem::new(Kind::Malformed, chain(&error), "mend what the detail names, then ask again")
+}
+
+/// Reads a JSON body. The media type is demanded: without it a page in a browser could send one unasked.
+pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    require_json(&request)?;
+    let bytes = bytes(request.into_body()).await?;
+    serde_json::from_slice(&bytes).map_err(malformed)
+}
+
+/// Like [`json`], but an empty body stands for the default.
+pub(super) async fn json_or_default<T: DeserializeOwned + Default>(request: Request) -> Result<T, Problem> {
+    if http_body::Body::is_end_stream(request.body()) { Ok(T::default()) } else { json(request).await }
+}
+
+fn require_json(request: &Request) -> Result<(), Problem> {
+    let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = format!("the body has media type {essence:?}");
+    Err(Problem::new(Kind::MediaType, detail, "send JSON with `Content-Type: application/json`"))
+}
+
+async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
+    let read = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+    let read = read.map_err(|_| {
+        let detail = format!("the body did not come within {} s", BODY_TIME.as_secs());
+        Problem::new(Kind::TimedOut, detail, "send it at once")
+    })?;
+    read.map(http_body_util::Collected::to_bytes).map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Problem::new(Kind::TooLarge, format!("the body has more than {BODY_LIMIT} bytes"), "send less"),
+        None => Problem::new(Kind::Malformed, format!("the body cannot be read: {error}"), "send it again"),
+    })
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(Kind::Malformed, chain(&rejection), "mend the query, then ask again")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse as _;
+
+    fn request(media_type: &str, body: impl Into<Body>) -> Request {
+        Request::builder().header(CONTENT_TYPE, media_type).body(body.into()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_asked_for() {
+        let body = r#"{"target":"/data","version":"v1","link":"hardlink","swap":"inPlace","force":true,"wait":"10m"}"#;
+        let ask: SeedBody = json(request("application/json; charset=utf-8", body)).await.unwrap();
+        assert_eq!((ask.target.as_str(), ask.link, ask.swap), ("/data", Some(Link::Hardlink), Some(Swap::InPlace)));
+        assert_eq!(ask.wait.unwrap().0, Duration::from_secs(600));
+        let least: SeedBody = json(request("application/json", r#"{"target":"x"}"#)).await.unwrap();
+        assert!(least.version.is_none() && !least.force && least.wait.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_is_refused() {
+        let status = async |media_type, body: &str| {
+            json::<SeedBody>(request(media_type, body.to_owned())).await.unwrap_err().into_response().status()
+        };
+        let json = "application/json";
+        assert_eq!(status("text/plain", r#"{"target":"x"}"#).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(status(json, r#"{"target":"x","forse":true}"#).await, StatusCode::BAD_REQUEST);
+        assert_eq!(status(json, "{}").await, StatusCode::BAD_REQUEST);
+        assert_eq!(status(json, r#"{"target":"x","wait":"2h"}"#).await, StatusCode::BAD_REQUEST);
+        let large = format!(r#"{{"target":"{}"}}"#, "x".repeat(BODY_LIMIT));
+        assert_eq!(status(json, &large).await, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_all_defaults() {
+        let ask: VerifyBody = json_or_default(Request::new(Body::empty())).await.unwrap();
+        assert!(ask.version.is_none() && !ask.repair);
+        let ask: VerifyBody = json_or_default(request("application/json", r#"{"repair":true}"#)).await.unwrap();
+        assert!(ask.repair);
+    }
+
+    #[test]
+    fn empty_query_values_are_none() {
+        assert_eq!(named_version("").unwrap(), None);
+        assert_eq!(named_version("current").unwrap(), None);
+        assert_eq!(named_version("v1").unwrap().unwrap().as_str(), "v1");
+        assert!(named_version("../x").is_err());
+        assert_eq!(named_wait("", Duration::from_secs(60)).unwrap(), Duration::from_secs(60));
+        assert_eq!(named_wait("30s", Duration::ZERO).unwrap(), Duration::from_secs(30));
+        assert!(named_wait("2h", Duration::ZERO).is_err());
+    }
+}

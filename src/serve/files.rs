@@ -1,0 +1,309 @@
+//! A version over HTTP: its manifest, the files and directories of its tree, the tree as one tar stream, and the
+//! archive it was made from.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{FromRef, State};
+use axum::http::header::CONTENT_DISPOSITION;
+use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::response::Response;
+use axum::routing::get;
+use serde::Serialize;
+
+use super::address::Addressed;
+use super::body::{FileRange, stream};
+use super::conditional::etag_of;
+use super::content::{ContentError, media_type, open_entry};
+use super::manifests::Manifests;
+use super::problem::{Kind, Problem, chain};
+use super::reply::{Representation, reply};
+use super::resolve::{Found, ResolveError, children, content_of, resolve};
+use super::tree_tar::{self, TreeTar};
+use crate::fs::RelPath;
+use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::store::{Entry, EntryType, Manifest, Store, Version};
+
+/// Where versions are read from.
+#[derive(Debug, Clone)]
+pub(super) struct Shelf {
+    pub(super) store: Arc<Store>,
+    pub(super) manifests: Arc<Manifests>,
+}
+
+/// The routes of a version; all they need is the store.
+pub(super) fn routes<S>() -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Shelf: FromRef<S>,
+{
+    Router::new()
+        .route("/v1/artifacts/{name}/versions/{version}", get(manifest))
+        .route("/v1/artifacts/{name}/versions/{version}/files", get(files))
+        .route("/v1/artifacts/{name}/versions/{version}/files/", get(files))
+        .route("/v1/artifacts/{name}/versions/{version}/files/{*path}", get(files))
+        .route("/v1/artifacts/{name}/versions/{version}/tree.tar", get(tree))
+        .route("/v1/artifacts/{name}/versions/{version}/archive", get(archive))
+}
+
+/// Runs what blocks off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+impl Shelf {
+    /// Opens the version that an address names; it stays on disk for as long as it is held.
+    fn open(&self, addressed: &Addressed) -> Result<Version, Problem> {
+        let artifact = &addressed.artifact;
+        let version = match &addressed.version {
+            Some(version) => version.clone(),
+            None => self.store.holding(artifact).current.ok_or_else(|| {
+                let next = format!("GET /v1/artifacts/{artifact} says where it stands, …/wait waits for it");
+                Problem::new(Kind::NotFound, format!("{artifact} has no current version on this node"), next)
+            })?,
+        };
+        Ok(self.store.open_version(artifact, &version)?)
+    }
+
+    fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, Problem> {
+        let manifest = self.store.manifest(version)?;
+        self.manifests.keep(&manifest, Instant::now());
+        Ok(manifest)
+    }
+}
+
+fn representation(version: &Version, addressed: &Addressed, etag: String, length: u64) -> Representation {
+    Representation {
+        etag,
+        modified: None,
+        length,
+        media_type: "application/octet-stream",
+        version: version.head().version.clone(),
+        moving: addressed.version.is_none(),
+        ranges: true,
+    }
+}
+
+fn published(version: &Version) -> Option<u64> {
+    u64::try_from(version.head().published_at.as_second()).ok()
+}
+
+async fn manifest(
+    State(shelf): State<Shelf>,
+    addressed: Addressed,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (what, file, version) = blocking(move || {
+        let version = shelf.open(&addressed)?;
+        let file = version.manifest_file()?;
+        let length = file.metadata().map_err(|error| Problem::internal(&error))?.len();
+        let etag = etag_of(&version.head().tree_digest);
+        let what = Representation {
+            modified: published(&version),
+            media_type: "application/json",
+            ..representation(&version, &addressed, etag, length)
+        };
+        Ok((what, file, version))
+    })
+    .await?;
+    reply((&method, &headers), &what, |range| {
+        let length = range.end - range.start;
+        stream(FileRange::new(file, range, version), length)
+    })
+}
+
+/// What lies at a path in the tree.
+enum Node {
+    File(Representation, std::fs::File, Version),
+    Directory(Representation, Vec<u8>),
+}
+
+async fn files(
+    State(shelf): State<Shelf>,
+    addressed: Addressed,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let ask = (&method, &headers);
+    match blocking(move || node(&shelf, &addressed)).await? {
+        Node::File(what, file, version) => reply(ask, &what, |range| {
+            let length = range.end - range.start;
+            stream(FileRange::new(file, range, version), length)
+        }),
+        Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
+    }
+}
+
+fn node(shelf: &Shelf, addressed: &Addressed) -> Result<Node, Problem> {
+    let version = shelf.open(addressed)?;
+    let manifest = shelf.manifest(&version)?;
+    let found = match &addressed.path {
+        None => Found::Root,
+        Some(path) => resolve(&manifest, path)?,
+    };
+    let dir = match found {
+        Found::Entry(entry) if entry.kind != EntryType::Dir => {
+            if addressed.wants_dir {
+                return Err(ResolveError::NotFound.into());
+            }
+            return file(&version, &manifest, addressed, entry);
+        }
+        Found::Entry(entry) => Some(&entry.path),
+        Found::Root => None,
+    };
+    let listing = serde_json::to_vec(&Listing::of(&manifest, dir))
+        .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+    let etag = etag_of(&version.head().tree_digest);
+    let what = Representation {
+        modified: published(&version),
+        media_type: "application/json",
+        ranges: false,
+        ..representation(&version, addressed, etag, listing.len() as u64)
+    };
+    Ok(Node::Directory(what, listing))
+}
+
+fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &Entry) -> Result<Node, Problem> {
+    let digest = content_of(manifest, entry).and_then(|bytes| Digest::new(crate::intent::Algorithm::Sha256, &bytes));
+    let digest = digest.ok_or_else(|| {
+        let detail = format!("the manifest has no digest for {}", entry.path);
+        Problem::new(Kind::Internal, detail, "run `seedcache verify --repair` on this version")
+    })?;
+    let file = open_entry(version, entry)?;
+    let what = Representation {
+        modified: u64::try_from(entry.mtime_parts().0).ok(),
+        media_type: media_type(entry.path.file_name()),
+        ..representation(version, addressed, etag_of(&digest), entry.size)
+    };
+    Ok(Node::File(what, file, version.clone()))
+}
+
+/// A directory as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listing<'a> {
+    artifact: &'a ArtifactName,
+    version: &'a VersionName,
+    /// Below the tree; null for its top.
+    path: Option<&'a RelPath>,
+    entries: Vec<Listed<'a>>,
+}
+
+/// What a directory holds: the manifest's fields, the name in the path's place.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed<'a> {
+    name: Option<RelPath>,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+impl<'a> Listing<'a> {
+    fn of(manifest: &'a Manifest, path: Option<&'a RelPath>) -> Self {
+        let listed = |entry: &'a Entry| Listed { name: RelPath::parse(entry.path.file_name()).ok(), entry };
+        let head = &manifest.head;
+        let entries = children(manifest, path).map(listed).collect();
+        Self { artifact: &head.artifact, version: &head.version, path, entries }
+    }
+}
+
+async fn tree(
+    State(shelf): State<Shelf>,
+    addressed: Addressed,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (what, version, manifest) = blocking(move || {
+        let version = shelf.open(&addressed)?;
+        let manifest = shelf.manifest(&version)?;
+        let etag = format!("\"{}.tar\"", version.head().tree_digest);
+        let what = Representation {
+            modified: published(&version),
+            media_type: "application/x-tar",
+            ranges: false,
+            ..representation(&version, &addressed, etag, tree_tar::length(&manifest))
+        };
+        Ok((what, version, manifest))
+    })
+    .await?;
+    let name = format!("{}-{}.tar", version.head().artifact, version.head().version);
+    let length = what.length;
+    let response = reply((&method, &headers), &what, |_| stream(TreeTar::new(version, manifest), length))?;
+    Ok(as_download(response, &name))
+}
+
+async fn archive(
+    State(shelf): State<Shelf>,
+    addressed: Addressed,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (what, file, version) = blocking(move || {
+        let version = shelf.open(&addressed)?;
+        let head = version.head().clone();
+        let file = version.archive()?.ok_or_else(|| {
+            let detail = format!("the archive of {}@{} was not kept", head.artifact, head.version);
+            let next = "set keepArchive: true in its document; versions fetched from then on keep theirs, tree.tar gives the tree";
+            Problem::new(Kind::NotFound, detail, next)
+        })?;
+        let length = file.metadata().map_err(|error| Problem::internal(&error))?.len();
+        if length != head.archive.size {
+            let detail = format!("the kept archive has {length} bytes, not {}", head.archive.size);
+            let next = format!("run `seedcache verify {}@{} --repair`", head.artifact, head.version);
+            return Err(Problem::new(Kind::Internal, detail, next));
+        }
+        let modified = published(&version);
+        let what = Representation { modified, ..representation(&version, &addressed, etag_of(&head.archive.digest), length) };
+        Ok((what, file, version))
+    })
+    .await?;
+    let name = download_name(&version.head().source_url);
+    let response = reply((&method, &headers), &what, |range| {
+        let length = range.end - range.start;
+        stream(FileRange::new(file, range, version), length)
+    })?;
+    Ok(as_download(response, &name))
+}
+
+/// The last segment of the source's address, as far as it is safe in a quoted header value.
+fn download_name(source_url: &str) -> String {
+    let path = source_url.split(['?', '#']).next().unwrap_or_default();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let safe: String =
+        last.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+')).take(128).collect();
+    if safe.is_empty() { "archive".into() } else { safe }
+}
+
+fn as_download(mut response: Response, name: &str) -> Response {
+    let value = format!("attachment; filename=\"{name}\"");
+    if let Ok(value) = HeaderValue::from_str(&value) {
+        response.headers_mut().insert(CONTENT_DISPOSITION, value);
+    }
+    response
+}
+
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
+        Self::new(Kind::NotFound, error, "GET …/files/ lists what is in the tree")
+    }
+}
+
+impl From<ContentError> for Problem {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Fs(error) => error.into(),
+            ContentError::Damaged { ref artifact, ref version, .. } => {
+                let next = format!("run `seedcache verify {artifact}@{version} --repair`");
+                Self::new(Kind::Internal, chain(&error), next)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

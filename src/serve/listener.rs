@@ -1,0 +1,163 @@
+//! Accepting connections: our own loop over TCP and the Unix socket, so that the peer's credentials, the number of
+//! connections and every wait of one are ours to say.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::caller::Peer;
+use super::patient::Patient;
+
+/// Bytes of a request's head, and of an answer waiting to be sent.
+const BUFFER: usize = 64 * 1024;
+/// The wait after an accept that failed for want of descriptors or memory.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// What a listener and its connections may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections of one listener; further ones wait in the system's accept queue, which is bounded too.
+    pub(super) connections: usize,
+    /// How long a connection may take to send a request's head, idle time before it included.
+    pub(super) head_time: Duration,
+    /// How long a peer may take no bytes of an answer.
+    pub(super) stall_time: Duration,
+    /// How long requests in flight may take once the daemon is told to stop.
+    pub(super) drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(30) }
+    }
+}
+
+/// Where connections come from.
+pub(super) trait Accept {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, address) = TcpListener::accept(self).await?;
+        // Answers are written whole: waiting for more to send only delays them.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Peer::Tcp(address)))
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        let uid = stream.peer_cred()?.uid();
+        Ok((stream, Peer::Unix { uid }))
+    }
+}
+
+/// The connections of all listeners.
+#[derive(Debug)]
+pub(super) struct Connections {
+    router: Router,
+    limits: Limits,
+    graceful: GracefulShutdown,
+    tasks: TaskTracker,
+    /// Ends connections that outstay the drain.
+    end: CancellationToken,
+}
+
+impl Connections {
+    pub(super) fn new(router: Router, limits: Limits) -> Self {
+        let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
+        Self { router, limits, graceful, tasks, end: CancellationToken::new() }
+    }
+
+    /// Accepts until `cancel`.
+    pub(super) async fn accept_from(&self, listener: impl Accept, cancel: &CancellationToken) {
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let next = async || {
+            let place = places.clone().acquire_owned().await;
+            let place = place.unwrap_or_else(|e| unreachable!("nobody closes this semaphore: {e}"));
+            (place, listener.accept().await)
+        };
+        while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
+            match accepted {
+                Ok((stream, peer)) => self.serve(stream, peer, place),
+                Err(error) if is_peers_fault(&error) => tracing::debug!(%error, "connection lost before it was served"),
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        place: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        let router = self.router.clone();
+        let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            let router = router.clone();
+            router.oneshot(request.map(axum::body::Body::new))
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head_time)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(Patient::new(stream, self.limits.stall_time)), answer);
+        let connection = self.graceful.watch(connection);
+        let end = self.end.clone();
+        self.tasks.spawn(async move {
+            if let Some(Err(error)) = end.run_until_cancelled(connection).await {
+                tracing::debug!(?peer, error = super::problem::chain(&error), "connection ended");
+            }
+            drop(place);
+        });
+    }
+
+    /// Finishes what is in flight within the drain time, then ends the rest.
+    pub(super) async fn drain(self) {
+        let patience = self.limits.drain_time;
+        self.tasks.close();
+        if tokio::time::timeout(patience, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(
+                connections = self.tasks.len(),
+                seconds = patience.as_secs(),
+                "requests cut off at shutdown"
+            );
+        }
+        self.end.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// The peer went away between connecting and being accepted.
+fn is_peers_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NotConnected)
+}

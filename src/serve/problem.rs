@@ -1,0 +1,392 @@
+//! The one place that turns errors into RFC 9457 problem documents: what happened, and what to do next.
+//!
+//! A handler returns a [`Problem`]; the outermost layer, which knows the caller, writes it. So what tells of the host's
+//! paths goes to the log with the request's id, and to callers over TCP only the id.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use axum::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::caller::Denied;
+use crate::fs;
+use crate::reconcile::{ArtifactState, RefreshError, SeedAskError, VerifyAskError, WaitError};
+use crate::seed::SeedError;
+use crate::store::StoreError;
+
+/// What kind of problem it is: decides type, status and title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Malformed,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    TimedOut,
+    Conflict,
+    PreconditionFailed,
+    TooLarge,
+    MediaType,
+    Range,
+    Internal,
+    Unavailable,
+    NotReady,
+    ShuttingDown,
+    NoSpace,
+}
+
+impl Kind {
+    fn words(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Kind::Malformed => ("malformed", StatusCode::BAD_REQUEST, "The request is not understood"),
+            Kind::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED, "A token is needed"),
+            Kind::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "This is not allowed to you"),
+            Kind::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such thing here"),
+            Kind::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method does not fit the address")
+            }
+            Kind::TimedOut => ("timed-out", StatusCode::REQUEST_TIMEOUT, "Time is up"),
+            Kind::Conflict => ("conflict", StatusCode::CONFLICT, "What is there stands in the way"),
+            Kind::PreconditionFailed => {
+                ("precondition-failed", StatusCode::PRECONDITION_FAILED, "The condition does not hold")
+            }
+            Kind::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
+            Kind::MediaType => ("media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON"),
+            Kind::Range => ("range", StatusCode::RANGE_NOT_SATISFIABLE, "The range lies past the end"),
+            Kind::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The daemon failed"),
+            Kind::Unavailable => ("unavailable", StatusCode::BAD_GATEWAY, "The artifact cannot be had"),
+            Kind::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
+            Kind::ShuttingDown => ("shutting-down", StatusCode::SERVICE_UNAVAILABLE, "The daemon is stopping"),
+            Kind::NoSpace => ("no-space", StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+        }
+    }
+}
+
+/// An error as callers get it.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    next: Cow<'static, str>,
+    extra: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The detail is for the log and for the daemon's owner.
+    internal: bool,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl ToString, next: impl Into<Cow<'static, str>>) -> Self {
+        let (extra, headers) = (Map::new(), Vec::new());
+        Self { kind, detail: detail.to_string(), next: next.into(), extra, headers, internal: false }
+    }
+
+    /// An error that the caller has no part in.
+    pub(super) fn internal(error: &(dyn Error + 'static)) -> Self {
+        let next = "see the daemon's log; trying again may help";
+        Self { internal: true, ..Self::new(Kind::Internal, chain(error), next) }
+    }
+
+    /// A file operation that failed: on a full disk said so, else internal.
+    fn file_operation(error: &(dyn Error + 'static), no_space: bool) -> Self {
+        let internal = Self::internal(error);
+        if !no_space {
+            return internal;
+        }
+        Self {
+            kind: Kind::NoSpace,
+            next: "free room on the node, or remove versions that are not needed".into(),
+            ..internal
+        }
+    }
+
+    /// An extension member.
+    pub(super) fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
+        let value = serde_json::to_value(value)
+            .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+        self.extra.insert(name.into(), value);
+        self
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub(super) fn unsatisfiable(length: u64) -> Self {
+        let value = HeaderValue::try_from(format!("bytes */{length}"))
+            .unwrap_or_else(|e| unreachable!("digits are a header value: {e}"));
+        let detail = format!("there are {length} bytes, the range starts past them");
+        Self::new(Kind::Range, detail, "ask for a range inside, or without one").header(CONTENT_RANGE, value)
+    }
+
+    pub(super) fn no_route() -> Self {
+        Self::new(Kind::NotFound, "no endpoint has this address", "GET /v1/artifacts lists what can be read")
+    }
+
+    pub(super) fn no_method() -> Self {
+        Self::new(Kind::MethodNotAllowed, "this address does not take that method", "see the Allow header")
+    }
+
+    /// Whether the log should hear of it as an error.
+    pub(super) fn is_internal(&self) -> bool {
+        self.internal
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The document, for a caller who may (`trusted`) or may not see the host's paths.
+    pub(super) fn render(self, request_id: &str, trusted: bool) -> Response {
+        let (slug, status, title) = self.kind.words();
+        let detail = match self.internal && !trusted {
+            true => format!("see the daemon's log for request {request_id}"),
+            false => self.detail,
+        };
+        let mut document = json!({
+            "type": format!("urn:seedcache:problem:{slug}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": detail,
+            "next": self.next,
+        });
+        if let Value::Object(members) = &mut document {
+            members.insert("requestId".into(), request_id.into());
+            members.extend(self.extra);
+        }
+        let mut response = (status, document.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.extend(self.headers);
+        response
+    }
+}
+
+/// Carries the problem to the outermost layer, which writes it.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.words().1.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes the problem that a handler left in its answer, headers that routing set (`Allow`) kept.
+pub(super) fn write(mut response: Response, request_id: &str, trusted: bool) -> Response {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let allow = response.headers_mut().remove(ALLOW);
+    let mut written = problem.render(request_id, trusted);
+    if let Some(allow) = allow {
+        written.headers_mut().insert(ALLOW, allow);
+    }
+    written
+}
+
+/// An error with all its causes.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let all: Vec<String> = causes(error).map(ToString::to_string).collect();
+    all.join(": ")
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
+}
+
+/// The file operation at the root of an error, if one is.
+fn file_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a fs::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<fs::Error>())
+}
+
+impl From<fs::Error> for Problem {
+    fn from(error: fs::Error) -> Self {
+        Self::file_operation(&error, error.is_no_space())
+    }
+}
+
+impl From<tokio::task::JoinError> for Problem {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Fs(error) => error.into(),
+            StoreError::NoVersion { ref artifact, .. } => {
+                let next = format!("`seedcache versions {artifact}` lists those there are");
+                Self::new(Kind::NotFound, &error, next)
+            }
+            StoreError::Manifest { ref artifact, ref version, .. } => {
+                let next = format!("run `seedcache verify {artifact}@{version} --repair`");
+                Self::new(Kind::Internal, chain(&error), next)
+            }
+        }
+    }
+}
+
+fn with_state(kind: Kind, error: &WaitError, state: &ArtifactState, next: String) -> Problem {
+    Problem::new(kind, error, next).with("state", state)
+}
+
+impl From<WaitError> for Problem {
+    fn from(error: WaitError) -> Self {
+        match &error {
+            WaitError::Unknown { .. } => {
+                Self::new(Kind::NotFound, &error, "declare it in a document, or ask for another")
+            }
+            WaitError::TimedOut { state } => {
+                let next = format!("it may still come: ask again, or see `seedcache status {}`", state.name);
+                with_state(Kind::TimedOut, &error, state, next)
+            }
+            WaitError::Failed { state } => {
+                let next = match state.next_try {
+                    Some(at) => format!("mend what the detail says; the next try is at {at}"),
+                    None => format!("mend what the detail says, then run `seedcache refresh {}`", state.name),
+                };
+                with_state(Kind::Unavailable, &error, state, next)
+            }
+            WaitError::ShuttingDown => Self::new(Kind::ShuttingDown, &error, "ask again in a moment")
+                .header(RETRY_AFTER, HeaderValue::from_static("2")),
+        }
+    }
+}
+
+impl From<RefreshError> for Problem {
+    fn from(error: RefreshError) -> Self {
+        Self::new(Kind::NotFound, chain(&error), "`seedcache status` lists the artifacts there are")
+    }
+}
+
+impl From<VerifyAskError> for Problem {
+    fn from(error: VerifyAskError) -> Self {
+        match error {
+            VerifyAskError::Store(error) => error.into(),
+            other => Self::new(Kind::NotFound, chain(&other), "`seedcache status` lists the artifacts there are"),
+        }
+    }
+}
+
+impl From<SeedError> for Problem {
+    fn from(error: SeedError) -> Self {
+        match error {
+            // Transparent: it stands in the error's place, not among its causes.
+            SeedError::Fs(file) => file.into(),
+            #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
+            error => match file_error(&error) {
+                Some(file) => Self::file_operation(&error, file.is_no_space()),
+                None => Self::new(Kind::Conflict, chain(&error), "change what the detail names, then ask again"),
+            },
+        }
+    }
+}
+
+impl From<SeedAskError> for Problem {
+    fn from(error: SeedAskError) -> Self {
+        match error {
+            SeedAskError::Wait(error) => error.into(),
+            SeedAskError::Store(error) => error.into(),
+            SeedAskError::Seed(error) => error.into(),
+            SeedAskError::Target(error) => Self::new(
+                Kind::Malformed,
+                chain(&error),
+                "give a directory below seed.root, absolute or relative to it",
+            ),
+            SeedAskError::NotDeclared { .. } => {
+                Self::new(Kind::Forbidden, error, "declare the target under spec.seeds, or ask over the Unix socket")
+            }
+        }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let challenge = HeaderValue::from_static("Bearer realm=\"seedcache\"");
+        let next = match denied {
+            Denied::NoToken => {
+                "send `Authorization: Bearer` with the content of listen.tokenFile, or use the Unix socket"
+            }
+            Denied::WrongToken => "send the present content of listen.tokenFile, which is read anew for each request",
+            Denied::NotConfigured => "set listen.tokenFile in seedcache.yaml, or use the Unix socket",
+            Denied::Uid { .. } => "ask as root or as the user that the daemon runs as",
+        };
+        match denied {
+            Denied::NoToken | Denied::WrongToken => {
+                Self::new(Kind::Unauthorized, denied, next).header(WWW_AUTHENTICATE, challenge)
+            }
+            Denied::NotConfigured | Denied::Uid { .. } => Self::new(Kind::Forbidden, denied, next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::fixture::state;
+    use super::*;
+    use crate::reconcile::State;
+    use http_body_util::BodyExt as _;
+
+    async fn written(problem: Problem, trusted: bool) -> (u16, Value) {
+        let response = write(problem.into_response(), "77", trusted);
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    fn file_problem(kind: std::io::ErrorKind) -> fs::Error {
+        fs::Error::new("open", std::path::Path::new("/secret/place"), std::io::Error::from(kind))
+    }
+
+    #[tokio::test]
+    async fn each_error_has_its_status_and_a_next_step() {
+        let name: crate::intent::ArtifactName = "thing".parse().unwrap();
+        let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
+        let failed = || Box::new(failed.clone());
+        let table: [(Problem, u16, &str); 12] = [
+            (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
+            (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
+            (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
+            (WaitError::ShuttingDown.into(), 503, "shutting-down"),
+            (RefreshError::Unknown { name: name.clone() }.into(), 404, "not-found"),
+            (VerifyAskError::Unknown { name: name.clone() }.into(), 404, "not-found"),
+            (SeedAskError::NotDeclared { artifact: name.clone(), target: "x".into() }.into(), 403, "forbidden"),
+            (SeedAskError::Wait(WaitError::TimedOut { state: failed() }).into(), 408, "timed-out"),
+            (SeedError::Fs(file_problem(std::io::ErrorKind::StorageFull)).into(), 507, "no-space"),
+            (file_problem(std::io::ErrorKind::PermissionDenied).into(), 500, "internal"),
+            (StoreError::NoVersion { artifact: name, version: "v1".parse().unwrap() }.into(), 404, "not-found"),
+            (Denied::NotConfigured.into(), 403, "forbidden"),
+        ];
+        for (problem, status, slug) in table {
+            let (found, document) = written(problem, false).await;
+            assert_eq!(found, status, "{document}");
+            assert_eq!(document["type"], format!("urn:seedcache:problem:{slug}"));
+            assert!(!document["next"].as_str().unwrap().is_empty() && !document["title"].as_str().unwrap().is_empty());
+        }
+        let (_, timed_out) = written(WaitError::TimedOut { state: failed() }.into(), false).await;
+        assert_eq!(timed_out["state"]["name"], "thing");
+        let (_, unavailable) = written(WaitError::Failed { state: failed() }.into(), false).await;
+        assert!(unavailable["detail"].as_str().unwrap().contains("no route"), "{unavailable}");
+    }
+
+    #[tokio::test]
+    async fn host_paths_are_for_the_daemons_owner() {
+        for error in [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::StorageFull] {
+            let (_, hidden) = written(SeedError::Fs(file_problem(error)).into(), false).await;
+            assert!(!hidden.to_string().contains("secret"), "{hidden}");
+            assert!(hidden["detail"].as_str().unwrap().contains("77"), "{hidden}");
+            let (_, shown) = written(SeedError::Fs(file_problem(error)).into(), true).await;
+            assert!(shown["detail"].as_str().unwrap().contains("/secret/place: "), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_missing_token_is_challenged() {
+        let response = Problem::from(Denied::NoToken).render("1", false);
+        assert!(response.headers()[WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
+    }
+}

@@ -1,0 +1,186 @@
+//! A path in a tree, found in the manifest alone: symlinks are followed by what the manifest says, so that nothing on
+//! disk can lead out.
+
+use crate::fs::RelPath;
+use crate::store::{Entry, EntryType, Manifest};
+
+/// As many symlinks as Linux follows in one path.
+const HOPS: usize = 40;
+/// As long as a path may get while links are followed.
+const COMPONENTS: usize = 2048;
+
+/// What a path names once its symlinks are followed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Found<'a> {
+    /// The top of the tree.
+    Root,
+    /// A directory, a file or a further name of one.
+    Entry(&'a Entry),
+}
+
+/// Why a path names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ResolveError {
+    #[error("the tree has no such path")]
+    NotFound,
+    #[error("a symlink on the path leads out of the tree")]
+    Outside,
+    #[error("the path goes through more than {HOPS} symlinks")]
+    TooManyLinks,
+}
+
+/// The entry at exactly this path, symlinks not followed.
+pub(super) fn entry_at<'a>(manifest: &'a Manifest, path: &[u8]) -> Option<&'a Entry> {
+    let components = || path.split(|&b| b == b'/');
+    let at = manifest.entries.binary_search_by(|entry| entry.path.components().cmp(components())).ok()?;
+    Some(&manifest.entries[at])
+}
+
+/// Follows `path` through the manifest.
+pub(super) fn resolve<'a>(manifest: &'a Manifest, path: &RelPath) -> Result<Found<'a>, ResolveError> {
+    // Components still to go, the next one last.
+    let mut ahead: Vec<&[u8]> = path.components().rev().collect();
+    let mut done: Vec<&[u8]> = Vec::new();
+    let mut found = Found::Root;
+    let mut hops = 0;
+    while let Some(component) = ahead.pop() {
+        // Only a directory has anything below it, `.` and `..` included.
+        if matches!(found, Found::Entry(entry) if entry.kind != EntryType::Dir) {
+            return Err(ResolveError::NotFound);
+        }
+        match component {
+            b"" | b"." => continue,
+            b".." => {
+                done.pop().ok_or(ResolveError::Outside)?;
+                found = locate(manifest, &done)?;
+                continue;
+            }
+            name => done.push(name),
+        }
+        found = locate(manifest, &done)?;
+        if let Found::Entry(entry) = found
+            && entry.kind == EntryType::Symlink
+        {
+            hops += 1;
+            let target = entry.target.as_deref().unwrap_or_default();
+            if target.is_empty() || target[0] == b'/' {
+                return Err(ResolveError::Outside);
+            }
+            done.pop();
+            found = locate(manifest, &done)?;
+            ahead.extend(target.split(|&b| b == b'/').rev());
+            if hops > HOPS || ahead.len() > COMPONENTS {
+                return Err(ResolveError::TooManyLinks);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn locate<'a>(manifest: &'a Manifest, components: &[&[u8]]) -> Result<Found<'a>, ResolveError> {
+    if components.is_empty() {
+        return Ok(Found::Root);
+    }
+    entry_at(manifest, &components.join(&b'/')).map(Found::Entry).ok_or(ResolveError::NotFound)
+}
+
+/// The SHA-256 of a file's content; a further name has that of the file it names.
+pub(super) fn content_of(manifest: &Manifest, entry: &Entry) -> Option<[u8; 32]> {
+    match entry.kind {
+        EntryType::Hardlink => entry.sha256.or_else(|| entry_at(manifest, entry.target.as_deref()?)?.sha256),
+        _ => entry.sha256,
+    }
+}
+
+/// What lies directly in a directory (`None`: at the top), in the manifest's order.
+pub(super) fn children<'a>(manifest: &'a Manifest, dir: Option<&'a RelPath>) -> impl Iterator<Item = &'a Entry> {
+    let entries = &manifest.entries;
+    let (start, depth) = match dir {
+        None => (0, 1),
+        Some(dir) => (entries.partition_point(|entry| entry.path <= *dir), dir.depth() + 1),
+    };
+    entries[start..]
+        .iter()
+        .take_while(move |entry| dir.is_none_or(|dir| entry.path.starts_with(dir)))
+        .filter(move |entry| entry.path.depth() == depth)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::fixture::{entry, manifest};
+    use super::*;
+
+    fn sample() -> Manifest {
+        manifest(vec![
+            entry("a", EntryType::Dir, None),
+            entry("a/b", EntryType::Dir, None),
+            entry("a/b/file", EntryType::File, None),
+            entry("a/hard", EntryType::Hardlink, Some("a/b/file")),
+            entry("a/up", EntryType::Symlink, Some("../a/b//./file")),
+            entry("a-b", EntryType::File, None),
+            entry("dir", EntryType::Symlink, Some("a/b")),
+            entry("etc", EntryType::Symlink, Some("/etc")),
+            entry("loop", EntryType::Symlink, Some("loop")),
+            entry("out", EntryType::Symlink, Some("a/../../x")),
+            entry("through", EntryType::Symlink, Some("a-b/../a")),
+            entry("dangling", EntryType::Symlink, Some("nowhere")),
+            entry("top", EntryType::Symlink, Some("a/..")),
+        ])
+    }
+
+    #[test]
+    fn links_lead_where_the_manifest_says_and_never_out() {
+        let manifest = sample();
+        let find = |path: &str| match resolve(&manifest, &path.parse().unwrap()) {
+            Ok(Found::Root) => Ok(".".to_owned()),
+            Ok(Found::Entry(entry)) => Ok(entry.path.to_string()),
+            Err(error) => Err(error),
+        };
+        for (path, to) in [
+            ("a/b/file", "a/b/file"),
+            ("a/up", "a/b/file"),
+            ("dir", "a/b"),
+            ("dir/file", "a/b/file"),
+            ("a/hard", "a/hard"),
+            ("a-b", "a-b"),
+            ("top", "."),
+            ("top/a-b", "a-b"),
+        ] {
+            assert_eq!(find(path), Ok(to.to_owned()), "{path}");
+        }
+        for (path, why) in [
+            ("nothing", ResolveError::NotFound),
+            ("a/b/file/x", ResolveError::NotFound),
+            ("a/up/x", ResolveError::NotFound),
+            ("through", ResolveError::NotFound),
+            ("dangling", ResolveError::NotFound),
+            ("etc/passwd", ResolveError::Outside),
+            ("out", ResolveError::Outside),
+            ("loop", ResolveError::TooManyLinks),
+        ] {
+            assert_eq!(find(path), Err(why), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_lists_what_lies_directly_in_it() {
+        let manifest = sample();
+        let list = |dir: Option<&str>| -> Vec<String> {
+            let dir = dir.map(|dir| dir.parse().unwrap());
+            children(&manifest, dir.as_ref()).map(|entry| entry.path.to_string()).collect()
+        };
+        assert_eq!(list(Some("a")), ["a/b", "a/hard", "a/up"]);
+        assert_eq!(list(Some("a/b")), ["a/b/file"]);
+        assert_eq!(list(None), ["a", "a-b", "dangling", "dir", "etc", "loop", "out", "through", "top"]);
+    }
+
+    #[test]
+    fn a_further_name_has_the_digest_of_its_file() {
+        let manifest = sample();
+        let hard = entry_at(&manifest, b"a/hard").unwrap();
+        assert_eq!(hard.sha256, None);
+        assert_eq!(content_of(&manifest, hard), entry_at(&manifest, b"a/b/file").unwrap().sha256);
+        assert!(content_of(&manifest, hard).is_some());
+    }
+}

@@ -1,0 +1,116 @@
+//! The server: listeners bound early, so that their addresses are known, and served until the daemon stops.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+use super::files::Shelf;
+use super::gate::Gate;
+use super::listener::{Connections, Limits};
+use super::manifests::Manifests;
+use super::metrics::Metrics;
+use super::routes::{App, router};
+use super::socket::{Socket, SocketError};
+use crate::intent::Listen;
+use crate::reconcile::Reconciler;
+
+/// Bound listeners that do not answer yet; who connects waits.
+#[derive(Debug)]
+pub struct Server {
+    tcp: Option<(TcpListener, SocketAddr)>,
+    unix: Option<(Socket, UnixListener)>,
+    token_file: Option<PathBuf>,
+}
+
+/// Why the daemon cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The TCP address is not to be had.
+    #[error("cannot listen on {address}; if another daemon has it, stop that one or set listen.http (or --listen)")]
+    Tcp {
+        /// As configured.
+        address: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Unix socket is not to be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl Server {
+    /// Listens where the settings say: port 0 takes any free one, null listens not at all.
+    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
+        let tcp = match &listen.http {
+            None => None,
+            Some(address) => Some(bind_tcp(address).await.map_err(|source| {
+                let address = address.clone();
+                BindError::Tcp { address, source }
+            })?),
+        };
+        let unix = match &listen.socket {
+            None => None,
+            Some(path) => Some(Socket::bind(path).await?),
+        };
+        Ok(Self { tcp, unix, token_file: listen.token_file.clone() })
+    }
+
+    /// The TCP address, its real port in it.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The Unix socket.
+    pub fn socket(&self) -> Option<&Path> {
+        self.unix.as_ref().map(|(socket, _)| socket.path())
+    }
+
+    /// Serves until `cancel`, then finishes what is in flight (within 30 s) and returns. `registry` holds the metrics of
+    /// other rooms, to be shown with this one's.
+    pub async fn serve(self, reconciler: Reconciler, registry: Registry, cancel: CancellationToken) {
+        let gate = Gate {
+            token_file: self.token_file.as_deref().map(Into::into),
+            own_uid: rustix::process::geteuid().as_raw(),
+        };
+        let manifests = Arc::new(Manifests::default());
+        let shelf = Shelf { store: reconciler.store().clone(), manifests: manifests.clone() };
+        let app = App { reconciler, shelf, metrics: Metrics::new(registry), gate };
+        let connections = Connections::new(router(app), Limits::default());
+        let http = self.address().map(|address| address.to_string());
+        let socket = self.socket().map(|path| path.display().to_string());
+        tracing::info!(http, socket, "listening");
+        tokio::join!(serve_on(connections, self, &cancel), manifests.forget_idle(&cancel));
+    }
+}
+
+async fn bind_tcp(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+async fn serve_on(connections: Connections, server: Server, cancel: &CancellationToken) {
+    let tcp = async {
+        if let Some((listener, _)) = server.tcp {
+            connections.accept_from(listener, cancel).await;
+        }
+    };
+    let unix = async {
+        let Some((socket, listener)) = server.unix else { return };
+        connections.accept_from(listener, cancel).await;
+        if let Err(error) = socket.remove() {
+            tracing::warn!(%error, "socket not removed");
+        }
+    };
+    tokio::join!(tcp, unix);
+    connections.drain().await;
+    tracing::info!("no longer listening");
+}
+
+#[cfg(test)]
+mod tests;

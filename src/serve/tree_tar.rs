@@ -1,0 +1,308 @@
+//! A version's tree as a tar stream, made from the manifest while it is read: nothing is staged, and the same version
+//! always gives the same bytes.
+//!
+//! GNU headers, since busybox knows those: long names as `L` and `K` entries. A time that whole seconds after 1970
+//! cannot tell goes before its entry as a PAX record, which busybox skips.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use tar::{EntryType as Kind, Header};
+
+use super::body::FileRange;
+use super::content::open_entry;
+use crate::store::{Entry, EntryType, Manifest, Version};
+
+const BLOCK: u64 = 512;
+/// Two empty blocks end an archive.
+const END: usize = 1024;
+/// What fits into a header's name and link fields, a NUL kept for readers that want one.
+const SHORT: usize = 99;
+
+/// The tree of a version as a tar archive, to be read to its end.
+#[derive(Debug)]
+pub(super) struct TreeTar {
+    version: Version,
+    manifest: Arc<Manifest>,
+    /// The entry to come.
+    next: usize,
+    /// Header and padding bytes to give before anything else, from `at` on.
+    pending: Vec<u8>,
+    at: usize,
+    /// The file being given, and the padding after it.
+    file: Option<(FileRange, usize)>,
+    ended: bool,
+}
+
+/// Bytes of the whole archive.
+pub(super) fn length(manifest: &Manifest) -> u64 {
+    let entries =
+        manifest.entries.iter().map(|entry| head(entry).len() as u64 + content(entry).next_multiple_of(BLOCK));
+    entries.sum::<u64>() + END as u64
+}
+
+/// Bytes that follow the entry's header.
+fn content(entry: &Entry) -> u64 {
+    if entry.kind == EntryType::File { entry.size } else { 0 }
+}
+
+impl TreeTar {
+    pub(super) fn new(version: Version, manifest: Arc<Manifest>) -> Self {
+        Self { version, manifest, next: 0, pending: Vec::new(), at: 0, file: None, ended: false }
+    }
+
+    fn give(&mut self, bytes: Vec<u8>) {
+        self.pending = bytes;
+        self.at = 0;
+    }
+
+    /// Sets up what comes next; `false` at the end.
+    fn advance(&mut self) -> io::Result<bool> {
+        if let Some((_, padding)) = self.file.take() {
+            self.give(vec![0; padding]);
+            return Ok(true);
+        }
+        let Some(entry) = self.manifest.entries.get(self.next) else {
+            if std::mem::replace(&mut self.ended, true) {
+                return Ok(false);
+            }
+            self.give(vec![0; END]);
+            return Ok(true);
+        };
+        if entry.kind == EntryType::File {
+            let file = open_entry(&self.version, entry).map_err(io::Error::other)?;
+            // Below 512.
+            let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
+            self.file = Some((FileRange::new(file, 0..entry.size, self.version.clone()), padding));
+        }
+        self.give(head(entry));
+        self.next += 1;
+        Ok(true)
+    }
+}
+
+impl Read for TreeTar {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if self.at < self.pending.len() {
+                let n = buffer.len().min(self.pending.len() - self.at);
+                buffer[..n].copy_from_slice(&self.pending[self.at..self.at + n]);
+                self.at += n;
+                return Ok(n);
+            }
+            if let Some((file, _)) = &mut self.file {
+                match file.read(buffer)? {
+                    0 if file.is_done() => {}
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    n => return Ok(n),
+                }
+            }
+            if !self.advance()? {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+/// All header blocks of an entry.
+fn head(entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::with_capacity(BLOCK as usize);
+    let mut name = entry.path.as_bytes().to_vec();
+    let kind = match entry.kind {
+        EntryType::Dir => {
+            name.push(b'/');
+            Kind::Directory
+        }
+        EntryType::File => Kind::Regular,
+        EntryType::Symlink => Kind::Symlink,
+        EntryType::Hardlink => Kind::Link,
+    };
+    let link = entry.target.as_deref().unwrap_or_default();
+    let (seconds, record) = time(entry);
+    if let Some(record) = record {
+        extension(&mut out, Kind::XHeader, b"./PaxHeaders/entry", &record);
+    }
+    if link.len() > SHORT {
+        extension(&mut out, Kind::GNULongLink, b"././@LongLink", &[link, b"\0"].concat());
+    }
+    if name.len() > SHORT {
+        extension(&mut out, Kind::GNULongName, b"././@LongLink", &[&name[..], b"\0"].concat());
+    }
+    let mut header = blank(kind, content(entry));
+    header.set_mode(entry.mode & 0o7777);
+    header.set_uid(entry.uid.into());
+    header.set_gid(entry.gid.into());
+    header.set_mtime(seconds);
+    let fields = header.as_old_mut();
+    put(&mut fields.name, &name);
+    put(&mut fields.linkname, link);
+    finish(&mut out, header);
+    out
+}
+
+fn blank(kind: Kind, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header
+}
+
+fn finish(out: &mut Vec<u8>, mut header: Header) {
+    header.set_cksum();
+    out.extend_from_slice(header.as_bytes());
+}
+
+/// An entry that says something about the one after it.
+fn extension(out: &mut Vec<u8>, kind: Kind, name: &[u8], data: &[u8]) {
+    let mut header = blank(kind, data.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    put(&mut header.as_old_mut().name, name);
+    finish(out, header);
+    out.extend_from_slice(data);
+    out.resize(out.len().next_multiple_of(BLOCK as usize), 0);
+}
+
+fn put(field: &mut [u8; 100], bytes: &[u8]) {
+    let n = bytes.len().min(SHORT);
+    field[..n].copy_from_slice(&bytes[..n]);
+}
+
+/// The header's seconds, and a PAX record where they do not tell all.
+fn time(entry: &Entry) -> (u64, Option<Vec<u8>>) {
+    let (seconds, nanos) = entry.mtime_parts();
+    let whole = u64::try_from(seconds);
+    if let (Ok(whole), 0) = (whole, nanos) {
+        return (whole, None);
+    }
+    let total = entry.mtime.as_nanosecond();
+    let sign = if total < 0 { "-" } else { "" };
+    let (whole_part, fraction) = (total.unsigned_abs() / 1_000_000_000, total.unsigned_abs() % 1_000_000_000);
+    let value = format!("{sign}{whole_part}.{fraction:09}");
+    (whole.unwrap_or(0), Some(record("mtime", &value)))
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
+fn record(key: &str, value: &str) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    format!("{length} {key}={value}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::super::fixture::{Fixture, entry};
+    use super::*;
+    use crate::fs::RelPath;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn pax_records_count_their_own_length() {
+        assert_eq!(record("mtime", "1.5"), b"13 mtime=1.5\n");
+        // 9 + 90 is where the length of the length changes.
+        for n in 80..110 {
+            let bytes = record("k", &"v".repeat(n));
+            let length: usize = std::str::from_utf8(&bytes).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert_eq!(length, bytes.len());
+        }
+    }
+
+    #[test]
+    fn times_before_1970_and_parts_of_seconds_are_told() {
+        let at = |seconds, nanos| {
+            let entry =
+                Entry { mtime: jiff::Timestamp::new(seconds, nanos).unwrap(), ..entry("a", EntryType::Dir, None) };
+            let (seconds, record) = time(&entry);
+            (seconds, record.map(|record| String::from_utf8(record).unwrap()))
+        };
+        assert_eq!(at(7, 0), (7, None));
+        assert_eq!(at(7, 500_000_000), (7, Some("21 mtime=7.500000000\n".into())));
+        assert_eq!(at(-1, -500_000_000), (0, Some("22 mtime=-1.500000000\n".into())));
+        assert_eq!(at(-5, 0), (0, Some("22 mtime=-5.000000000\n".into())));
+    }
+
+    fn archive(fixture: &Fixture) -> Vec<u8> {
+        let (version, manifest) = fixture.opened();
+        let expected = length(&manifest);
+        let mut bytes = Vec::new();
+        TreeTar::new(version, manifest).read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, expected);
+        bytes
+    }
+
+    fn extract(program: &[&str], archive: &[u8], into: &Path) {
+        std::fs::create_dir_all(into).unwrap();
+        let mut child =
+            Command::new(program[0]).args(&program[1..]).arg("-C").arg(into).stdin(Stdio::piped()).spawn().unwrap();
+        io::Write::write_all(&mut child.stdin.take().unwrap(), archive).unwrap();
+        assert!(child.wait().unwrap().success(), "{program:?}");
+    }
+
+    /// `exact`: the program keeps parts of seconds, times before 1970 and those of directories; busybox does not.
+    fn check(manifest: &Manifest, fixture: &Fixture, at: &Path, exact: bool) {
+        for entry in &manifest.entries {
+            let path = at.join(entry.path.as_path());
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            let (seconds, nanos) = entry.mtime_parts();
+            if entry.kind != EntryType::Symlink {
+                assert_eq!(meta.mode() & 0o7777, entry.mode, "{}", entry.path);
+                if exact {
+                    assert_eq!((meta.mtime(), meta.mtime_nsec()), (seconds, i64::from(nanos)), "{}", entry.path);
+                } else if entry.kind != EntryType::Dir {
+                    assert_eq!(meta.mtime(), seconds, "{}", entry.path);
+                }
+            }
+            match entry.kind {
+                EntryType::Dir => assert!(meta.is_dir()),
+                EntryType::File => {
+                    assert_eq!(std::fs::read(&path).unwrap(), fixture.content(&entry.path), "{}", entry.path);
+                }
+                EntryType::Symlink => {
+                    let target = std::fs::read_link(&path).unwrap();
+                    assert_eq!(target.as_os_str().as_encoded_bytes(), entry.target.as_deref().unwrap());
+                }
+                EntryType::Hardlink => {
+                    let target = RelPath::parse(entry.target.as_deref().unwrap()).unwrap();
+                    assert_eq!(std::fs::symlink_metadata(at.join(target.as_path())).unwrap().ino(), meta.ino());
+                }
+            }
+        }
+        let found = std::fs::read_dir(at).unwrap().count();
+        assert_eq!(found, manifest.entries.iter().filter(|entry| entry.path.depth() == 1).count());
+    }
+
+    #[test]
+    fn gnu_tar_and_busybox_give_back_what_the_manifest_says() {
+        let fixture = Fixture::new();
+        let bytes = archive(&fixture);
+        assert_eq!(bytes, archive(&fixture), "the same bytes each time");
+        let (_, manifest) = fixture.opened();
+        let out = tempfile::tempdir().unwrap();
+        for (name, program, exact) in
+            [("gnu", &["tar", "-xpf", "-"][..], true), ("busybox", &["busybox", "tar", "-xpf", "-"][..], false)]
+        {
+            let into = out.path().join(name);
+            extract(program, &bytes, &into);
+            check(&manifest, &fixture, &into, exact);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_ends_the_archive_with_an_error() {
+        let fixture = Fixture::new();
+        fixture.damage("hello.txt");
+        let (version, manifest) = fixture.opened();
+        assert!(TreeTar::new(version, manifest).read_to_end(&mut Vec::new()).is_err());
+    }
+}
