@@ -1,6 +1,23 @@
-//! Composition: settings -> a running node. (to come)
+//! Composition: settings to a running node. The one place that wires the rooms.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::acquire::{ClientError, Fetcher};
+use crate::intent::{self, DocumentError, LogFormat, Settings};
+use crate::reconcile::{Parts, Reconciler};
+use crate::seed::{SeedError, Seeder};
+use crate::serve::{BindError, Server};
+use crate::store::{OpenError, Store};
+
+/// How long work in flight may take to end once the node is told to stop; below the 30 s that Kubernetes gives a pod.
+const DRAIN: Duration = Duration::from_secs(25);
 
 /// What the command line says about the node to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +34,182 @@ pub struct Options {
 
 /// Why the node does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum NodeError {}
+pub enum NodeError {
+    /// The settings are refused.
+    #[error("the settings are refused")]
+    Settings(#[source] DocumentError),
+    /// The configuration directory cannot be read.
+    #[error("the documents cannot be read")]
+    Documents(#[source] DocumentError),
+    /// `log.level` is none.
+    #[error("log.level {level:?} is no filter; write it like `info` or `seedcache=debug,info`")]
+    LogLevel {
+        /// What the settings say.
+        level: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[source] OpenError),
+    /// Targets cannot be reached.
+    #[error("seed.root cannot be opened")]
+    Seeder(#[source] SeedError),
+    /// No HTTP client.
+    #[error("the HTTP client cannot be made")]
+    Client(#[source] ClientError),
+    /// An address cannot be listened on.
+    #[error("the node cannot listen")]
+    Bind(#[source] BindError),
+    /// A defect.
+    #[error("a starting task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
 
-/// Runs the node until it is told to stop.
-pub async fn run(_options: Options) -> Result<(), NodeError> {
-    unimplemented!()
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    /// What it does.
+    pub reconciler: Reconciler,
+    /// Where it listens for TCP.
+    pub http: Option<SocketAddr>,
+    /// Where its socket is.
+    pub socket: Option<PathBuf>,
+    /// Targets lie below it.
+    pub seed_root: PathBuf,
+    /// Logs are lines for people.
+    pub talks_text: bool,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node: what is declared is warmed and served from here on.
+    pub async fn start(options: Options) -> Result<Self, NodeError> {
+        let (given, settings) = tokio::task::spawn_blocking(move || settings(options)).await??;
+        let talks_text = start_logging(&settings)?;
+        let (config, opened) = (given.config.clone(), settings.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
+        let (catalog, store, seeder) = opened.await??;
+        tell_refused(&catalog);
+        let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
+        let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
+        let (http, socket) = (server.address(), server.socket().map(std::path::Path::to_path_buf));
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        let concurrency = settings.fetch.concurrency as usize;
+        let parts = Parts { store, fetcher, seeder, catalog, concurrency };
+        let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
+        tasks.spawn(server.serve(reconciler.clone(), Registry::default(), cancel.child_token()));
+        tasks.spawn(follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), store = %settings.store.root.display(),
+            seed_root = %settings.seed.root.display(), http = http.map(tracing::field::display),
+            socket = socket.as_ref().map(|s| tracing::field::display(s.display().to_string())), "seedcache started");
+        let seed_root = settings.seed.root;
+        Ok(Self { reconciler, http, socket, seed_root, talks_text, tasks, cancel })
+    }
+
+    /// Ends the node: requests in flight are finished, downloads are left to be resumed.
+    pub async fn stop(self) {
+        tracing::info!("seedcache stops");
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!(limit_s = DRAIN.as_secs(), "work in flight did not end in time and is given up");
+        }
+        // The store is closed here, off the async threads: it writes its index out.
+        drop(tokio::task::spawn_blocking(move || drop(self.reconciler)).await);
+        tracing::info!("seedcache stopped");
+    }
+}
+
+/// The settings with what the command line says in its place, and the options with the configuration's absolute path.
+fn settings(mut options: Options) -> Result<(Options, Settings), NodeError> {
+    let load = || {
+        options.config = crate::fs::absolute(&options.config)?;
+        let mut settings = intent::load_settings(&options.config)?;
+        settings.apply(options.root.as_deref(), options.listen.clone(), options.socket.clone())?;
+        Ok(settings)
+    };
+    let settings = { load }().map_err(NodeError::Settings)?;
+    Ok((options, settings))
+}
+
+fn tell_refused(catalog: &intent::Catalog) {
+    for refused in &catalog.refused {
+        let error = intent::error_chain(&*refused.error);
+        tracing::error!(file = %refused.file.display(), error, "document refused; the others go on");
+    }
+}
+
+/// Takes up changed documents while the node runs. Settings are read once: that they changed is only said.
+async fn follow(options: Options, running: Settings, reconciler: Reconciler, cancel: CancellationToken) {
+    let mut watch = intent::Watch::new(&options.config);
+    let mut told = None;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = watch.hint() => {}
+        }
+        let again = options.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let catalog = intent::load_catalog(&again.config).map_err(NodeError::Documents);
+            (catalog, settings(again).map(|(_, settings)| settings))
+        });
+        let Ok((catalog, settings)) = read.await else { continue };
+        match catalog {
+            Ok(catalog) => {
+                if reconciler.set_catalog(catalog) {
+                    tell_refused(&reconciler.catalog());
+                    tracing::info!("documents changed and were taken up");
+                }
+            }
+            // A directory that is being replaced: what was read last goes on.
+            Err(error) => tracing::warn!(error = intent::error_chain(&error), "documents cannot be read now"),
+        }
+        match settings {
+            Ok(settings) if settings == running => told = None,
+            Ok(_) => tell_once(&mut told, "restart the daemon for the changed settings to take effect".into()),
+            Err(error) => tell_once(&mut told, intent::error_chain(&error)),
+        }
+    }
+}
+
+fn tell_once(told: &mut Option<String>, what: String) {
+    if told.as_ref() != Some(&what) {
+        tracing::warn!(what, "settings changed");
+        *told = Some(what);
+    }
+}
+
+type Opened = (intent::Catalog, Arc<Store>, Arc<Seeder>);
+
+fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeError> {
+    let catalog = intent::load_catalog(config).map_err(NodeError::Documents)?;
+    let store = Arc::new(Store::open(&settings.store.root).map_err(NodeError::Store)?);
+    let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
+    Ok((catalog, store, seeder))
+}
+
+/// Logs go to standard error. Returns whether they are lines for people.
+fn start_logging(settings: &Settings) -> Result<bool, NodeError> {
+    use std::io::IsTerminal as _;
+    let level = &settings.log.level;
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|source| NodeError::LogLevel { level: level.clone(), source })?;
+    let terminal = std::io::stderr().is_terminal();
+    let text = match settings.log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second node in one process (tests) keeps the first one's log.
+    let _ = if text {
+        subscriber.with_ansi(terminal).with_target(false).try_init()
+    } else {
+        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    };
+    Ok(text)
 }

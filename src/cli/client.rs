@@ -60,11 +60,6 @@ struct VerifyQuestion<'a> {
 }
 
 #[derive(Deserialize)]
-struct Artifacts {
-    artifacts: Vec<ArtifactState>,
-}
-
-#[derive(Deserialize)]
 struct Results {
     results: Vec<VerifyResult>,
 }
@@ -78,7 +73,7 @@ impl Client {
     /// Every artifact.
     pub(super) async fn artifacts(&self) -> Result<Vec<ArtifactState>, ClientError> {
         let question = get("/v1/artifacts".to_owned());
-        self.ask(&question).await.map(|answer: Artifacts| answer.artifacts)
+        self.ask(&question).await
     }
 
     /// One of them.

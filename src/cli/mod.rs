@@ -9,6 +9,7 @@ mod connection;
 mod details;
 mod exit;
 mod follow;
+mod greeting;
 mod human;
 mod named;
 mod output;
@@ -132,7 +133,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, out),
         Command::Ask(asked) => ask(&Client::new(cli.server, token::read(cli.token_file.as_deref())?), asked, out),
         Command::Check { paths } => Ok(if check::run(&paths, out)? { Exit::Done } else { Exit::Failed }),
         Command::Schema => Ok(schema::run(out).map(|()| Exit::Done)?),

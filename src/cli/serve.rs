@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use super::exit::{Exit, Failure};
-use crate::node;
+use super::greeting;
+use super::output::Output;
+use crate::node::{Node, Options};
 
 /// Run the daemon of this node.
 #[derive(Debug, clap::Args)]
@@ -22,10 +26,43 @@ pub(super) struct Args {
     socket: Option<PathBuf>,
 }
 
-/// Runs until it is told to stop.
-pub(super) fn run(args: Args) -> Result<Exit, Failure> {
+/// Runs until it is told to stop: SIGTERM or SIGINT.
+pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
     let Args { config, root, listen, socket } = args;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(node::run(node::Options { config, root, listen, socket }))?;
-    Ok(Exit::Done)
+    runtime.block_on(async {
+        let mut stop = Stop::new().map_err(Failure::Runtime)?;
+        let node = Node::start(Options { config, root, listen, socket }).await?;
+        let told = async {
+            if node.talks_text {
+                greeting::greet(&node, out).await?;
+            }
+            Ok::<_, Failure>(std::future::pending::<()>().await)
+        };
+        tokio::select! {
+            () = stop.asked() => {}
+            failed = told => failed?,
+        }
+        node.stop().await;
+        Ok(Exit::Done)
+    })
+}
+
+/// The signals that end the daemon.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

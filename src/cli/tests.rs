@@ -280,7 +280,7 @@ fn without_time_left_a_broken_connection_is_an_unreachable_daemon() {
 
 #[test]
 fn status_shows_a_table_the_details_or_the_daemons_own_json() {
-    let all = serde_json::json!({"artifacts": [artifact(None)], "later": true});
+    let all = serde_json::json!([artifact(None)]);
     let ran = run(&["status"], vec![say(200, &all)]);
     assert!(ran.printed.starts_with("NAME") && ran.printed.contains("smartos-platform  Ready"), "{}", ran.printed);
     let ran = run(&["status", "-o", "json"], vec![say(200, &all)]);
@@ -329,7 +329,7 @@ fn verify_fails_on_damage_and_not_when_it_was_repaired() {
     assert_eq!(ran.code(), 0);
     assert_eq!(ran.asked[0].1, r#"{"version":"20260101T000000Z","repair":false}"#);
 
-    let all = say(200, &serde_json::json!({"artifacts": [artifact(None)]}));
+    let all = say(200, &serde_json::json!([artifact(None)]));
     let ran = run(&["verify"], vec![all, results(&verified(1))]);
     assert_eq!(ran.code(), 1);
 

@@ -38,6 +38,14 @@ impl Catalog {
         next
     }
 
+    /// Whether two catalogs declare and refuse the same.
+    pub fn says_the_same(&self, other: &Catalog) -> bool {
+        let refusals = |catalog: &Catalog| -> Vec<String> {
+            catalog.refused.iter().map(|refused| super::error_chain(&*refused.error)).collect()
+        };
+        self.artifacts == other.artifacts && refusals(self) == refusals(other)
+    }
+
     /// The error that a refused document of this name gave, if there is one.
     pub fn refusal_of(&self, name: &ArtifactName) -> Option<&Refused> {
         self.refused.iter().find(|refused| refused.name.as_ref() == Some(name))

@@ -95,8 +95,11 @@ pub enum Problem {
     #[error("the target lies in the store; choose a directory outside .seedcache")]
     TargetInStore,
     /// Not a regular expression.
-    #[error("it is no regular expression")]
-    Pattern(#[source] Box<regex::Error>),
+    #[error("it is no regular expression: {why}")]
+    Pattern {
+        /// What the parser says, its drawing left out.
+        why: String,
+    },
     /// No way to find the version.
     #[error("the pattern has groups, but none named `version`; write `(?<version>…)` around the version's name")]
     PatternGroup,

@@ -99,7 +99,7 @@ fn versions(base: &str, source: &Versions<'_>) -> Result<(), Wrong> {
     let Some(latest) = source.latest else { return Ok(()) };
     if let Some(pattern) = &latest.pattern {
         let field = format!("{base}.latest.pattern");
-        let regex = Regex::new(pattern).map_err(|e| (field.clone(), Problem::Pattern(Box::new(e))))?;
+        let regex = Regex::new(pattern).map_err(|e| (field.clone(), not_a_pattern(&e)))?;
         let named = regex.capture_names().flatten().any(|name| name == "version");
         if regex.captures_len() > 1 && !named {
             return wrong(field, Problem::PatternGroup);
@@ -127,6 +127,13 @@ fn versions(base: &str, source: &Versions<'_>) -> Result<(), Wrong> {
         }
         _ => Ok(()),
     }
+}
+
+/// The parser draws the pattern over several lines; the last one says what is wrong.
+fn not_a_pattern(error: &regex::Error) -> Problem {
+    let drawn = error.to_string();
+    let why = drawn.lines().next_back().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Problem::Pattern { why }
 }
 
 /// Every `{…}` is one that is filled in.

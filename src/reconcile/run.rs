@@ -112,10 +112,15 @@ impl Reconciler {
         reconciler
     }
 
-    /// Takes a new catalog as what operators want. Steps that follow a document no longer there are given up.
-    pub fn set_catalog(&self, catalog: Catalog) {
+    /// Takes a new catalog as what operators want; false when it says what the last one did. Steps that follow a document
+    /// no longer there are given up.
+    pub fn set_catalog(&self, catalog: Catalog) -> bool {
         let mut world = self.shared.world();
-        world.catalog = Catalog::succeed(&world.catalog, catalog);
+        let catalog = Catalog::succeed(&world.catalog, catalog);
+        if catalog.says_the_same(&world.catalog) {
+            return false;
+        }
+        world.catalog = catalog;
         let World { catalog, tracked } = &mut *world;
         tracked.retain(|name, tracked| {
             let kept = catalog.artifacts.get(name).is_some_and(|a| a.generation == tracked.generation);
@@ -138,6 +143,12 @@ impl Reconciler {
         }
         drop(world);
         self.shared.changed();
+        true
+    }
+
+    /// What operators want, as it was last taken.
+    pub fn catalog(&self) -> Catalog {
+        self.shared.world().catalog.clone()
     }
 
     /// The store it works on, for readers.

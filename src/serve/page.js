@@ -50,7 +50,7 @@ const show = async () => {
   try {
     const response = await fetch("/v1/artifacts", { cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (!response.ok) { throw new Error(`the daemon answers ${response.status}`); }
-    const { artifacts } = await response.json();
+    const artifacts = await response.json();
     const list = document.getElementById("artifacts");
     list.replaceChildren(...artifacts.map(artifact));
     if (artifacts.length === 0) { list.append(make("p", { textContent: "No artifact is declared or on this node." })); }

@@ -70,13 +70,8 @@ impl App {
     }
 }
 
-#[derive(Serialize)]
-struct Artifacts {
-    artifacts: Vec<ArtifactState>,
-}
-
-async fn list(State(app): State<App>) -> Json<Artifacts> {
-    Json(Artifacts { artifacts: app.reconciler.states() })
+async fn list(State(app): State<App>) -> Json<Vec<ArtifactState>> {
+    Json(app.reconciler.states())
 }
 
 async fn one(State(app): State<App>, Named(name): Named) -> Result<Json<ArtifactState>, Problem> {
