@@ -17,5 +17,5 @@ pub use fetcher::{AcquireError, Acquired, Fetcher};
 pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
 pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
-pub use source::http::{ClientError, HttpError};
+pub use source::{ClientError, HttpError};
 pub use unpack::{UnpackError, Unpacked, unpack};

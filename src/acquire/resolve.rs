@@ -16,8 +16,7 @@ pub use naming::NamingError;
 pub(super) use naming::{by_digest, find_version};
 pub use sums::SumsError;
 
-use super::source::http::HttpError;
-use super::source::redacted;
+use super::source::{HttpError, redacted};
 use crate::intent::{Algorithm, Digest, VersionName};
 use crate::store::{ManifestHead, ResolvedFrom};
 

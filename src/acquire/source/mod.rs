@@ -1,11 +1,13 @@
 //! Where bytes come from, and how an address is shown: never with user info, a query's values or a fragment.
 
+mod error;
 pub(super) mod file;
 pub(super) mod http;
 #[cfg(test)]
 pub(super) mod origin;
 pub(super) mod pace;
 
+pub use error::{ClientError, HttpError};
 use reqwest::Url;
 
 /// The address without what may be secret: user info, the query's values, the fragment.

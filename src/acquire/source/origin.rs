@@ -1,10 +1,12 @@
 //! A scripted origin on loopback for tests: each request is answered by a closure, byte for byte as it says.
 
+#![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A request as it came.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +55,11 @@ impl Reply {
         Self::bare(status, body).with("Content-Length", body.len())
     }
 
+    /// No answer at all.
+    pub(in crate::acquire) fn mute() -> Self {
+        Self { head: String::new(), body: Vec::new(), ending: Ending::Stall }
+    }
+
     pub(in crate::acquire) fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.head.push_str(&format!("{name}: {value}\r\n"));
         self
@@ -94,13 +101,36 @@ impl Drop for Origin {
 impl Origin {
     /// Answers the n-th request (from 0) with what `script` says.
     pub(in crate::acquire) async fn start(script: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(None, script).await
+    }
+
+    /// The same over TLS.
+    pub(in crate::acquire) async fn start_tls(
+        acceptor: TlsAcceptor,
+        script: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(Some(acceptor), script).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, script: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let base = format!("{scheme}://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (log, script) = (asked.clone(), Arc::new(script));
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, log.clone(), script.clone()));
+                let (log, script, tls) = (log.clone(), script.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => answer(stream, log, script).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                answer(stream, log, script).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { base, asked, serving }
@@ -117,7 +147,7 @@ impl Origin {
 }
 
 async fn answer(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     log: Arc<Mutex<Vec<Asked>>>,
     script: Arc<impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static>,
 ) {
@@ -131,21 +161,31 @@ async fn answer(
     let text = String::from_utf8(head).unwrap();
     let mut lines = text.lines();
     let mut first = lines.next().unwrap_or_default().split(' ');
-    let mut asked = Asked::default();
-    asked.method = first.next().unwrap_or_default().into();
-    asked.target = first.next().unwrap_or_default().into();
-    let headers = lines.filter_map(|line| line.split_once(": "));
-    asked.headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
+    let asked = Asked {
+        method: first.next().unwrap_or_default().into(),
+        target: first.next().unwrap_or_default().into(),
+        headers: lines
+            .filter_map(|line| line.split_once(": "))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .collect(),
+    };
     let reply = {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.push(asked.clone());
         script(log.len() - 1, &asked)
     };
+    if reply.head.is_empty() {
+        let _ = stream.read_u8().await;
+        return;
+    }
     let head = format!("{}Connection: close\r\n\r\n", reply.head);
     let body = if asked.method == "HEAD" { &[][..] } else { &reply.body };
     // The client may have gone: that is its test's business.
     let _ = stream.write_all(&[head.as_bytes(), body].concat()).await;
     let _ = stream.flush().await;
+    if reply.ending == Ending::Close {
+        let _ = stream.shutdown().await;
+    }
     if reply.ending == Ending::Stall {
         let _ = stream.read_u8().await;
     }

@@ -231,11 +231,11 @@ fn fitted(step: &Step, noise: Event, written: u64) -> Event {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn every_sequence_ends_and_no_body_is_taken_at_a_wrong_offset(
-        events in proptest::collection::vec(prop_oneof![event(true), event(false)], 600),
+        events in proptest::collection::vec(prop_oneof![event(true), event(false)], 200),
         locations in 1usize..4,
         spliceable: bool,
         seed: u64,
