@@ -18,4 +18,4 @@ pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
 pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
 pub use source::{ClientError, HttpError};
-pub use unpack::{UnpackError, Unpacked, unpack};
+pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};

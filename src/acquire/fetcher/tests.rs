@@ -470,3 +470,53 @@ async fn versions_are_named_by_what_was_unpacked() {
     let unfit = named(Naming::TopDirectory { pattern: Some("none".into()) }).await;
     assert!(matches!(unfit, Err(AcquireError::Naming { .. })));
 }
+
+/// A gzipped tar with one file of `size` bytes below one directory.
+fn tarball(size: usize) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let content: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(size).collect();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "platform-20260101T000000Z/unix", &content[..]).unwrap();
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+#[tokio::test]
+async fn an_archive_is_unpacked_while_it_downloads_over_cuts() {
+    let bench = Bench { fetcher: Fetcher::new(&FetchSettings::default()).unwrap(), ..Bench::new() };
+    let body = tarball(5 << 20);
+    let bytes = body.clone();
+    let origin = Origin::start(move |n, asked| {
+        let reply = Reply::honest(asked, &bytes, "\"a\"");
+        if n == 0 { reply.cut(2_000_000, Ending::Close) } else { reply }
+    })
+    .await;
+    let mut artifact = http(&[origin.url("/x.tgz")]);
+    artifact.spec.unpack.strip_components = 1;
+    let naming = Naming::TopDirectory { pattern: Some(r"\d+T\d+Z".into()) };
+    let resolution = Resolution { naming, ..resolution(&artifact, vec![]) };
+    let (staging, progress) = (&bench.staging, &bench.progress);
+    let acquired = bench.fetcher.acquire(&artifact, &resolution, staging, progress, &bench.cancel).await.unwrap();
+    assert_eq!(acquired.version.as_str(), "20260101T000000Z");
+    assert_eq!(acquired.digest, Digest::sha256(&body));
+    let [entry] = &acquired.entries[..] else { panic!("{:?}", acquired.entries) };
+    assert_eq!((entry.path.to_str(), entry.size), (Some("unix"), 5 << 20));
+    let content = bench.read("version/tree/unix").unwrap();
+    assert_eq!(entry.sha256.map(hex::encode), Some(Digest::sha256(&content).hex()));
+    assert_eq!(bench.progress.snapshot().entries, 1);
+    assert_eq!(origin.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_without_saying_so_is_refused() {
+    let bench = Bench { fetcher: Fetcher::new(&FetchSettings::default()).unwrap(), ..Bench::new() };
+    let body = tarball(1 << 20);
+    let half = body[..body.len() / 2].to_vec();
+    let origin = Origin::start(move |_, _| Reply::bare(200, &half)).await;
+    let error = bench.acquire(&http(&[origin.url("/x.tgz")]), vec![]).await.unwrap_err();
+    assert!(matches!(error, AcquireError::Unpack { .. }) && error.is_bad_content(), "{error}");
+    let error = bench.acquire(&http(&[origin.url("/x.tgz")]), vec![Digest::sha256(&body)]).await.unwrap_err();
+    assert!(matches!(error, AcquireError::Digest { .. }), "{error}");
+    bench.leaves(&["archive.part", "download.json"]);
+}

@@ -1,11 +1,38 @@
-//! An archive stream to a tree below a directory handle.
+//! An archive stream to a tree below a directory handle, every file hashed in the same pass.
+//!
+//! Two threads: one decodes ([`codec`]), the caller's reads the tar ([`member`]), judges ([`policy`], [`tree`]) and
+//! writes ([`write`]). What must hold: whatever is wrong refuses the whole archive and names the entry; nothing is
+//! written outside the tree, no link leads out of it; memory does not grow with bytes, only with the number of entries.
+
+mod codec;
+mod error;
+mod header;
+mod input;
+mod member;
+mod pax;
+mod policy;
+mod sparse;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod write;
 
 use std::io::Read;
 
+use self::member::{Kind, Members};
+use self::policy::{Policy, Verdict};
+use self::stream::Stream;
+use self::write::Writer;
 use super::Progress;
-use crate::fs::Dir;
-use crate::intent::Unpack;
+use crate::fs::{Dir, RelPath};
+use crate::intent::{Unpack, UnpackFormat};
 use crate::store::Entry;
+
+pub use codec::Codec;
+pub use error::UnpackError;
+pub use header::Malformed;
+pub use policy::Refusal;
 
 /// What was unpacked.
 #[derive(Debug)]
@@ -18,50 +45,92 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
-/// Why an archive is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The input stream failed.
-    #[error("the archive cannot be read")]
-    Read {
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It ends too early.
-    #[error("the archive is cut short {place}")]
-    Truncated {
-        /// Where, in words.
-        place: Box<str>,
-    },
-    /// The tree cannot be written.
-    #[error("the tree cannot be written")]
-    Write {
-        /// Which operation, on what.
-        #[from]
-        source: crate::fs::Error,
-    },
-}
-
-impl UnpackError {
-    /// The disk is full.
-    pub fn is_no_space(&self) -> bool {
-        matches!(self, UnpackError::Write { source } if source.is_no_space())
-    }
-
-    /// The archive itself is at fault.
-    pub fn is_bad_content(&self) -> bool {
-        matches!(self, UnpackError::Truncated { .. })
-    }
-}
-
 /// Unpacks `archive` into the empty directory `tree`. `file_name` names the single file of `format: none`.
+///
+/// Blocks as long as `archive` does. On an error the tree is half made: it is the caller's to discard.
 pub fn unpack(
-    _archive: impl Read + Send,
-    _recipe: &Unpack,
-    _file_name: &str,
-    _tree: &Dir,
-    _progress: &Progress,
+    archive: impl Read + Send,
+    recipe: &Unpack,
+    file_name: &str,
+    tree: &Dir,
+    progress: &Progress,
 ) -> Result<Unpacked, UnpackError> {
-    unimplemented!()
+    let (feed, stream) = stream::channel_within(recipe.limits);
+    std::thread::scope(|scope| {
+        let format = recipe.format;
+        std::thread::Builder::new()
+            .name("decode".into())
+            .spawn_scoped(scope, move || codec::decode(archive, format, &feed))
+            .map_err(|source| UnpackError::Thread { source })?;
+        let writer = Writer::new(recipe, tree, progress)?;
+        // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
+        // gone.
+        match format {
+            UnpackFormat::None => unpack_file(stream, recipe, file_name, writer),
+            _ => unpack_tar(stream, recipe, writer),
+        }
+    })
+}
+
+fn unpack_file(
+    mut stream: Stream,
+    recipe: &Unpack,
+    file_name: &str,
+    mut writer: Writer<'_>,
+) -> Result<Unpacked, UnpackError> {
+    let given = recipe.file_name.as_deref().unwrap_or(file_name);
+    let path = RelPath::parse(given)
+        .and_then(|name| recipe.prefix.as_ref().map_or(Ok(name.clone()), |prefix| prefix.join(&name)))
+        .map_err(|source| UnpackError::FileName { given: given.into(), source })?;
+    writer.add_single(&path, &mut stream)?;
+    let (entries, bytes) = writer.finish(&recipe.require)?;
+    Ok(Unpacked { entries, top_directory: None, bytes })
+}
+
+fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result<Unpacked, UnpackError> {
+    let policy = Policy::new(recipe)?;
+    let mut members = Members::new(stream);
+    let mut top = Top::default();
+    let mut seen = 0;
+    while let Some(member) = members.next()? {
+        seen += 1;
+        let refused = |refusal| UnpackError::refused(&member.path, refusal);
+        policy::check_entries(&recipe.limits, seen + writer.implied()).map_err(refused)?;
+        let verdict = policy.judge(&member.path, &member.kind, member.mode).map_err(refused)?;
+        top.see(&member.path, member.kind == Kind::Dir);
+        if let Verdict::Keep { path, target } = verdict {
+            writer.add(&member, &path, target.as_ref(), &mut members)?;
+        }
+    }
+    let (entries, bytes) = writer.finish(&recipe.require)?;
+    if entries.is_empty() {
+        return Err(UnpackError::Empty { seen });
+    }
+    Ok(Unpacked { entries, top_directory: top.name(), bytes })
+}
+
+/// Finds the directory that all entries share.
+#[derive(Debug, Default)]
+struct Top {
+    /// The first component of all entries so far.
+    first: Option<Box<[u8]>>,
+    /// An entry says, or implies, that it is a directory.
+    is_dir: bool,
+    /// Two entries differ.
+    differs: bool,
+}
+
+impl Top {
+    fn see(&mut self, path: &[u8], is_dir: bool) {
+        let mut components = path.split(|&b| b == b'/').filter(|c| !matches!(*c, b"" | b"."));
+        // The archive's own top has no component and belongs to any directory.
+        let Some(first) = components.next() else { return };
+        self.is_dir |= is_dir || components.next().is_some();
+        self.differs |= self.first.get_or_insert_with(|| first.into()).as_ref() != first;
+    }
+
+    fn name(self) -> Option<String> {
+        let first = self.first.filter(|_| self.is_dir && !self.differs)?;
+        String::from_utf8(first.into()).ok()
+    }
 }

@@ -1,0 +1,115 @@
+//! Limits: they fail, before more than a buffer is overshot.
+
+use std::io::Write as _;
+
+use super::builder::Tar;
+use super::*;
+use crate::intent::{Bytes, Limits};
+
+fn limited(limits: Limits) -> Unpack {
+    Unpack { limits, ..Unpack::default() }
+}
+
+fn refusal(bytes: &[u8], recipe: &Unpack) -> (String, Refusal) {
+    match Sandbox::new().unpack(bytes, recipe).unwrap_err() {
+        UnpackError::Refused { entry, source } => (entry.into(), source),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bytes_are_judged_by_what_a_header_says_before_any_is_written() {
+    let archive = Tar::default().file("a", &[1; 600]).file("b", &[2; 401]).end();
+    let recipe = limited(Limits { bytes: Bytes(1000), ..Limits::default() });
+    let sandbox = Sandbox::new();
+    let error = sandbox.unpack(&archive[..], &recipe).unwrap_err();
+    assert!(
+        matches!(error, UnpackError::Refused { source: Refusal::Bytes { bytes: 1001, limit: 1000 }, .. }),
+        "{error:?}"
+    );
+    assert!(!sandbox.tree().join("b").exists());
+    let recipe = limited(Limits { bytes: Bytes(1001), ..Limits::default() });
+    assert_eq!(Sandbox::new().unpack(&archive[..], &recipe).unwrap().bytes, 1001);
+    // Holes count: a copy of the file would fill them.
+    let huge = Tar::default()
+        .pax(&[
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", "h"),
+            ("GNU.sparse.realsize", "9999999999999"),
+        ])
+        .file("x", &Tar::default().content(b"0\n").0)
+        .end();
+    assert_eq!(refusal(&huge, &Unpack::default()).0, "h");
+}
+
+#[test]
+fn a_single_file_is_judged_piece_by_piece() {
+    let limits = Limits { bytes: Bytes(1 << 20), ..Limits::default() };
+    let recipe = Unpack { format: UnpackFormat::None, ..limited(limits) };
+    let sandbox = Sandbox::new();
+    let error = sandbox.unpack(io::repeat(7), &recipe).unwrap_err();
+    assert!(matches!(error, UnpackError::Refused { source: Refusal::Bytes { .. }, .. }), "{error:?}");
+    assert!(read(&sandbox.tree().join("single.bin")).len() <= 1 << 20);
+    assert!(sandbox.unpack(&[][..], &Unpack { file_name: Some("empty".into()), ..recipe }).is_ok());
+}
+
+#[test]
+fn entries_count_with_those_left_out_and_directories_not_listed() {
+    let archive = Tar::default().dir("a").file("a/1", b"").file("a/2", b"").end();
+    let recipe = Unpack { exclude: vec!["a/2".into()], ..limited(Limits { entries: 2, ..Limits::default() }) };
+    assert_eq!(refusal(&archive, &recipe), ("a/2".into(), Refusal::Entries { limit: 2 }));
+    let recipe = limited(Limits { entries: 3, ..Limits::default() });
+    assert!(Sandbox::new().unpack(&archive[..], &recipe).is_ok());
+    let archive = Tar::default().file("a/b/c/1", b"").file("2", b"").end();
+    assert_eq!(refusal(&archive, &recipe), ("2".into(), Refusal::Entries { limit: 3 }));
+}
+
+#[test]
+fn depth_is_that_of_the_path_in_the_tree() {
+    let archive = Tar::default().file("a/b/c", b"").end();
+    let limits = Limits { depth: 2, ..Limits::default() };
+    assert_eq!(refusal(&archive, &limited(limits)).1, Refusal::Depth { depth: 3, limit: 2 });
+    let stripped = Unpack { strip_components: 1, ..limited(limits) };
+    assert!(Sandbox::new().unpack(&archive[..], &stripped).is_ok());
+    let prefixed = Unpack { prefix: Some("p".parse().unwrap()), ..stripped };
+    assert_eq!(refusal(&archive, &prefixed).1, Refusal::Depth { depth: 3, limit: 2 });
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_first_piece_over_the_ratio() {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let header = Tar::default().entry(b'0', b"bomb", b"", |header| header.set_size(64 << 20)).0;
+    out.write_all(&header).unwrap();
+    for _ in 0..64 {
+        out.write_all(&[0; 1 << 20]).unwrap();
+    }
+    out.write_all(&[0; 1024]).unwrap();
+    let bytes = out.finish().unwrap();
+    for (ratio, passes) in [(200, false), (2000, true)] {
+        let recipe = limited(Limits { ratio, ..Limits::default() });
+        let sandbox = Sandbox::new();
+        let progress = Progress::default();
+        let unpacked = unpack(&bytes[..], &recipe, "x", &Dir::open(&sandbox.tree()).unwrap(), &progress);
+        assert_eq!(unpacked.is_ok(), passes, "{ratio}");
+        if let Err(error) = unpacked {
+            assert!(matches!(&error, UnpackError::Refused { source: Refusal::Ratio { .. }, .. }), "{error:?}");
+            assert!(error.to_string().contains("bomb"), "{error}");
+            assert!(progress.snapshot().unpacked_bytes <= 16 << 20);
+        }
+    }
+}
+
+#[test]
+fn deeper_than_handles_are_held_is_fine() {
+    let deep = "d/".repeat(150) + "f";
+    let archive = Tar::default().pax(&[("path", &deep)]).file("f", b"deep").hard_link("h", "f2").end();
+    let recipe = limited(Limits { depth: 200, ..Limits::default() });
+    assert!(Sandbox::new().unpack(&archive[..], &recipe).is_err());
+    let archive =
+        Tar::default().pax(&[("path", &deep)]).file("f", b"deep").pax(&[("linkpath", &deep)]).hard_link("h", "x").end();
+    let sandbox = Sandbox::new();
+    let unpacked = sandbox.unpack(&archive[..], &recipe).unwrap();
+    assert_eq!(unpacked.entries.len(), 152);
+    assert_eq!(read(&sandbox.tree().join("h")), b"deep");
+}

@@ -1,0 +1,248 @@
+//! The tree so far: what each path in it is, and what may therefore be added. Pure.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+
+use super::error::shown;
+use super::policy::Refusal;
+use crate::fs::RelPath;
+use crate::store::{Entry, EntryType};
+
+/// Symlinks that the system follows on one path before it gives up.
+const MOST_FOLLOWED: u32 = 40;
+
+/// All of an [`Entry`] but its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) kind: EntryType,
+    pub(super) mode: u32,
+    pub(super) owner: (u32, u32),
+    pub(super) mtime: Timestamp,
+    pub(super) size: u64,
+    pub(super) sha256: Option<[u8; 32]>,
+    pub(super) target: Option<Vec<u8>>,
+}
+
+/// What adding an entry needs to be done on disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is free, once these directories are made, the topmost first.
+    Free(Vec<RelPath>),
+    /// It is a directory already, and the new entry says it again.
+    Listed,
+}
+
+/// The entries that the tree holds, by path.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    nodes: HashMap<Box<[u8]>, Node>,
+}
+
+impl Tree {
+    /// Whether an entry may be added at `path`.
+    pub(super) fn place(&self, path: &RelPath, kind: EntryType) -> Result<Place, Refusal> {
+        if let Some(node) = self.nodes.get(path.as_bytes()) {
+            return match (node.kind, kind) {
+                (EntryType::Dir, EntryType::Dir) => Ok(Place::Listed),
+                _ => Err(Refusal::Duplicate),
+            };
+        }
+        let mut missing = Vec::new();
+        let mut above = path.parent();
+        while let Some(parent) = above {
+            match self.nodes.get(parent.as_bytes()).map(|node| node.kind) {
+                Some(EntryType::Dir) => break,
+                Some(EntryType::Symlink) => return Err(Refusal::BelowSymlink { link: parent }),
+                Some(EntryType::File | EntryType::Hardlink) => return Err(Refusal::BelowFile { file: parent }),
+                None => {
+                    above = parent.parent();
+                    missing.push(parent);
+                }
+            }
+        }
+        missing.reverse();
+        Ok(Place::Free(missing))
+    }
+
+    /// Adds an entry, or says a directory again: the last word counts, as with GNU tar.
+    pub(super) fn add(&mut self, path: &RelPath, node: Node) {
+        self.nodes.insert(path.as_bytes().into(), node);
+    }
+
+    /// The first name of the regular file at `path`, and what it is.
+    pub(super) fn file(&self, path: &RelPath) -> Result<(RelPath, Node), Refusal> {
+        let none = || Refusal::HardLinkTarget { target: path.clone() };
+        let node = self.nodes.get(path.as_bytes()).ok_or_else(none)?;
+        match (node.kind, &node.target) {
+            (EntryType::File, _) => Ok((path.clone(), node.clone())),
+            (EntryType::Hardlink, Some(first)) => Ok((RelPath::parse(first).map_err(|_| none())?, node.clone())),
+            _ => Err(none()),
+        }
+    }
+
+    /// Whether `path` is there.
+    pub(super) fn holds(&self, path: &RelPath) -> bool {
+        self.nodes.contains_key(path.as_bytes())
+    }
+
+    /// Finds a symlink that leads above the tree's top by way of other symlinks, with the reason to refuse it. One that
+    /// leads nowhere or in a circle leads out of nothing.
+    pub(super) fn escaping_symlink(&self) -> Option<(&[u8], Refusal)> {
+        let targets = self.nodes.iter().filter_map(|(path, node)| Some((&**path, Self::link_of(node)?)));
+        let mut escaping: Vec<_> = targets.filter(|(path, target)| self.escapes(path, target)).collect();
+        // The same one each time.
+        escaping.sort_unstable();
+        let (path, target) = escaping.first()?;
+        Some((path, Refusal::SymlinkEscapes { target: shown(target) }))
+    }
+
+    fn link_of(node: &Node) -> Option<&[u8]> {
+        node.target.as_deref().filter(|_| node.kind == EntryType::Symlink)
+    }
+
+    /// Walks `target` from the directory that holds `path`, as the system would.
+    fn escapes(&self, path: &[u8], target: &[u8]) -> bool {
+        let mut at: Vec<u8> = parent(path).to_vec();
+        let mut followed = 0;
+        let mut ahead: Vec<&[u8]> = target.rsplit(|&b| b == b'/').collect();
+        while let Some(component) = ahead.pop() {
+            match component {
+                b"" | b"." => {}
+                b".." if at.is_empty() => return true,
+                b".." => at.truncate(parent(&at).len()),
+                name => {
+                    let above = at.len();
+                    if above > 0 {
+                        at.push(b'/');
+                    }
+                    at.extend_from_slice(name);
+                    let link = self.nodes.get(&at[..]).and_then(Self::link_of);
+                    if let Some(link) = link {
+                        followed += 1;
+                        if followed > MOST_FOLLOWED {
+                            return false;
+                        }
+                        at.truncate(above);
+                        ahead.extend(link.rsplit(|&b| b == b'/'));
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// All entries, sorted by path.
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = self.nodes.into_iter().map(|(path, node)| entry(&path, node)).collect();
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        entries
+    }
+}
+
+fn entry(path: &[u8], node: Node) -> Entry {
+    Entry {
+        path: RelPath::parse(path).unwrap_or_else(|e| unreachable!("only parsed paths were added: {e}")),
+        kind: node.kind,
+        mode: node.mode,
+        uid: node.owner.0,
+        gid: node.owner.1,
+        mtime: node.mtime,
+        size: node.size,
+        sha256: node.sha256,
+        target: node.target,
+    }
+}
+
+/// The bytes before the last `/`; none where there is none.
+fn parent(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|&b| b == b'/').unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn node(kind: EntryType, target: Option<&str>) -> Node {
+        let target = target.map(|t| t.as_bytes().to_vec());
+        Node { kind, mode: 0o755, owner: (0, 0), mtime: Timestamp::UNIX_EPOCH, size: 0, sha256: None, target }
+    }
+
+    fn tree(links: &[(&str, &str)]) -> Tree {
+        let mut tree = Tree::default();
+        for (path, target) in links {
+            tree.add(&path.parse().unwrap(), node(EntryType::Symlink, Some(target)));
+        }
+        tree
+    }
+
+    #[test]
+    fn a_chain_of_links_that_each_stay_inside_may_still_lead_out() {
+        for links in [
+            &[("a/b/up", "../.."), ("out", "a/b/up/../etc")][..],
+            &[("a/b/up", "../.."), ("c", "a/b/up"), ("out", "c/..")],
+            &[("d", "."), ("e/out", "../d/..")],
+        ] {
+            assert!(tree(links).escaping_symlink().is_some(), "{links:?}");
+        }
+        for links in [
+            &[("a/b/up", "../.."), ("in", "a/b/up/etc")][..],
+            &[("loop", "loop/.."), ("a", "b"), ("b", "a")],
+            &[("dangling", "nowhere/../else")],
+        ] {
+            assert_eq!(tree(links).escaping_symlink(), None, "{links:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_put_below_what_is_no_directory_or_over_what_is_there() {
+        let mut tree = tree(&[("link", "d")]);
+        tree.add(&"file".parse().unwrap(), node(EntryType::File, None));
+        tree.add(&"d".parse().unwrap(), node(EntryType::Dir, None));
+        let place = |path: &str, kind| tree.place(&path.parse().unwrap(), kind);
+        assert!(matches!(place("link/x/y", EntryType::File), Err(Refusal::BelowSymlink { .. })));
+        assert!(matches!(place("file/x", EntryType::Dir), Err(Refusal::BelowFile { .. })));
+        assert_eq!(place("file", EntryType::File), Err(Refusal::Duplicate));
+        assert_eq!(place("d", EntryType::File), Err(Refusal::Duplicate));
+        assert_eq!(place("link", EntryType::Dir), Err(Refusal::Duplicate));
+        assert_eq!(place("d", EntryType::Dir), Ok(Place::Listed));
+        assert_eq!(place("d/x", EntryType::Dir), Ok(Place::Free(vec![])));
+        let missing = ["n", "n/m"].map(|p| p.parse().unwrap()).to_vec();
+        assert_eq!(place("n/m/x", EntryType::File), Ok(Place::Free(missing)));
+    }
+
+    proptest! {
+        /// Held against the system's own resolution: made on disk, walked by hand with `canonicalize`.
+        #[test]
+        #[allow(clippy::disallowed_methods)]
+        fn what_is_let_through_stays_inside_on_disk(
+            links in proptest::collection::vec(("[ab](/[ab]){0,2}", "([ab]|\\.\\.|\\.)(/([ab]|\\.\\.|\\.)){0,4}"), 1..6),
+        ) {
+            let outer = tempfile::tempdir().unwrap();
+            let outer = outer.path().canonicalize().unwrap();
+            let root = outer.join("p/q/r/root");
+            std::fs::create_dir_all(&root).unwrap();
+            let mut tree = Tree::default();
+            for (path, target) in &links {
+                let path: RelPath = path.parse().unwrap();
+                let Ok(Place::Free(dirs)) = tree.place(&path, EntryType::Symlink) else { continue };
+                for dir in dirs {
+                    std::fs::create_dir(root.join(dir.as_path())).unwrap();
+                    tree.add(&dir, node(EntryType::Dir, None));
+                }
+                std::os::unix::fs::symlink(target, root.join(path.as_path())).unwrap();
+                tree.add(&path, node(EntryType::Symlink, Some(target)));
+            }
+            if tree.escaping_symlink().is_none() {
+                for path in tree.nodes.keys() {
+                    let path = RelPath::parse(path).unwrap();
+                    if let Ok(real) = root.join(path.as_path()).canonicalize() {
+                        prop_assert!(real.starts_with(&root), "{path} leads to {}", real.display());
+                    }
+                }
+            }
+        }
+    }
+}

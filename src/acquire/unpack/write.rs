@@ -1,0 +1,338 @@
+//! Puts what the entry policy lets through on disk, hashing content as it passes.
+//!
+//! What must hold: each directory is reached by the handle that made it or by one opened beneath it, never by a joined
+//! path; a file's metadata is final before it is closed, a directory's once all it holds is there.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+
+use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
+
+use super::UnpackError;
+use super::member::{Kind, Member, Members};
+use super::policy::{self, Limits};
+use super::sparse::Sparse;
+use super::stream::Stream;
+use super::tree::{Node, Place, Tree};
+use crate::acquire::Progress;
+use crate::fs::{self, Dir, Meta, RelPath, apply_meta};
+use crate::intent::Unpack;
+use crate::store::{Entry, EntryType};
+
+/// Bits of a mode that the disk has: published trees cannot be written.
+const ON_DISK: u32 = 0o7555;
+/// Bits of a mode that an entry has; setid bits were refused.
+const IN_ENTRY: u32 = 0o1777;
+/// Handles held open on the way down to a directory; below that paths are resolved from the last one.
+const DEEPEST_HANDLE: usize = 64;
+
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// The directories on the way to the one last used, held open: archives list what belongs together together.
+#[derive(Debug)]
+struct Chain {
+    root: Dir,
+    open: Vec<(Box<[u8]>, Dir)>,
+}
+
+impl Chain {
+    /// The directory that holds `path`, or one above it, and the path from there.
+    fn parent_of(&mut self, path: &RelPath) -> fs::Result<(&Dir, RelPath)> {
+        let components: Vec<&[u8]> = path.components().collect();
+        let held = (components.len() - 1).min(DEEPEST_HANDLE);
+        let (above, rest) = components.split_at(held);
+        let same = self.open.iter().zip(above).take_while(|((name, _), wanted)| **name == ***wanted).count();
+        self.open.truncate(same);
+        for name in &above[same..] {
+            let component = RelPath::parse(name).unwrap_or_else(|e| unreachable!("it is a component of a path: {e}"));
+            let dir = self.last().open_dir(&component)?;
+            self.open.push(((*name).into(), dir));
+        }
+        let rest = RelPath::parse(rest.join(&b'/')).unwrap_or_else(|e| unreachable!("it is the tail of a path: {e}"));
+        Ok((self.last(), rest))
+    }
+
+    fn last(&self) -> &Dir {
+        self.open.last().map_or(&self.root, |(_, dir)| dir)
+    }
+}
+
+/// Who owns what is written.
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    /// Only root gives files away.
+    change: bool,
+    /// The document's word.
+    fixed: Option<(u32, u32)>,
+    /// Who owns what this process makes here.
+    own: (u32, u32),
+}
+
+impl Ownership {
+    fn new(recipe: &Unpack, tree: &Dir) -> fs::Result<Self> {
+        let top = tree.stat_self()?;
+        // The set-group-id bit of a directory gives its group to what is made in it.
+        let group = if top.mode & 0o2000 == 0 { rustix::process::getegid().as_raw() } else { top.gid };
+        let user = rustix::process::geteuid();
+        let fixed = recipe.owner.map(|owner| (owner.uid, owner.gid));
+        Ok(Self { change: user.is_root(), fixed, own: (user.as_raw(), group) })
+    }
+
+    /// The owner on disk of what the archive gives to `archived`, or says nothing about.
+    fn of(&self, archived: Option<(u32, u32)>) -> (u32, u32) {
+        if self.change { self.fixed.or(archived).unwrap_or(self.own) } else { self.own }
+    }
+}
+
+/// Writes one tree.
+pub(super) struct Writer<'a> {
+    chain: Chain,
+    tree: Tree,
+    owners: Ownership,
+    limits: Limits,
+    progress: &'a Progress,
+    bytes: u64,
+    /// Directories that no entry lists.
+    implied: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(recipe: &Unpack, tree: &Dir, progress: &'a Progress) -> fs::Result<Self> {
+        Ok(Self {
+            chain: Chain { root: tree.clone(), open: Vec::new() },
+            tree: Tree::default(),
+            owners: Ownership::new(recipe, tree)?,
+            limits: recipe.limits,
+            progress,
+            bytes: 0,
+            implied: 0,
+        })
+    }
+
+    /// Directories made that no entry lists.
+    pub(super) fn implied(&self) -> u64 {
+        self.implied
+    }
+
+    /// Adds the entry at `path`; a hard link names `link`.
+    pub(super) fn add(
+        &mut self,
+        member: &Member,
+        path: &RelPath,
+        link: Option<&RelPath>,
+        content: &mut Members,
+    ) -> Result<(), UnpackError> {
+        let refused = |refusal| UnpackError::refused(&member.path, refusal);
+        let kind = match &member.kind {
+            Kind::Dir => EntryType::Dir,
+            Kind::Symlink { .. } => EntryType::Symlink,
+            Kind::HardLink { .. } => EntryType::Hardlink,
+            // The policy lets no special file through.
+            Kind::File | Kind::Special(_) => EntryType::File,
+        };
+        let place = self.tree.place(path, kind).map_err(refused)?;
+        let mut node = Node {
+            kind,
+            mode: member.mode & IN_ENTRY,
+            owner: self.owners.of(Some((member.uid, member.gid))),
+            mtime: member.mtime,
+            size: 0,
+            sha256: None,
+            target: None,
+        };
+        let listed = place == Place::Listed;
+        if let Place::Free(missing) = place {
+            self.imply(&missing)?;
+        }
+        match (&member.kind, link) {
+            (Kind::Dir, _) if listed => {}
+            (Kind::Dir, _) => self.make_dir(path)?,
+            (Kind::Symlink { target }, _) => {
+                node.mode = 0o777;
+                let (dir, name) = self.chain.parent_of(path)?;
+                dir.symlink(target, &name)?;
+                dir.apply_symlink_meta(&name, &meta(&node, self.owners))?;
+                node.target = Some(target.clone());
+            }
+            (_, Some(link)) => {
+                let (first, file) = self.tree.file(link).map_err(refused)?;
+                // Two directories are needed at once, so both paths are resolved from the top.
+                self.chain.root.hard_link(&first, path)?;
+                node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
+            }
+            (_, None) => {
+                self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
+                node.size = member.size;
+                node.sha256 = Some(self.write_file(path, &node, member.sparse.as_ref(), content)?);
+            }
+        }
+        self.tree.add(path, node);
+        self.progress.add_entry();
+        Ok(())
+    }
+
+    /// Makes directories that no entry lists (or none has yet): readable by all, from the epoch.
+    fn imply(&mut self, missing: &[RelPath]) -> Result<(), UnpackError> {
+        for path in missing {
+            self.make_dir(path)?;
+            self.implied += 1;
+            self.tree.add(path, self.unlisted(EntryType::Dir, 0o755));
+        }
+        Ok(())
+    }
+
+    /// What the archive says nothing about.
+    fn unlisted(&self, kind: EntryType, mode: u32) -> Node {
+        let (mtime, owner) = (Timestamp::UNIX_EPOCH, self.owners.of(None));
+        Node { kind, mode, owner, mtime, size: 0, sha256: None, target: None }
+    }
+
+    fn make_dir(&mut self, path: &RelPath) -> fs::Result<()> {
+        let (dir, name) = self.chain.parent_of(path)?;
+        dir.make_dir(&name, 0o700)
+    }
+
+    fn create(&mut self, path: &RelPath) -> fs::Result<File> {
+        let (dir, name) = self.chain.parent_of(path)?;
+        dir.create_file(&name, 0o600)
+    }
+
+    fn write_file(
+        &mut self,
+        path: &RelPath,
+        node: &Node,
+        sparse: Option<&Sparse>,
+        content: &mut Members,
+    ) -> Result<[u8; 32], UnpackError> {
+        let mut out = Output { file: self.create(path)?, path, hasher: Sha256::new(), progress: self.progress };
+        match sparse {
+            None => out.take_all(content)?,
+            Some(sparse) => out.take_sparse(sparse, content)?,
+        }
+        apply_meta(&out.file, path.as_path(), &meta(node, self.owners))?;
+        Ok(out.hasher.finalize().into())
+    }
+
+    /// Writes the single file of `format: none`: all that `content` has.
+    pub(super) fn add_single(&mut self, path: &RelPath, content: &mut Stream) -> Result<(), UnpackError> {
+        let refused = |refusal| UnpackError::refused(path.as_bytes(), refusal);
+        if let Place::Free(missing) = self.tree.place(path, EntryType::File).map_err(refused)? {
+            self.imply(&missing)?;
+        }
+        let mut out = Output { file: self.create(path)?, path, hasher: Sha256::new(), progress: self.progress };
+        loop {
+            let piece = content.peek(u64::MAX).map_err(|halt| halt.within(path.as_bytes()))?;
+            if piece.is_empty() {
+                break;
+            }
+            let n = piece.len();
+            self.bytes = policy::add_bytes(&self.limits, self.bytes, n as u64).map_err(refused)?;
+            out.take(piece)?;
+            content.take(n);
+        }
+        let mut node = self.unlisted(EntryType::File, 0o644);
+        apply_meta(&out.file, path.as_path(), &meta(&node, self.owners))?;
+        (node.size, node.sha256) = (self.bytes, Some(out.hasher.finalize().into()));
+        self.tree.add(path, node);
+        self.progress.add_entry();
+        Ok(())
+    }
+
+    /// Checks the whole and gives the directories their metadata, from the bottom up.
+    pub(super) fn finish(mut self, require: &[RelPath]) -> Result<(Vec<Entry>, u64), UnpackError> {
+        if let Some((path, refusal)) = self.tree.escaping_symlink() {
+            return Err(UnpackError::refused(path, refusal));
+        }
+        let missing: Vec<RelPath> = require.iter().filter(|path| !self.tree.holds(path)).cloned().collect();
+        if !missing.is_empty() {
+            return Err(UnpackError::Missing { paths: missing });
+        }
+        let entries = self.tree.into_entries();
+        for entry in entries.iter().rev().filter(|entry| entry.kind == EntryType::Dir) {
+            let (dir, name) = self.chain.parent_of(&entry.path)?;
+            let owner = self.owners.change.then_some((entry.uid, entry.gid));
+            let meta = Meta { mode: entry.mode & ON_DISK, owner, mtime: seconds_and_nanos(entry.mtime) };
+            dir.open_dir(&name)?.apply_meta(&meta)?;
+        }
+        Ok((entries, self.bytes))
+    }
+}
+
+/// A file being written.
+struct Output<'a> {
+    file: File,
+    path: &'a RelPath,
+    hasher: Sha256,
+    progress: &'a Progress,
+}
+
+impl Output<'_> {
+    fn failed(&self, source: std::io::Error) -> UnpackError {
+        fs::Error::new("write", self.path.as_path(), source).into()
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
+        self.hasher.update(piece);
+        self.file.write_all(piece).map_err(|e| self.failed(e))?;
+        self.progress.add_unpacked(piece.len() as u64);
+        Ok(())
+    }
+
+    fn take_all(&mut self, content: &mut Members) -> Result<(), UnpackError> {
+        loop {
+            let piece = content.content(u64::MAX)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            self.take(piece)?;
+            let n = piece.len();
+            content.took(n);
+        }
+    }
+
+    /// Writes the stored parts where they belong; what is between them stays a hole, and counts as zeros.
+    fn take_sparse(&mut self, sparse: &Sparse, content: &mut Members) -> Result<(), UnpackError> {
+        self.file.set_len(sparse.size).map_err(|e| self.failed(e))?;
+        let mut at = 0;
+        for extent in &sparse.extents {
+            self.pass_hole(extent.offset - at);
+            at = extent.offset;
+            let end = extent.offset + extent.length;
+            while at < end {
+                let piece = content.content(end - at)?;
+                self.hasher.update(piece);
+                self.file.write_all_at(piece, at).map_err(|e| self.failed(e))?;
+                self.progress.add_unpacked(piece.len() as u64);
+                at += piece.len() as u64;
+                let n = piece.len();
+                content.took(n);
+            }
+        }
+        self.pass_hole(sparse.size - at);
+        Ok(())
+    }
+
+    fn pass_hole(&mut self, mut length: u64) {
+        while length > 0 {
+            let piece = usize::try_from(length).map_or(ZEROS.len(), |length| length.min(ZEROS.len()));
+            self.hasher.update(&ZEROS[..piece]);
+            self.progress.add_unpacked(piece as u64);
+            length -= piece as u64;
+        }
+    }
+}
+
+fn meta(node: &Node, owners: Ownership) -> Meta {
+    let owner = owners.change.then_some(node.owner);
+    Meta { mode: node.mode & ON_DISK, owner, mtime: seconds_and_nanos(node.mtime) }
+}
+
+/// As the system counts: the nanoseconds go forward, before the epoch too.
+fn seconds_and_nanos(time: Timestamp) -> (i64, u32) {
+    match (time.as_second(), time.subsec_nanosecond()) {
+        (seconds, nanos @ 0..) => (seconds, nanos.unsigned_abs()),
+        (seconds, nanos) => (seconds - 1, 1_000_000_000 - nanos.unsigned_abs()),
+    }
+}
