@@ -1,14 +1,34 @@
 //! The fetch pipeline put together: resolve and acquire.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, Resolution, ResolveError};
-use crate::intent::{Artifact, Digest, FetchSettings, VersionName, VersionWish};
+use super::download::Download;
+use super::note::Note;
+use super::pipeline::{IngestError, Input, Outcome, Sink, Work, ingest};
+use super::resolve::{NamingError, by_digest, find_version};
+use super::source::file::{Watched, joined};
+use super::source::http::HttpClient;
+use super::source::{ClientError, HttpError};
+use super::transfer::{Held, Rules};
+use super::unpack::{UnpackError, Unpacked, unpack};
+use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
+use crate::fs;
+use crate::intent::{Algorithm, Artifact, Digest, FetchSettings, Source, VersionName, VersionWish};
 use crate::store::{Entry, ResolvedFrom, Staging};
 
 /// Fetches artifacts; one for the node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Fetcher {}
+pub struct Fetcher {
+    http: HttpClient,
+    /// Their `max_bytes` is each artifact's own.
+    rules: Rules,
+    sink: Sink,
+}
 
 /// A version as it lies in staging, verified: `staging.dir()/version/tree`, and the archive in `archive.part`.
 #[derive(Debug)]
@@ -29,23 +49,118 @@ pub struct Acquired {
     pub entries: Vec<Entry>,
 }
 
-/// Why the HTTP client cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {}
-
 /// Why bytes did not become a verified version.
 #[derive(Debug, thiserror::Error)]
-pub enum AcquireError {}
+pub enum AcquireError {
+    /// The daemon was told to stop.
+    #[error("fetching was interrupted; it goes on where it was at the next start")]
+    Cancelled,
+    /// The bytes are not those that were promised.
+    #[error(
+        "the bytes of {url} have the digest {found}, not {expected}; compare the document's digest and the sums file \
+         with what the origin publishes"
+    )]
+    Digest {
+        /// Where from.
+        url: Box<str>,
+        /// What was demanded.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// The archive is refused, or could not be unpacked.
+    #[error("the archive from {url} cannot be unpacked")]
+    Unpack {
+        /// Where from.
+        url: Box<str>,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// The archive's top directory names no version.
+    #[error("the top directory of the archive from {url} names no version")]
+    Naming {
+        /// Where from.
+        url: Box<str>,
+        /// Why.
+        #[source]
+        source: NamingError,
+    },
+    /// The archive has no single top directory.
+    #[error("the archive from {url} has no single top directory to name the version by; use another `latest.from`")]
+    NoTopDirectory {
+        /// Where from.
+        url: Box<str>,
+    },
+    /// The disk is full.
+    #[error(
+        "there is no room left below {}; free some, lower `retain` or `store.maxBytes`, or give the store a larger disk",
+        path.display()
+    )]
+    NoSpace {
+        /// The staging directory.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// More bytes than are allowed.
+    #[error("the archive from {url} is larger than `unpack.limits.bytes` ({limit} bytes); raise it if that is right")]
+    TooLarge {
+        /// Where from.
+        url: Box<str>,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// No address gives the bytes.
+    #[error("none of {addresses} address(es) of the archive gives it")]
+    Unavailable {
+        /// How many were tried.
+        addresses: usize,
+        /// What the one said that may do better later, else the first.
+        #[source]
+        source: HttpError,
+        /// When an origin wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// The object kept changing.
+    #[error("the archive at {url} changed each time its download was resumed; it is fetched again later")]
+    Unstable {
+        /// Where from.
+        url: Box<str>,
+    },
+    /// The source file cannot be opened.
+    #[error("the source file cannot be opened; check `source.file.path`")]
+    Open(#[source] fs::Error),
+    /// Staging cannot be used, or the bytes cannot be taken in.
+    #[error("the archive cannot be staged")]
+    Ingest(#[source] IngestError),
+    /// The resolution is of another kind of source than the artifact.
+    #[error("the document's source changed while it was being fetched; it is asked again")]
+    SourceChanged,
+}
 
 impl AcquireError {
     /// Trying again later may help: the network or the origin was at fault, not what the bytes are.
     pub fn is_transient(&self) -> bool {
-        unimplemented!()
+        match self {
+            AcquireError::Unavailable { source, .. } => source.is_transient(),
+            AcquireError::Ingest(error) => matches!(error, IngestError::Changed | IngestError::Input(_)),
+            AcquireError::Cancelled
+            | AcquireError::Unstable { .. }
+            | AcquireError::Open(_)
+            | AcquireError::SourceChanged => true,
+            _ => false,
+        }
     }
 
     /// The staged archive failed a check and should be put into quarantine with this error as the reason.
     pub fn is_bad_content(&self) -> bool {
-        unimplemented!()
+        match self {
+            AcquireError::Digest { .. } => true,
+            AcquireError::Unpack { source, .. } => source.is_bad_content(),
+            _ => false,
+        }
     }
 
     /// How long the origin asked to be left alone.
@@ -55,36 +170,232 @@ impl AcquireError {
 
     /// The disk is full.
     pub fn is_no_space(&self) -> bool {
-        unimplemented!()
+        matches!(self, AcquireError::NoSpace { .. })
     }
+
+    /// When the origin wants to be asked again, where it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AcquireError::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub(super) fn from_ingest(error: IngestError, staging: &Staging) -> Self {
+        match error {
+            error if error.is_no_space() => Self::no_space(error, staging),
+            IngestError::Aborted => AcquireError::Cancelled,
+            error => AcquireError::Ingest(error),
+        }
+    }
+
+    fn no_space(source: impl std::error::Error + Send + Sync + 'static, staging: &Staging) -> Self {
+        AcquireError::NoSpace { path: staging.dir().path().to_path_buf(), source: Box::new(source) }
+    }
+}
+
+/// Checks the demanded digests, then what became of the tree: wrong bytes are told as such even where they don't
+/// unpack either.
+pub(super) fn accept(outcome: Outcome, work: &Work, url: &str) -> Result<(u64, Digest, Unpacked), AcquireError> {
+    for expected in &work.demanded {
+        let found = outcome.digests.iter().find(|found| found.algorithm() == expected.algorithm());
+        if let Some(found) = found.filter(|found| *found != expected) {
+            return Err(AcquireError::Digest { url: url.into(), expected: expected.clone(), found: found.clone() });
+        }
+    }
+    let unpacked = match outcome.unpacked {
+        Ok(unpacked) => unpacked,
+        Err(error) if error.is_no_space() => return Err(AcquireError::no_space(error, &work.staging)),
+        Err(source) => return Err(AcquireError::Unpack { url: url.into(), source }),
+    };
+    let sha256 = outcome.digests.into_iter().find(|digest| digest.algorithm() == Algorithm::Sha256);
+    let Some(digest) = sha256 else { unreachable!("all of an archive that unpacks was hashed with SHA-256") };
+    Ok((outcome.size, digest, unpacked))
 }
 
 impl Fetcher {
     /// Builds the HTTP client: custom CAs, proxies from the environment, no total time-out.
-    pub fn new(_settings: &FetchSettings) -> Result<Self, ClientError> {
-        unimplemented!()
+    pub fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
+        // A plain function is wanted, and `unpack` is a generic one.
+        let sink: Sink =
+            |archive, recipe, file_name, tree, progress| unpack(archive, recipe, file_name, tree, progress);
+        Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), sink })
     }
 
     /// Asks the source what `wish` is now.
     pub async fn resolve(
         &self,
-        _artifact: &Artifact,
-        _wish: &VersionWish,
-        _cancel: &CancellationToken,
+        artifact: &Artifact,
+        wish: &VersionWish,
+        cancel: &CancellationToken,
     ) -> Result<Resolution, ResolveError> {
-        unimplemented!()
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(ResolveError::Cancelled),
+            resolution = resolve::resolve(&self.http, self.rules, artifact, wish) => resolution,
+        }
     }
 
     /// Fetches, verifies and unpacks what was resolved into `staging`. On an error the half-made tree is gone; the part
-    /// stays only where resuming can help.
+    /// stays only where resuming can help, or where the bytes are bad and the caller puts them into quarantine.
     pub async fn acquire(
         &self,
-        _artifact: &Artifact,
-        _resolution: &Resolution,
-        _staging: &Staging,
-        _progress: &std::sync::Arc<Progress>,
-        _cancel: &CancellationToken,
+        artifact: &Artifact,
+        resolution: &Resolution,
+        staging: &Staging,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
     ) -> Result<Acquired, AcquireError> {
-        unimplemented!()
+        progress.enter(Phase::Downloading);
+        progress.set_bytes(0);
+        progress.set_total(None);
+        progress.reset_unpacked();
+        let work = Work {
+            staging: staging.clone(),
+            demanded: resolution.demanded.clone(),
+            recipe: artifact.unpack.clone(),
+            file_name: artifact.unpack.file_name.clone().unwrap_or_else(|| resolution.file_name.clone()),
+            progress: progress.clone(),
+            sink: self.sink,
+            abort: Arc::new(AtomicBool::new(false)),
+        };
+        let acquired = self.acquire_into(artifact, resolution, work, cancel).await;
+        if let Err(error) = &acquired {
+            let keep = error.is_bad_content() || (error.is_transient() && !error.is_no_space());
+            let staging = staging.clone();
+            let mut cleaned = tokio::task::spawn_blocking(move || {
+                staging.discard_tree().and_then(|()| if keep { Ok(()) } else { staging.discard_download() })
+            });
+            if let Err(error) = joined(&mut cleaned).await {
+                // The next try empties staging before it begins; what is to be told is why this one failed.
+                tracing::warn!(error = %error, "staging cannot be emptied");
+            }
+        }
+        acquired
+    }
+
+    async fn acquire_into(
+        &self,
+        artifact: &Artifact,
+        resolution: &Resolution,
+        work: Work,
+        cancel: &CancellationToken,
+    ) -> Result<Acquired, AcquireError> {
+        let mut resolved_from = resolution.resolved_from.clone();
+        let (source_url, size, digest, unpacked) = match (&artifact.source, resolution.locations.first()) {
+            (Source::Http(source), Some(Location::Http(_))) => {
+                let (resumed, boot_id) = self.resumed(resolution, &work.staging).await?;
+                let only_url = |location: &Location| match location {
+                    Location::Http(url) => Ok(url.clone()),
+                    Location::File(_) => Err(AcquireError::SourceChanged),
+                };
+                let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
+                let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
+                let errors = urls.iter().map(|_| None).collect();
+                let http = &self.http;
+                let (run, wrong, noted) = (None, None, Vec::new());
+                let download =
+                    Download { http, rules, source, resolution, urls, boot_id, work, run, errors, wrong, noted };
+                let fetched = download.run(resumed, cancel).await?;
+                resolved_from.etag = resolved_from.etag.or(fetched.validators.etag);
+                resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);
+                (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
+            }
+            (Source::File(_), Some(location @ Location::File(path))) => {
+                let url = location.redacted();
+                let (size, digest, unpacked) = read_file(artifact, path.clone(), &url, work, cancel).await?;
+                (url, size, digest, unpacked)
+            }
+            _ => return Err(AcquireError::SourceChanged),
+        };
+        let version = name(&resolution.naming, &digest, &unpacked, &source_url)?;
+        let verified_by = resolution.demanded.clone();
+        Ok(Acquired { version, digest, size, verified_by, source_url, resolved_from, entries: unpacked.entries })
+    }
+
+    /// What an earlier try left that this one can go on with, and the running system's id. Anything else is removed.
+    async fn resumed(
+        &self,
+        resolution: &Resolution,
+        staging: &Staging,
+    ) -> Result<(Option<(Held, u64)>, Option<String>), AcquireError> {
+        let (resolution, staging_) = (resolution.clone(), staging.clone());
+        let mut read = tokio::task::spawn_blocking(move || {
+            let boot_id = boot_id();
+            let note = staging_.download_note()?.as_deref().and_then(Note::parse);
+            let held = note.and_then(|note| note.worth(&resolution, boot_id.as_deref()));
+            let length = staging_.dir().stat(&Staging::part_name())?.map_or(0, |stat| stat.size);
+            let resumed = held.filter(|held| length > 0 && held.total.is_none_or(|total| length <= total));
+            if resumed.is_none() {
+                staging_.discard_download()?;
+            }
+            Ok((resumed.map(|held| (held, length)), boot_id))
+        });
+        joined(&mut read).await.map_err(|error: fs::Error| AcquireError::from_ingest(error.into(), staging))
     }
 }
+
+fn boot_id() -> Option<String> {
+    let bytes = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
+    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
+    (!id.is_empty()).then_some(id)
+}
+
+async fn read_file(
+    artifact: &Artifact,
+    path: PathBuf,
+    url: &str,
+    work: Work,
+    cancel: &CancellationToken,
+) -> Result<(u64, Digest, Unpacked), AcquireError> {
+    let keep = artifact.keep_archive;
+    let limit = artifact.unpack.limits.bytes.0;
+    let (ours, shown) = (work.clone(), Box::<str>::from(url));
+    // Set when this future is dropped too, so that the threads never outlive it for long.
+    let abort = work.abort.clone();
+    let guard = AbortOnDrop(&abort);
+    let mut reading = tokio::task::spawn_blocking(move || {
+        ours.staging.discard_download().map_err(|e| AcquireError::from_ingest(e.into(), &ours.staging))?;
+        let file = Watched::open(&path).map_err(AcquireError::Open)?;
+        if file.size() > limit {
+            return Err(AcquireError::TooLarge { url: shown, limit });
+        }
+        ours.progress.set_total(Some(file.size()));
+        let outcome = ingest(&ours, Input::File { file, keep });
+        outcome.map_err(|error| AcquireError::from_ingest(error, &ours.staging))
+    });
+    let outcome = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            work.abort.store(true, Relaxed);
+            let _ = joined(&mut reading).await;
+            Err(AcquireError::Cancelled)
+        }
+        outcome = joined(&mut reading) => outcome,
+    };
+    drop(guard);
+    accept(outcome?, &work, url)
+}
+
+struct AbortOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn name(naming: &Naming, digest: &Digest, unpacked: &Unpacked, url: &str) -> Result<VersionName, AcquireError> {
+    match naming {
+        Naming::Known(version) => Ok(version.clone()),
+        Naming::Content => Ok(by_digest(digest)),
+        Naming::TopDirectory { pattern } => {
+            let top = unpacked.top_directory.as_deref();
+            let top = top.ok_or_else(|| AcquireError::NoTopDirectory { url: url.into() })?;
+            find_version(pattern.as_deref(), top).map_err(|source| AcquireError::Naming { url: url.into(), source })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,14 +3,19 @@
 //! What must hold: every byte is hashed, whoever sent it; whatever is wrong refuses the whole artifact and names the
 //! entry; memory stays bounded whatever the artifact's size (invariant 7).
 
+mod download;
 mod fetcher;
+mod note;
+mod pipeline;
 mod progress;
 mod resolve;
 mod source;
 mod transfer;
 mod unpack;
 
-pub use fetcher::{AcquireError, Acquired, ClientError, Fetcher};
+pub use fetcher::{AcquireError, Acquired, Fetcher};
+pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
-pub use resolve::{Location, Naming, Resolution, ResolveError};
+pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
+pub use source::{ClientError, HttpError};
 pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};

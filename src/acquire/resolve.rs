@@ -1,10 +1,23 @@
 //! `latest`, or an exact version, to a version name, digests to demand and places to fetch from.
 
+mod ask;
+mod fill;
+mod naming;
+mod sums;
+
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::intent::{Digest, VersionName};
+pub(super) use ask::resolve;
+pub use fill::FillError;
+pub use naming::NamingError;
+pub(super) use naming::{by_digest, find_version};
+pub use sums::SumsError;
+
+use super::source::{HttpError, redacted};
+use crate::intent::{Algorithm, Digest, VersionName};
 use crate::store::{ManifestHead, ResolvedFrom};
 
 /// What a source says is to be had.
@@ -45,6 +58,19 @@ pub enum Location {
     File(PathBuf),
 }
 
+impl Location {
+    /// The place without secrets, as it is recorded and shown.
+    pub fn redacted(&self) -> String {
+        match self {
+            Location::Http(url) => redacted(url),
+            Location::File(path) => match Url::from_file_path(path) {
+                Ok(url) => url.into(),
+                Err(()) => path.display().to_string(),
+            },
+        }
+    }
+}
+
 impl Resolution {
     /// The version's name, where it is known before the bytes are.
     pub fn version(&self) -> Option<&VersionName> {
@@ -57,21 +83,177 @@ impl Resolution {
     /// Whether a version on the node is what this resolution would fetch, as far as can be told without fetching:
     /// the same name, or for a name not known yet the same demanded digest or validators.
     pub fn names(&self, head: &ManifestHead) -> bool {
-        self.version() == Some(&head.version)
+        if let Some(version) = self.version() {
+            return *version == head.version;
+        }
+        if !self.demanded.is_empty() {
+            let known = |digest: &Digest| *digest == head.archive.digest || head.archive.verified_by.contains(digest);
+            return self.demanded.iter().all(known);
+        }
+        let (now, then) = (&self.resolved_from, &head.resolved_from);
+        let said_something = now.etag.is_some() || now.last_modified.is_some();
+        said_something
+            && (&now.etag, &now.last_modified) == (&then.etag, &then.last_modified)
+            && self.locations.iter().any(|location| location.redacted() == head.source_url)
+    }
+
+    /// A digest is demanded that nobody can forge.
+    pub(super) fn has_strong_digest(&self) -> bool {
+        self.demanded.iter().any(|digest| !digest.algorithm().is_weak())
     }
 }
 
 /// Why a source could not be resolved.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {}
+pub enum ResolveError {
+    /// The daemon was told to stop.
+    #[error("asking the source was interrupted; it is asked again at the next start")]
+    Cancelled,
+    /// A request failed.
+    #[error("the source cannot be asked")]
+    Http(#[from] HttpError),
+    /// A file cannot be read.
+    #[error("the source cannot be read; check the paths under `source.file`")]
+    File(#[from] crate::fs::Error),
+    /// An address that is none.
+    #[error("{address:?} is no http or https URL; correct it in `source.http`")]
+    Address {
+        /// The address, without secrets.
+        address: Box<str>,
+    },
+    /// A template lacks its value.
+    #[error("an address cannot be filled in")]
+    Fill(#[from] FillError),
+    /// No version name is found.
+    #[error("{pointer} names no version")]
+    Naming {
+        /// What was asked.
+        pointer: Box<str>,
+        /// Why.
+        #[source]
+        source: NamingError,
+    },
+    /// The sums file does not give the archive's digest.
+    #[error("the sums file {sums} gives no digest for the archive")]
+    Sums {
+        /// The sums file.
+        sums: Box<str>,
+        /// Why.
+        #[source]
+        source: SumsError,
+    },
+    /// The archive's name can't be looked up in the sums file.
+    #[error("{address} ends in no file name to look for in the sums file; give `checksums.file`")]
+    NoFileName {
+        /// The archive's address.
+        address: Box<str>,
+    },
+    /// The document and the sums file demand different digests.
+    #[error("the document demands {document}, the sums file {sums} says {said}; correct `{}` or remove it", document.algorithm())]
+    Contradiction {
+        /// What the document says.
+        document: Digest,
+        /// The sums file.
+        sums: Box<str>,
+        /// What the sums file says.
+        said: Digest,
+    },
+    /// A digest under the wrong name.
+    #[error("`{field}` holds a digest of another algorithm ({given})")]
+    WrongAlgorithm {
+        /// Which field.
+        field: Algorithm,
+        /// What it holds.
+        given: Digest,
+    },
+    /// `latest.from` asks for what the document does not give.
+    #[error("`latest.from` is `{from}`, which needs `{needs}`")]
+    Incomplete {
+        /// What it says.
+        from: &'static str,
+        /// Which field is missing.
+        needs: &'static str,
+    },
+    /// A version that the source does not have any more.
+    #[error(
+        "the source has no version {wanted} any more, only {has}; put `{{version}}` into its URL, or correct the pin"
+    )]
+    Gone {
+        /// What was asked for.
+        wanted: VersionName,
+        /// What it has.
+        has: VersionName,
+    },
+}
 
 impl ResolveError {
-    /// Trying again later may help.
+    /// Trying again later may help without anybody doing anything.
     pub fn is_transient(&self) -> bool {
-        unimplemented!()
+        match self {
+            ResolveError::Http(error) => error.is_transient(),
+            ResolveError::Cancelled | ResolveError::File(_) => true,
+            _ => false,
+        }
     }
-    /// How long the origin asked to be left alone.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
-        unimplemented!()
+
+    /// When the source wants to be asked again, where it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            ResolveError::Http(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::Archive;
+
+    fn head() -> ManifestHead {
+        let digest = Digest::sha256(b"x");
+        ManifestHead {
+            format: 1,
+            artifact: "a".parse().unwrap(),
+            version: "1".parse().unwrap(),
+            source_url: "http://h/x?k=***".into(),
+            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: true, kept: false },
+            resolved_from: ResolvedFrom { etag: Some("\"a\"".into()), ..Default::default() },
+            published_at: jiff::Timestamp::UNIX_EPOCH,
+            recipe: digest.clone(),
+            tree_digest: digest,
+            bytes: 1,
+            files: 1,
+        }
+    }
+
+    fn resolution(naming: Naming) -> Resolution {
+        Resolution {
+            naming,
+            locations: vec![Location::Http("http://u:p@h/x?k=v".parse().unwrap())],
+            demanded: vec![],
+            resolved_from: head().resolved_from,
+            file_name: "x".into(),
+        }
+    }
+
+    #[test]
+    fn a_version_is_known_by_name_digest_or_validators() {
+        let known = |name: &str| resolution(Naming::Known(name.parse().unwrap()));
+        assert!(known("1").names(&head()));
+        assert!(!known("2").names(&head()));
+        assert!(resolution(Naming::Content).names(&head()));
+        let silent = Resolution { resolved_from: ResolvedFrom::default(), ..resolution(Naming::Content) };
+        assert!(!silent.names(&ManifestHead { resolved_from: ResolvedFrom::default(), ..head() }));
+        let moved = vec![Location::Http("http://other/x?k=v".parse().unwrap())];
+        assert!(!Resolution { locations: moved, ..resolution(Naming::Content) }.names(&head()));
+        let other = ResolvedFrom { etag: Some("\"b\"".into()), ..Default::default() };
+        let other = Resolution { resolved_from: other, ..resolution(Naming::TopDirectory { pattern: None }) };
+        assert!(!other.names(&head()));
+        let same_bytes = Resolution { demanded: vec![Digest::sha256(b"x")], ..other.clone() };
+        assert!(same_bytes.names(&head()));
+        let other_bytes = Resolution { demanded: vec![Digest::sha256(b"y")], ..resolution(Naming::Content) };
+        assert!(!other_bytes.names(&head()));
     }
 }

@@ -1,1 +1,379 @@
-//! Resume as a pure state machine.
+//! Resume as a pure state machine: events in, steps out, no clock, no socket, no disk.
+//!
+//! What must hold: a body is taken only at the offset where the part ends, and only when it is the same object: a 206
+//! on If-Range with a strong validator of the same address, its Content-Range exact. Between addresses, and without
+//! such a validator, parts are joined only where a strong digest is demanded: it judges the joined whole, and when it
+//! finds it wrong, the download starts anew once from nothing before anybody is blamed. Every sequence of events ends.
+
+mod head;
+mod rules;
+
+use std::time::Duration;
+
+pub(super) use head::{Head, Validators};
+pub(super) use rules::Rules;
+
+/// What the part on disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Index of the address that sent its last bytes.
+    pub location: usize,
+    /// What that address said of the object.
+    pub validators: Validators,
+    /// Bytes of the whole object, where they are known.
+    pub total: Option<u64>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A response's head came.
+    Head(Head),
+    /// So many bytes of the body came. They are the part's only if the next step is [`Step::Take`].
+    Chunk(u64),
+    /// The body ended as it should.
+    End,
+    /// No connection, no answer, a broken or a stalled one.
+    Failed,
+    /// This address will not do, however often it is asked.
+    Refused,
+    /// The wait is over.
+    Waited,
+    /// The bytes are what they should be.
+    Good,
+    /// The bytes are not what they should be: a digest differs, or they don't unpack.
+    Wrong,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send a request; answer with [`Event::Head`], [`Event::Failed`] or [`Event::Refused`].
+    Ask {
+        /// Index of the address.
+        location: usize,
+        /// The rest only.
+        range: Option<Range>,
+    },
+    /// Read the body to the part at `from`, 0 meaning that the part and the tree are emptied first; answer with
+    /// [`Event::Chunk`]s and then [`Event::End`] or [`Event::Failed`].
+    Receive {
+        /// Where the body belongs.
+        from: u64,
+    },
+    /// The chunk belongs to the part; go on reading.
+    Take,
+    /// Wait, then answer with [`Event::Waited`].
+    Wait(Duration),
+    /// All bytes are here: answer with [`Event::Good`] or [`Event::Wrong`].
+    Judge,
+    /// The bytes are good.
+    Done,
+    /// There is nothing left to try.
+    GiveUp(GiveUp),
+}
+
+/// The rest of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Range {
+    /// First byte asked for.
+    pub from: u64,
+    /// For If-Range.
+    pub if_range: Option<String>,
+}
+
+/// Why there is nothing left to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GiveUp {
+    /// No address gives the bytes.
+    Unavailable {
+        /// When one of them wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// The object kept changing while it was read.
+    Unstable,
+    /// More bytes than are allowed.
+    TooLarge,
+    /// The last address gave wrong bytes.
+    Wrong,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A request is out; `from` when it is for the rest only.
+    Asking {
+        from: Option<u64>,
+    },
+    /// A body is being read that should end at `end`.
+    Receiving {
+        end: Option<u64>,
+    },
+    Waiting,
+    Judging,
+    Ended(Option<GiveUp>),
+}
+
+/// A download.
+#[derive(Debug, Clone)]
+pub(super) struct Transfer {
+    rules: Rules,
+    locations: usize,
+    /// A strong digest is demanded.
+    spliceable: bool,
+    chance: fastrand::Rng,
+    state: State,
+    location: usize,
+    /// Addresses that were given up, this one not counted.
+    tried: usize,
+    /// Failures of this address without [`Rules::progress`] bytes between them.
+    failures: u32,
+    since_failure: u64,
+    /// How often this address made the download start anew.
+    anew: u32,
+    /// This address does not do ranges right.
+    barred: bool,
+    held: Option<Held>,
+    offset: u64,
+    /// The part comes from more than one response, or from before a restart.
+    spliced: bool,
+    /// A splice was wrong once; what comes now is whole, and wrong only if the origin is.
+    mistrusted: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Transfer {
+    /// A download from `locations` addresses, on top of `resumed`: what is held, and how many bytes of it. `spliceable`:
+    /// a strong digest is demanded.
+    pub(super) fn start(
+        rules: Rules,
+        locations: usize,
+        spliceable: bool,
+        resumed: Option<(Held, u64)>,
+        seed: u64,
+    ) -> (Self, Step) {
+        let resumed = resumed.filter(|(held, offset)| *offset > 0 && held.location < locations);
+        let (held, offset) = resumed.map_or((None, 0), |(held, offset)| (Some(held), offset));
+        let this = Self {
+            rules,
+            locations,
+            spliceable,
+            chance: fastrand::Rng::with_seed(seed),
+            state: State::Waiting,
+            location: held.as_ref().map_or(0, |held| held.location),
+            tried: 0,
+            failures: 0,
+            since_failure: 0,
+            anew: 0,
+            barred: false,
+            spliced: held.is_some(),
+            held,
+            offset,
+            mistrusted: false,
+            retry_after: None,
+        };
+        if this.total() == Some(this.offset) { this.judge() } else { this.ask() }
+    }
+
+    /// What the part is now, to be noted; `None` before anything was taken.
+    pub(super) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// The address being asked.
+    pub(super) fn location(&self) -> usize {
+        self.location
+    }
+
+    fn total(&self) -> Option<u64> {
+        self.held.as_ref().and_then(|held| held.total)
+    }
+
+    /// The next step after `event`. An event that does not fit the last step counts as a failure of the address.
+    pub(super) fn on(mut self, event: Event) -> (Self, Step) {
+        match (self.state, event) {
+            (State::Ended(None), _) => (self, Step::Done),
+            (State::Ended(Some(why)), _) => (self, Step::GiveUp(why)),
+            (State::Asking { from }, Event::Head(head)) => self.head(from, head),
+            (State::Receiving { end }, Event::Chunk(bytes)) => self.chunk(end, bytes),
+            (State::Receiving { end }, Event::End) => self.end(end),
+            (State::Waiting, Event::Waited) => self.ask(),
+            (State::Judging, Event::Good) => {
+                self.state = State::Ended(None);
+                (self, Step::Done)
+            }
+            (State::Judging | State::Receiving { .. }, Event::Wrong) => self.wrong(),
+            (_, Event::Refused) => self.next(GiveUp::Unavailable { retry_after: None }),
+            _ => self.retry(None),
+        }
+    }
+
+    fn ask(mut self) -> (Self, Step) {
+        let range = self.range();
+        self.state = State::Asking { from: range.as_ref().map(|range| range.from) };
+        let step = Step::Ask { location: self.location, range };
+        (self, step)
+    }
+
+    fn range(&self) -> Option<Range> {
+        let held = self.held.as_ref().filter(|_| self.offset > 0 && !self.barred)?;
+        let strong = held.validators.strong.clone().filter(|_| held.location == self.location);
+        (strong.is_some() || self.spliceable).then_some(Range { from: self.offset, if_range: strong })
+    }
+
+    fn head(self, from: Option<u64>, head: Head) -> (Self, Step) {
+        match (head.status, from) {
+            (200, _) => self.whole(head),
+            (206, Some(from)) => self.rest(from, head),
+            (416, Some(from)) => {
+                let total = head.range.and_then(|range| range.total);
+                // Ranges past the end: the whole object is here already, if it is that object.
+                if total == Some(from) && self.total().is_none_or(|known| known == from) && !self.changed(&head) {
+                    return self.judge();
+                }
+                self.bar()
+            }
+            (408 | 425 | 429 | 500..=599, _) => self.retry(head.retry_after),
+            _ => self.next(GiveUp::Unavailable { retry_after: None }),
+        }
+    }
+
+    /// The whole object from its first byte.
+    fn whole(mut self, head: Head) -> (Self, Step) {
+        if head.length.is_some_and(|length| length > self.rules.max_bytes) {
+            return self.give_up(GiveUp::TooLarge);
+        }
+        if self.offset > 0 {
+            self.anew += 1;
+            if self.anew > self.rules.anew {
+                return self.next(GiveUp::Unstable);
+            }
+        }
+        self.offset = 0;
+        self.spliced = false;
+        self.held = Some(Held { location: self.location, validators: head.validators, total: head.length });
+        self.state = State::Receiving { end: head.length };
+        (self, Step::Receive { from: 0 })
+    }
+
+    /// The rest of the object.
+    fn rest(mut self, from: u64, head: Head) -> (Self, Step) {
+        let known = self.total();
+        let fits = head.range.and_then(|range| range.span.zip(range.total)).filter(|((first, last), total)| {
+            *first == from
+                && first <= last
+                && last < total
+                && known.is_none_or(|known| known == *total)
+                && head.length.is_none_or(|length| length == last - first + 1)
+        });
+        let Some(((_, last), total)) = fits.filter(|_| !self.changed(&head)) else { return self.bar() };
+        if total > self.rules.max_bytes {
+            return self.give_up(GiveUp::TooLarge);
+        }
+        let kept = self.held.take().filter(|held| held.location == self.location).map(|held| held.validators);
+        // A 206 need not repeat what the first answer said.
+        let validators = match kept {
+            Some(kept) if head.validators.strong.is_none() => kept,
+            _ => head.validators,
+        };
+        self.held = Some(Held { location: self.location, validators, total: Some(total) });
+        self.spliced = true;
+        self.state = State::Receiving { end: Some(last + 1) };
+        (self, Step::Receive { from })
+    }
+
+    /// The address itself says that this is not what it sent before.
+    fn changed(&self, head: &Head) -> bool {
+        let held = self.held.as_ref().filter(|held| held.location == self.location);
+        held.is_some_and(|held| held.validators.contradict(&head.validators))
+    }
+
+    fn chunk(mut self, end: Option<u64>, bytes: u64) -> (Self, Step) {
+        let Some(offset) = self.offset.checked_add(bytes).filter(|offset| *offset <= self.rules.max_bytes) else {
+            return self.give_up(GiveUp::TooLarge);
+        };
+        if end.is_some_and(|end| offset > end) {
+            // More than was announced: nothing that this address says about lengths counts.
+            self.barred = true;
+            return self.retry(None);
+        }
+        self.offset = offset;
+        self.since_failure = self.since_failure.saturating_add(bytes);
+        if self.since_failure >= self.rules.progress {
+            self.failures = 0;
+            self.since_failure = 0;
+        }
+        (self, Step::Take)
+    }
+
+    fn end(self, end: Option<u64>) -> (Self, Step) {
+        let short = end.is_some_and(|end| self.offset < end);
+        let more = self.total().is_some_and(|total| self.offset < total);
+        if short || more { self.retry(None) } else { self.judge() }
+    }
+
+    fn judge(mut self) -> (Self, Step) {
+        self.state = State::Judging;
+        (self, Step::Judge)
+    }
+
+    fn wrong(mut self) -> (Self, Step) {
+        self.offset = 0;
+        self.held = None;
+        if self.spliced && !self.mistrusted {
+            self.spliced = false;
+            self.mistrusted = true;
+            return self.ask();
+        }
+        self.next(GiveUp::Wrong)
+    }
+
+    /// This address is asked for the whole object from now on.
+    fn bar(mut self) -> (Self, Step) {
+        self.barred = true;
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= self.rules.attempts {
+            return self.next(GiveUp::Unavailable { retry_after: None });
+        }
+        self.ask()
+    }
+
+    /// The same address once more, after a while.
+    fn retry(mut self, after: Option<Duration>) -> (Self, Step) {
+        self.failures = self.failures.saturating_add(1);
+        self.since_failure = 0;
+        if after.is_some_and(|after| after > self.rules.patience) || self.failures >= self.rules.attempts {
+            return self.next(GiveUp::Unavailable { retry_after: after });
+        }
+        self.state = State::Waiting;
+        let wait = after.unwrap_or_else(|| self.rules.back_off(self.failures, self.chance.f64()));
+        (self, Step::Wait(wait))
+    }
+
+    /// The next address, or the end.
+    fn next(mut self, why: GiveUp) -> (Self, Step) {
+        if let GiveUp::Unavailable { retry_after: Some(after) } = why {
+            self.retry_after = Some(self.retry_after.map_or(after, |known| known.min(after)));
+        }
+        self.tried += 1;
+        if self.tried >= self.locations {
+            return match why {
+                GiveUp::Unavailable { .. } => {
+                    let retry_after = self.retry_after;
+                    self.give_up(GiveUp::Unavailable { retry_after })
+                }
+                other => self.give_up(other),
+            };
+        }
+        self.location = (self.location + 1) % self.locations;
+        (self.failures, self.since_failure, self.anew, self.barred) = (0, 0, 0, false);
+        self.ask()
+    }
+
+    fn give_up(mut self, why: GiveUp) -> (Self, Step) {
+        self.state = State::Ended(Some(why));
+        (self, Step::GiveUp(why))
+    }
+}
+
+#[cfg(test)]
+mod tests;

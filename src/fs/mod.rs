@@ -23,6 +23,7 @@ mod space;
 mod tests;
 
 pub use dir::{Dir, DirEntry, Rename};
+pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
 pub use file::{Meta, apply_meta};
 pub use identity::{Kind, Stamp, Stat};
