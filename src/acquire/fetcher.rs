@@ -163,11 +163,6 @@ impl AcquireError {
         }
     }
 
-    /// How long the origin asked to be left alone.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
-        unimplemented!()
-    }
-
     /// The disk is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, AcquireError::NoSpace { .. })

@@ -34,6 +34,8 @@ enum StepError {
          changes its bytes: ask the origin's owner, or remove the version to take the new bytes"
     )]
     OtherBytes { version: VersionName, found: Digest, held: Digest },
+    #[error("the source has version {found}, not {wanted}; ask for that one, or for `latest`")]
+    OtherVersion { wanted: VersionName, found: VersionName },
 }
 
 impl StepError {
@@ -41,7 +43,9 @@ impl StepError {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
             StepError::Acquire(error) => !error.is_transient(),
-            StepError::Publish(PublishError::OtherBytes { .. }) | StepError::OtherBytes { .. } => true,
+            StepError::Publish(PublishError::OtherBytes { .. })
+            | StepError::OtherBytes { .. }
+            | StepError::OtherVersion { .. } => true,
             StepError::Publish(_) | StepError::Fs(_) | StepError::Store(_) | StepError::Task(_) => false,
         };
         if content { Failing::Content } else { Failing::Passing }
@@ -142,6 +146,14 @@ impl Shared {
         };
         tracing::info!(artifact = %artifact.name, version = %acquired.version, digest = %acquired.digest,
             bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
+        if let VersionWish::Exact(wanted) = plan::wish(artifact)
+            && wanted != acquired.version
+        {
+            let emptied = staging.clone();
+            tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
+                .await??;
+            return Err(StepError::OtherVersion { wanted, found: acquired.version });
+        }
         progress.enter(Phase::Publishing);
         let (store, artifact) = (self.store.clone(), artifact.clone());
         tokio::task::spawn_blocking(move || {

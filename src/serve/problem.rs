@@ -266,6 +266,7 @@ impl From<VerifyAskError> for Problem {
     fn from(error: VerifyAskError) -> Self {
         match error {
             VerifyAskError::Store(error) => error.into(),
+            VerifyAskError::Task(_) => Self::internal(&error),
             other => Self::new(Kind::NotFound, chain(&other), "`seedcache status` lists the artifacts there are"),
         }
     }
@@ -296,6 +297,7 @@ impl From<SeedAskError> for Problem {
                 chain(&error),
                 "give a directory below seed.root, absolute or relative to it",
             ),
+            SeedAskError::Task(_) => Self::internal(&error),
             SeedAskError::NotDeclared { .. } => {
                 Self::new(Kind::Forbidden, error, "declare the target under spec.seeds, or ask over the Unix socket")
             }
