@@ -1,7 +1,9 @@
 //! What a file is, as the system says it: plain data.
 
-use rustix::fs::{FileType, Statx};
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use serde::{Deserialize, Serialize};
+
+use super::{Dir, Error, Result};
 
 /// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -89,5 +91,17 @@ impl Stat {
                 ctime: nanos(x.stx_ctime),
             },
         }
+    }
+}
+
+impl Dir {
+    /// When this directory was made, nanoseconds since the epoch; `None` where the file system does not say. It stays
+    /// through renames and through changes of what the directory holds, and a copy has another.
+    pub fn born(&self) -> Result<Option<i64>> {
+        let x = rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME)
+            .map_err(|e| Error::new("stat", self.path(), e))?;
+        let known = x.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let nanos = x.stx_btime.tv_sec.checked_mul(1_000_000_000).map(|s| s + i64::from(x.stx_btime.tv_nsec));
+        Ok(nanos.filter(|_| known))
     }
 }

@@ -2,14 +2,34 @@
 //!
 //! What must hold: seeding is idempotent and atomic, a target that seedcache did not make is never replaced unless
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
+//!
+//! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
+//! [`swap`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
+mod build;
+mod busy;
+mod entry;
+mod error;
 mod ladder;
+mod mark;
+mod mend;
 mod record;
 mod seeder;
+mod standing;
+mod swap;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tree;
 
-pub use ladder::{Rung, next_rung};
+pub use error::SeedError;
+pub use ladder::{Next, Rung, Why, next_rung};
 pub use record::Record;
-pub use seeder::{Request, SeedError, SeedProgress, Seeded, Seeder};
+pub use seeder::{Request, SeedProgress, Seeded, Seeder};
 pub use target::TargetError;
+
+/// A lock whose holder panicked guards plain data that is changed in one step: it is still good.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,10 +1,24 @@
-//! What a target holds: on the target itself (`user.seedcache`), and all of them in `seeds.json`.
+//! What has been seeded where: `seeds.json` in the store.
+//!
+//! Where targets bear their marks themselves this is an index of them, and a lost one costs only the list. On file
+//! systems without extended attributes it is the truth: then it is written durably, before the target is swapped.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{LinkMode, RelPath};
+use super::lock;
+use super::mark::{Identity, Mark, boot_id};
+use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
+
+/// Targets that a node may have.
+pub(super) const MOST: usize = 10_000;
+/// Bytes of `seeds.json`.
+const LIMIT: u64 = 64 << 20;
 
 /// What one target holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,4 +39,189 @@ pub struct Record {
     pub reason: Option<String>,
     /// When.
     pub at: Timestamp,
+}
+
+/// One target in `seeds.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    target: RelPath,
+    /// What stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<Mark>,
+    /// What is about to be swapped in: after a crash the target is the one or the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<Mark>,
+    /// The target bears the mark itself.
+    on_target: bool,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Written {
+    seeds: Vec<Row>,
+}
+
+/// All that is known of what was seeded.
+#[derive(Debug)]
+pub(super) struct Records {
+    store: Dir,
+    rows: Mutex<BTreeMap<RelPath, Row>>,
+    boot: Option<String>,
+    /// Marks are put on targets; tests do without, as some file systems must.
+    pub(super) attributes: bool,
+}
+
+fn file_name(name: &'static str) -> RelPath {
+    RelPath::parse(name).unwrap_or_else(|e| unreachable!("{name} is a component: {e}"))
+}
+
+impl Records {
+    /// Reads `seeds.json` below the store's root; one that cannot be read is put aside.
+    pub(super) fn open(store: &Dir) -> Self {
+        let rows = read(store).unwrap_or_else(|error| {
+            tracing::warn!(error = &*error, "seeds.json cannot be read; put aside as seeds.json.unreadable");
+            let aside =
+                store.rename(&file_name("seeds.json"), store, &file_name("seeds.json.unreadable"), Rename::Replace);
+            if let Err(error) = aside {
+                tracing::warn!(%error, "seeds.json cannot be put aside");
+            }
+            Vec::new()
+        });
+        let rows = rows.into_iter().map(|row| (row.target.clone(), row)).collect();
+        Self { store: store.clone(), rows: Mutex::new(rows), boot: boot_id(), attributes: true }
+    }
+
+    /// Which boot this is, for marks.
+    pub(super) fn boot(&self) -> Option<&str> {
+        self.boot.as_deref()
+    }
+
+    /// What `dir`, found at `target`, was seeded with; `None` when seedcache did not make it.
+    pub(super) fn mark_of(&self, dir: &Dir, target: &RelPath) -> fs::Result<Option<Mark>> {
+        if self.attributes
+            && let Some(mark) = Mark::on(dir)?
+        {
+            return Ok(Some(mark));
+        }
+        let found = Identity::of(dir)?;
+        let rows = lock(&self.rows);
+        let Some(row) = rows.get(target).filter(|row| !row.on_target) else { return Ok(None) };
+        Ok([&row.next, &row.mark].into_iter().flatten().find(|mark| mark.id.is_still(&found)).cloned())
+    }
+
+    /// Marks a directory that is about to stand at `target`, or stands there.
+    pub(super) fn announce(&self, target: &RelPath, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        if self.attributes && mark.put(dir)? {
+            return Ok(());
+        }
+        let mut rows = lock(&self.rows);
+        let before = rows.get(target).and_then(|row| row.mark.clone());
+        let row = Row { target: target.clone(), mark: before, next: Some(mark.clone()), on_target: false };
+        rows.insert(target.clone(), row);
+        self.save(&rows)
+    }
+
+    /// Notes that the announced directory stands at `target` now. What fails here is only told: the mark is safe.
+    pub(super) fn keep(&self, target: &RelPath, dir: &Dir, mut mark: Mark) {
+        let mut rows = lock(&self.rows);
+        let on_target = rows.get(target).is_none_or(|row| row.on_target);
+        // The swap itself was a change of the directory, and so is mending.
+        if !on_target && let Ok(identity) = Identity::of(dir) {
+            mark.id = identity;
+        }
+        let row = Row { target: target.clone(), mark: Some(mark), next: None, on_target };
+        if rows.get(target) == Some(&row) {
+            return;
+        }
+        rows.insert(target.clone(), row);
+        if let Err(error) = self.save(&rows) {
+            tracing::warn!(%error, %target, "seed not noted in seeds.json");
+        }
+    }
+
+    /// A target above or below `target` that still stands.
+    pub(super) fn overlapping(&self, root: &Dir, target: &RelPath) -> Option<RelPath> {
+        let overlaps = |other: &RelPath| other != target && (other.starts_with(target) || target.starts_with(other));
+        let rows: Vec<Row> = lock(&self.rows).values().filter(|row| overlaps(&row.target)).cloned().collect();
+        rows.into_iter().find(|row| self.stands(root, row)).map(|row| row.target)
+    }
+
+    /// Whether there is no room for another target.
+    pub(super) fn is_full(&self, root: &Dir, target: &RelPath) -> bool {
+        let full = || {
+            let rows = lock(&self.rows);
+            rows.len() >= MOST && !rows.contains_key(target)
+        };
+        full() && {
+            self.all(root);
+            full()
+        }
+    }
+
+    /// What stands. What does not any more is forgotten.
+    pub(super) fn all(&self, root: &Dir) -> Vec<Record> {
+        let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
+        let (standing, gone): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| self.stands(root, row));
+        if !gone.is_empty() {
+            let mut rows = lock(&self.rows);
+            for row in gone {
+                // One that was seeded again meanwhile is another row.
+                if rows.get(&row.target) == Some(&row) {
+                    rows.remove(&row.target);
+                }
+            }
+        }
+        standing.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
+    }
+
+    fn stands(&self, root: &Dir, row: &Row) -> bool {
+        use rustix::io::Errno;
+        let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
+        match root.open_dir(&row.target).and_then(|dir| self.mark_of(&dir, &row.target)) {
+            Ok(mark) => mark.is_some(),
+            // What cannot be looked at is not forgotten for that.
+            Err(error) => !gone.contains(&error.errno()),
+        }
+    }
+
+    fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
+        let name = file_name("seeds.json");
+        let written = Written { seeds: rows.values().cloned().collect() };
+        let json = serde_json::to_vec_pretty(&written)
+            .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        if rows.values().any(|row| !row.on_target) {
+            return self.store.write_atomic(&name, &json, 0o644);
+        }
+        // Nothing here that the targets do not say themselves: not worth two syncs a seed.
+        let temporary = self.store.temporary_name(&name)?;
+        let mut file = self.store.create_file(&temporary, 0o644)?;
+        let moved = file
+            .write_all(&json)
+            .map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
+            .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace));
+        if moved.is_err() {
+            let _ = self.store.remove_file(&temporary);
+        }
+        moved
+    }
+}
+
+fn record(target: RelPath, mark: Mark) -> Record {
+    Record {
+        target,
+        artifact: mark.artifact,
+        version: mark.version,
+        tree_digest: mark.tree_digest,
+        mode: mark.mode,
+        reason: mark.reason,
+        at: mark.at,
+    }
+}
+
+fn read(store: &Dir) -> Result<Vec<Row>, Box<dyn std::error::Error + Send + Sync>> {
+    match store.read(&file_name("seeds.json"), LIMIT) {
+        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.seeds),
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Err(e) => Err(e.into()),
+    }
 }

@@ -2,14 +2,29 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, TargetError};
-use crate::fs::{LinkMode, RelPath};
+use super::build::{Pair, build};
+use super::busy::Busy;
+use super::entry::Maker;
+use super::mark::{Identity, Mark};
+use super::mend::mend;
+use super::record::{MOST, Records};
+use super::standing::{Seed, Step, decide};
+use super::swap::Place;
+use super::target::Grounds;
+use super::tree::Layout;
+use super::{Record, Rung, SeedError, TargetError};
+use crate::fs::{Dir, LinkMode, RelPath, Stat};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
-use crate::store::{Store, Version};
+use crate::store::{ManifestHead, Store, Version};
+
+/// How long one who asks waits for another who works on the same target.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,22 +79,44 @@ pub struct SeedProgress {
     pub bytes: AtomicU64,
 }
 
-/// Why a target was not seeded; what was there before is there still.
-#[derive(Debug, thiserror::Error)]
-pub enum SeedError {
-    /// A file operation failed.
-    #[error(transparent)]
-    Fs(#[from] crate::fs::Error),
-}
-
 /// Seeds targets below `seed.root`; one for the node.
 #[derive(Debug)]
-pub struct Seeder {}
+pub struct Seeder {
+    root: Dir,
+    grounds: Grounds,
+    store: Arc<Store>,
+    pub(super) records: Records,
+    busy: Busy,
+}
+
+/// One seed under way.
+struct Work<'a> {
+    version: &'a Version,
+    head: &'a ManifestHead,
+    request: &'a Request,
+    layout: Layout<'a>,
+    place: Place,
+    progress: &'a SeedProgress,
+}
+
+/// What came of it.
+struct Outcome {
+    mode: LinkMode,
+    reason: Option<String>,
+    written: u64,
+    changed: bool,
+}
 
 impl Seeder {
     /// Opens `root`, made where it is missing, and the records in the store.
-    pub fn open(_root: &Path, _store: Arc<Store>) -> Result<Self, SeedError> {
-        unimplemented!()
+    pub fn open(root: &Path, store: Arc<Store>) -> Result<Self, SeedError> {
+        let dir = Dir::create_all(root)?;
+        let store_path = store.root().path();
+        let Some(grounds) = Grounds::new(root, store_path)? else {
+            return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
+        };
+        let records = Records::open(store.root());
+        Ok(Self { root: dir, grounds, store, records, busy: Busy::default() })
     }
 
     /// Where targets are, for messages.
@@ -88,17 +125,132 @@ impl Seeder {
     }
 
     /// A target given by people: absolute and below `seed.root`, or relative to it.
-    pub fn target(&self, _given: &str) -> Result<RelPath, TargetError> {
-        unimplemented!()
-    }
-
-    /// Makes the target hold the version. Two who ask for one target at once wait for each other.
-    pub fn seed(&self, _version: &Version, _request: &Request, _progress: &SeedProgress) -> Result<Seeded, SeedError> {
-        unimplemented!()
+    pub fn target(&self, given: &str) -> Result<RelPath, TargetError> {
+        self.grounds.target(given)
     }
 
     /// What has been seeded where, as far as is known.
     pub fn records(&self) -> Vec<Record> {
-        unimplemented!()
+        self.records.all(&self.root)
+    }
+
+    /// Makes the target hold the version. Two who ask for one target at once wait for each other. Blocks.
+    pub fn seed(&self, version: &Version, request: &Request, progress: &SeedProgress) -> Result<Seeded, SeedError> {
+        let started = Instant::now();
+        let target = &request.target;
+        self.grounds.check(target)?;
+        if request.swap != Swap::Exchange {
+            return Err(SeedError::SwapNotSupported { swap: request.swap });
+        }
+        let Some(_turn) = self.busy.enter(target, PATIENCE) else {
+            return Err(SeedError::Busy { target: target.clone(), seconds: PATIENCE.as_secs() });
+        };
+        if let Some(other) = self.records.overlapping(&self.root, target) {
+            return Err(SeedError::Nested { target: target.clone(), other });
+        }
+        if self.records.is_full(&self.root, target) {
+            return Err(SeedError::TooMany { most: MOST });
+        }
+        let path = self.grounds.path_of(target);
+        let head = version.head();
+        let outcome = self.work(version, request, progress).map_err(|error| error.at(path.clone()))?;
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            artifact = %head.artifact, version = %head.version, target = %path.display(), mode = %outcome.mode,
+            reason = outcome.reason, changed = outcome.changed, written = outcome.written, elapsed_ms, "seeded"
+        );
+        Ok(Seeded {
+            artifact: head.artifact.clone(),
+            version: head.version.clone(),
+            digest: head.archive.digest.clone(),
+            target: path.display().to_string(),
+            mode: outcome.mode,
+            reason: outcome.reason,
+            files: head.files,
+            bytes: head.bytes,
+            changed: outcome.changed,
+            written: outcome.written,
+            elapsed_ms,
+        })
+    }
+
+    fn work(&self, version: &Version, request: &Request, progress: &SeedProgress) -> Result<Outcome, SeedError> {
+        let head = version.head();
+        let manifest = self.store.manifest(version)?;
+        progress.total_entries.store(manifest.entries.len() as u64, Relaxed);
+        let layout = Layout::of(&manifest.entries).map_err(|orphan| SeedError::StoreDamaged {
+            artifact: head.artifact.clone(),
+            version: head.version.clone(),
+            path: orphan.clone(),
+            what: "the manifest does not know the directory that it lies in",
+        })?;
+        let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
+        place.clear_leftovers()?;
+        let standing = place.look(&self.records)?;
+        let device = version.tree().stat_self()?.stamp.dev;
+        let work = Work { version, head, request, layout, place, progress };
+        match decide(standing, head, request.link, request.force, device) {
+            Step::Mend(seed) => self.mend(&work, seed),
+            Step::Create => self.build(&work, None),
+            Step::Exchange(seen) => self.build(&work, Some(seen)),
+            Step::Refuse(what) => Err(SeedError::NotOurs { target: work.place.path(), what }),
+        }
+    }
+
+    fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
+        let mut mark = seed.mark;
+        let maker = Maker::new(work.head, Rung::resumed(work.request.link, mark.mode), work.progress);
+        let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
+        let read = other_boot && mark.mode != LinkMode::Hardlink;
+        let top = Pair { from: work.version.tree().clone(), to: seed.dir };
+        mend(&maker, &work.layout, &top, &work.place, read)?;
+        if read {
+            mark.boot = self.records.boot().map(Into::into);
+            self.records.announce(&work.request.target, &top.to, &mark)?;
+        }
+        let written = maker.written();
+        let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
+        self.records.keep(&work.request.target, &top.to, mark);
+        Ok(outcome)
+    }
+
+    /// Builds the tree beside the target and swaps it in: for what was `seen` there, or where nothing is.
+    fn build(&self, work: &Work, seen: Option<Stat>) -> Result<Outcome, SeedError> {
+        let (name, dir) = work.place.beside()?;
+        let built = self.build_in(work, &dir).and_then(|(mark, written)| {
+            match &seen {
+                Some(seen) => work.place.exchange(&name, seen)?,
+                None => work.place.create(&name)?,
+            }
+            Ok((mark, written))
+        });
+        match &built {
+            // Now the old tree.
+            Ok(_) if seen.is_some() => work.place.discard(&name),
+            Ok(_) => {}
+            Err(_) => work.place.discard_if(&name, &dir),
+        }
+        let (mark, written) = built?;
+        let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: true };
+        self.records.keep(&work.request.target, &dir, mark);
+        Ok(outcome)
+    }
+
+    fn build_in(&self, work: &Work, dir: &Dir) -> Result<(Mark, u64), SeedError> {
+        let maker = Maker::new(work.head, Rung::first(work.request.link), work.progress);
+        let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
+        build(&maker, &work.layout, &top)?;
+        let mark = Mark {
+            artifact: work.head.artifact.clone(),
+            version: work.head.version.clone(),
+            tree_digest: work.head.tree_digest.clone(),
+            mode: maker.mode(),
+            reason: maker.reason(),
+            at: Timestamp::now(),
+            boot: self.records.boot().map(Into::into),
+            id: Identity::of(dir)?,
+        };
+        self.records.announce(&work.request.target, dir, &mark)?;
+        Ok((mark, maker.written()))
     }
 }

@@ -1,0 +1,153 @@
+//! Why a seed was not done. What stood at the target before stands there still.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::{TargetError, Why};
+use crate::fs::{self, LinkMode, RelPath};
+use crate::intent::{ArtifactName, Swap, VersionName};
+use crate::store::StoreError;
+
+/// Why a target was not seeded; what was there before is there still.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// The version cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The target is not one to seed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// `seed.root` lies in the store.
+    #[error(
+        "seed.root ({}) lies in the store ({}), which only seedcache writes; set seed.root to a directory outside it",
+        root.display(), store.display()
+    )]
+    RootInStore {
+        /// `seed.root`.
+        root: PathBuf,
+        /// `store.root`.
+        store: PathBuf,
+    },
+    /// Something else stands there.
+    #[error("{} is {what} that seedcache did not make; seed with --force to replace it, or choose another target", target.display())]
+    NotOurs {
+        /// The target.
+        target: PathBuf,
+        /// What stands there.
+        what: &'static str,
+    },
+    /// A component of its path is no directory.
+    #[error(
+        "{} is {what} on the way to the target, and seedcache goes through directories only; give the path of the \
+         directory itself",
+        path.display()
+    )]
+    InTheWay {
+        /// The component.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A seed above or below it.
+    #[error(
+        "{target} and {other}, which is seeded already, lie one in the other, and each would replace what the other \
+         holds; choose another target, or remove {other} first"
+    )]
+    Nested {
+        /// The target.
+        target: RelPath,
+        /// The seed that is there.
+        other: RelPath,
+    },
+    /// Another seed of the same place goes on and on.
+    #[error("{target} is still being seeded by another request after {seconds} s; ask again later")]
+    Busy {
+        /// The target.
+        target: RelPath,
+        /// How long this one waited.
+        seconds: u64,
+    },
+    /// Too many targets.
+    #[error("{most} targets are seeded on this node, which is the most that are kept; remove some that are not needed")]
+    TooMany {
+        /// The most.
+        most: usize,
+    },
+    /// A swap that is not built yet.
+    #[error(
+        "swap {swap:?} is not supported by this version of seedcache; use `exchange`, and have the pod mount the target's parent"
+    )]
+    SwapNotSupported {
+        /// What was asked for.
+        swap: Swap,
+    },
+    /// The mode asked for does not work here.
+    #[error("a {} was demanded but does not work here: {why}; ask for `auto`, which falls back and says why", mode.words())]
+    LinkRefused {
+        /// The mode.
+        mode: LinkMode,
+        /// Why it does not work.
+        why: Why,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The store's bytes were changed behind its back.
+    #[error(
+        "{path} of {artifact}@{version} is damaged in the store: {what}; run `seedcache verify {artifact}@{version} \
+         --repair`"
+    )]
+    StoreDamaged {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+        /// The entry.
+        path: RelPath,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The file system has no exchange.
+    #[error(
+        "the file system of {} cannot swap directories in one step; choose a target on ext4, XFS, btrfs or tmpfs",
+        target.display()
+    )]
+    ExchangeNotSupported {
+        /// The target.
+        target: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: fs::Error,
+    },
+    /// Something is mounted there.
+    #[error("{} is a mount point, which cannot be swapped; choose a directory below or beside it", target.display())]
+    MountPoint {
+        /// The target.
+        target: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: fs::Error,
+    },
+    /// The disk is full.
+    #[error("no room to seed {}; free space there, or ask for a reflink or hard link instead of a copy", target.display())]
+    NoSpace {
+        /// The target.
+        target: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: fs::Error,
+    },
+}
+
+impl SeedError {
+    /// A full disk told as what it means for the target.
+    pub(super) fn at(self, target: PathBuf) -> Self {
+        match self {
+            SeedError::Fs(source) if source.is_no_space() => SeedError::NoSpace { target, source },
+            other => other,
+        }
+    }
+}

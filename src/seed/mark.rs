@@ -1,0 +1,120 @@
+//! The mark that says that a directory is a seed, and of what. It stands on the directory itself (`user.seedcache`)
+//! where the file system has extended attributes, and names the directory it was put on, so that a copy of a seed,
+//! attributes and all, is not taken for one.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::fs::{self, Dir, LinkMode};
+use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::store::ManifestHead;
+
+/// The extended attribute.
+pub(super) const ATTRIBUTE: &str = "user.seedcache";
+
+/// What a directory was seeded with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Mark {
+    pub(super) artifact: ArtifactName,
+    pub(super) version: VersionName,
+    pub(super) tree_digest: Digest,
+    pub(super) mode: LinkMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
+    pub(super) at: Timestamp,
+    /// The boot under which its content was written or last read; content is not synced, so a later boot may find less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<String>,
+    pub(super) id: Identity,
+}
+
+/// Which directory it is. Device numbers are no part of it: they change over a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// Inode number.
+    pub(super) ino: u64,
+    /// When it was made, nanoseconds since the epoch, where the file system says so.
+    pub(super) born: Option<i64>,
+    /// Its ctime, nanoseconds since the epoch.
+    pub(super) changed: i128,
+}
+
+impl Identity {
+    pub(super) fn of(dir: &Dir) -> fs::Result<Self> {
+        let stamp = dir.stat_self()?.stamp;
+        Ok(Self { ino: stamp.ino, born: dir.born()?, changed: stamp.ctime })
+    }
+
+    /// For a mark on the directory itself. The time it was made comes first: some overlays number anew what they show.
+    fn is_that_of(&self, found: &Identity) -> bool {
+        match (self.born, found.born) {
+            (Some(marked), Some(born)) => marked == born,
+            _ => self.ino == found.ino,
+        }
+    }
+
+    /// For a mark kept elsewhere, which a new directory of the same name must not inherit.
+    pub(super) fn is_still(&self, found: &Identity) -> bool {
+        self.ino == found.ino
+            && match (self.born, found.born) {
+                (Some(marked), Some(born)) => marked == born,
+                _ => self.changed == found.changed,
+            }
+    }
+}
+
+impl Mark {
+    /// The mark that `dir` bears; `None` when it bears none, or that of another directory.
+    pub(super) fn on(dir: &Dir) -> fs::Result<Option<Self>> {
+        let Some(bytes) = dir.xattr(ATTRIBUTE)? else { return Ok(None) };
+        let Ok(mark) = serde_json::from_slice::<Self>(&bytes) else { return Ok(None) };
+        Ok(mark.id.is_that_of(&Identity::of(dir)?).then_some(mark))
+    }
+
+    /// Puts the mark on `dir`; `false` where the file system has no extended attributes.
+    pub(super) fn put(&self, dir: &Dir) -> fs::Result<bool> {
+        let json =
+            serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        dir.set_xattr(ATTRIBUTE, &json)
+    }
+
+    /// Whether it says that the directory holds this very tree.
+    pub(super) fn holds(&self, head: &ManifestHead) -> bool {
+        (&self.artifact, &self.version, &self.tree_digest) == (&head.artifact, &head.version, &head.tree_digest)
+    }
+}
+
+/// Which boot of the machine this is; `None` where the kernel does not say.
+pub(super) fn boot_id() -> Option<String> {
+    let bytes = fs::read_limited(Path::new("/proc/sys/kernel/random/boot_id"), 128).ok()?;
+    Some(String::from_utf8(bytes).ok()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_not_the_marked_directory() {
+        let marked = Identity { ino: 7, born: Some(100), changed: 200 };
+        assert!(marked.is_that_of(&Identity { ino: 7, born: Some(100), changed: 300 }));
+        assert!(marked.is_that_of(&Identity { ino: 9, born: Some(100), changed: 300 }), "an overlay's new number");
+        assert!(!marked.is_that_of(&Identity { ino: 7, born: Some(101), changed: 200 }));
+        let unknown = Identity { born: None, ..marked };
+        assert!(unknown.is_that_of(&Identity { ino: 7, born: None, changed: 300 }));
+        assert!(!unknown.is_that_of(&Identity { ino: 8, born: None, changed: 200 }));
+    }
+
+    #[test]
+    fn a_new_directory_of_the_same_name_inherits_nothing() {
+        let marked = Identity { ino: 7, born: Some(100), changed: 200 };
+        assert!(marked.is_still(&Identity { ino: 7, born: Some(100), changed: 300 }));
+        assert!(!marked.is_still(&Identity { ino: 8, born: Some(100), changed: 200 }));
+        let unknown = Identity { born: None, ..marked };
+        assert!(unknown.is_still(&Identity { ino: 7, born: None, changed: 200 }));
+        assert!(!unknown.is_still(&Identity { ino: 7, born: None, changed: 300 }));
+    }
+}
