@@ -121,7 +121,7 @@ impl Seeder {
 
     /// Where targets are, for messages.
     pub fn root(&self) -> &Path {
-        unimplemented!()
+        self.root.path()
     }
 
     /// A target given by people: absolute and below `seed.root`, or relative to it.
