@@ -190,7 +190,7 @@ impl Seeder {
         let device = version.tree().stat_self()?.stamp.dev;
         let work = Work { version, head, request, layout, place, progress };
         match decide(standing, head, request.link, request.force, device) {
-            Step::Mend(seed) => self.mend(&work, seed),
+            Step::Mend(seed) => self.mend(&work, *seed),
             Step::Create => self.build(&work, None),
             Step::Exchange(seen) => self.build(&work, Some(seen)),
             Step::Refuse(what) => Err(SeedError::NotOurs { target: work.place.path(), what }),

@@ -11,7 +11,7 @@ pub(super) enum Standing {
     /// Nothing.
     Nothing,
     /// A directory that seedcache made.
-    Ours(Seed),
+    Ours(Box<Seed>),
     /// Something else.
     Foreign(Stat, Empty),
 }
@@ -35,7 +35,7 @@ pub(super) enum Empty {
 #[derive(Debug)]
 pub(super) enum Step {
     /// Hold it against the manifest and mend it.
-    Mend(Seed),
+    Mend(Box<Seed>),
     /// Build the tree and put it where nothing is.
     Create,
     /// Build the tree and swap it with what is there, whose inode this is.

@@ -61,7 +61,7 @@ impl Place {
         let dir = self.parent.open_dir(&self.name)?;
         let stat = dir.stat_self()?;
         match records.mark_of(&dir, &self.target)? {
-            Some(mark) => Ok(Standing::Ours(Seed { dir, stat, mark })),
+            Some(mark) => Ok(Standing::Ours(Box::new(Seed { dir, stat, mark }))),
             None if dir.entries()?.is_empty() => Ok(Standing::Foreign(stat, Empty::Yes)),
             None => Ok(Standing::Foreign(stat, Empty::No)),
         }

@@ -130,12 +130,24 @@ impl House {
         self.ask(version, &to("pod/data", link)).unwrap()
     }
 
+    /// Removes a seed, read-only directories in it and all.
+    fn remove(&self, rel: &str) {
+        Dir::open(&self.at("")).unwrap().remove_tree(&path(rel)).unwrap();
+    }
+
     /// Nothing is left beside a target.
     fn assert_tidy(&self, dir: &str) {
         for entry in fs::read_dir(self.at(dir)).unwrap() {
             let name = entry.unwrap().file_name();
             assert!(!name.to_string_lossy().contains(".seedcache-"), "{name:?} is left");
         }
+    }
+}
+
+/// What the temporary directory alone would leave: read-only directories, when this is not root.
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = Dir::open(self.dir.path()).and_then(|dir| dir.clear());
     }
 }
 
@@ -435,21 +447,18 @@ fn after_a_reboot_the_content_is_read() {
 
 #[test]
 fn what_seedcache_did_not_make_stays_unless_forced() {
-    let makes: [(&str, &dyn Fn(&Path)); 4] = [
-        ("an empty directory", &|at| fs::create_dir(at).unwrap()),
-        ("a directory", &|at| {
-            fs::create_dir(at).unwrap();
-            fs::write(at.join("precious"), "bytes").unwrap();
-        }),
-        ("a file", &|at| fs::write(at, "bytes").unwrap()),
-        ("a symlink", &|at| symlink("elsewhere", at).unwrap()),
-    ];
-    for (words, make) in makes {
+    for words in ["an empty directory", "a directory", "a file", "a symlink"] {
         let house = House::new();
         let version = house.publish("v1", &platform("v1"));
         fs::create_dir(house.at("pod")).unwrap();
-        make(&house.at("pod/data"));
-        let before = ino(&house.at("pod/data"));
+        let at = house.at("pod/data");
+        match words {
+            "an empty directory" => fs::create_dir(&at).unwrap(),
+            "a directory" => fs::create_dir_all(at.join("precious")).unwrap(),
+            "a file" => fs::write(&at, "bytes").unwrap(),
+            _ => symlink("elsewhere", &at).unwrap(),
+        }
+        let before = ino(&at);
         let error = house.ask(&version, &to("pod/data", Link::Copy)).unwrap_err();
         assert!(matches!(error, SeedError::NotOurs { what, .. } if what == words), "{error}");
         assert!(error.to_string().contains("--force"), "{error}");
@@ -487,7 +496,7 @@ fn without_attributes_the_records_tell() {
     assert!(!house.seed(&v1, Link::Copy).changed);
     assert!(house.seed(&v2, Link::Copy).changed);
     assert_eq!(house.seeder.records()[0].version.as_str(), "v2");
-    fs::remove_dir_all(house.at("pod/data")).unwrap();
+    house.remove("pod/data");
     fs::create_dir(house.at("pod/data")).unwrap();
     let error = house.ask(&v2, &to("pod/data", Link::Copy)).unwrap_err();
     assert!(matches!(error, SeedError::NotOurs { .. }), "{error}");
@@ -524,7 +533,7 @@ fn records_are_kept_over_a_restart_and_vanished_ones_forgotten() {
     house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
     assert_eq!(house.seeder.records(), records);
     assert_eq!(records.len(), 2);
-    fs::remove_dir_all(house.at("other")).unwrap();
+    house.remove("other");
     assert_eq!(house.seeder.records(), records[1..]);
     // Unreadable records cost the list, not the seeds.
     fs::write(house.at(".seedcache/seeds.json"), "{\"seeds\":[{").unwrap();
@@ -550,7 +559,7 @@ fn targets_do_not_lie_in_one_another_or_in_the_store() {
         let error = house.ask(&version, &Request { swap, ..forced("x") }).unwrap_err();
         assert!(matches!(error, SeedError::SwapNotSupported { .. }), "{error}");
     }
-    fs::remove_dir_all(house.at("pod/data")).unwrap();
+    house.remove("pod/data");
     house.ask(&version, &forced("pod")).unwrap();
     let inside = Seeder::open(&house.at(".seedcache/seeds"), house.store.clone()).unwrap_err();
     assert!(matches!(inside, SeedError::RootInStore { .. }), "{inside}");
