@@ -49,10 +49,8 @@ impl<W: Write> Check<'_, W> {
             Err(error) => return self.refuse(&error),
         };
         for parsed in parsed {
-            let refused = self.builder.catalog.refused.len();
             let name = parsed.name.clone();
-            self.builder.add(file, parsed);
-            match self.builder.catalog.refused.get(refused).map(|refused| refused.error.clone()) {
+            match self.builder.add(file, parsed) {
                 Some(error) => self.refuse(&error)?,
                 None => self.accept(file, name.as_ref().map_or("document", |name| name.as_str()))?,
             }
@@ -100,8 +98,8 @@ mod tests {
         assert!(!good);
         for part in [
             "a.yaml: a: ok",
-            "a.yaml:6:1: metadata.name: ",
-            "b.yaml:5:18: spec.source.file.pth: ",
+            "a.yaml:9:12: metadata.name: ",
+            "b.yaml:5:19: spec.source.file.pth: ",
             "seedcache.yaml:1:1: logs: ",
             "missing.yaml",
             "1 document well, 4 problems",
