@@ -101,7 +101,7 @@ mod tests {
         for part in [
             "a.yaml: a: ok",
             "a.yaml:6:1: metadata.name: ",
-            "b.yaml:5:18: spec.source.file.pth: ",
+            "b.yaml:5:19: spec.source.file.pth: ",
             "seedcache.yaml:1:1: logs: ",
             "missing.yaml",
             "1 document well, 4 problems",

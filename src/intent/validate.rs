@@ -231,8 +231,12 @@ pub(super) fn anchor(spec: &mut Spec, dir: &Path) {
         }
         Source::File(file) => {
             absolute(&mut file.path);
-            file.latest.as_mut().and_then(|latest| latest.url.as_mut()).map(absolute);
-            file.checksums.as_mut().map(|checksums| absolute(&mut checksums.url));
+            if let Some(pointer) = file.latest.as_mut().and_then(|latest| latest.url.as_mut()) {
+                absolute(pointer);
+            }
+            if let Some(checksums) = &mut file.checksums {
+                absolute(&mut checksums.url);
+            }
         }
     }
 }

@@ -84,6 +84,7 @@ fn every_command_exists() {
         let word = command.split_whitespace().next().unwrap_or_default();
         match own_arguments(command) {
             Some(arguments) => wrong.extend(unknown_in(&arguments)),
+            None if word == "export" && command.contains("SEEDCACHE_SERVER=unix://") => {}
             None if KNOWN.contains(&word) || repository().join(word).is_file() => {}
             None => wrong.push(command.clone()),
         }

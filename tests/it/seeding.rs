@@ -29,7 +29,14 @@ impl Kinds {
         let (archive, tree) = (dir.path().join("kinds.tgz"), dir.path().join("tree"));
         run(
             "tar",
-            ["-xpf".as_ref(), archive.as_os_str(), "-C".as_ref(), tree.as_os_str(), "--strip-components=1".as_ref()],
+            [
+                "--delay-directory-restore".as_ref(),
+                "-xpf".as_ref(),
+                archive.as_os_str(),
+                "-C".as_ref(),
+                tree.as_os_str(),
+                "--strip-components=1".as_ref(),
+            ],
         );
         Self { origin, dir }
     }
