@@ -113,7 +113,7 @@ pub enum AcquireError {
         limit: u64,
     },
     /// No address gives the bytes.
-    #[error("none of {addresses} address(es) of the archive gives it{}", list(others))]
+    #[error("none of {addresses} address(es) of the archive gives it{}", HttpError::list(others))]
     Unavailable {
         /// How many were tried.
         addresses: usize,
@@ -140,12 +140,6 @@ pub enum AcquireError {
     /// The resolution is of another kind of source than the artifact.
     #[error("the document's source changed while it was being fetched; it is asked again")]
     SourceChanged,
-}
-
-/// What addresses besides the one blamed said.
-fn list(others: &[HttpError]) -> String {
-    let said: Vec<String> = others.iter().map(ToString::to_string).collect();
-    if said.is_empty() { String::new() } else { format!(" (others: {})", said.join("; ")) }
 }
 
 impl AcquireError {

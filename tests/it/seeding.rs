@@ -190,7 +190,8 @@ fn ladder(kinds: &Kinds, store: &Path, seeds: &Path) -> (String, String) {
     assert_same(&kinds.expected(), &seeds.join("pod"), demand);
     let again = node.seed("kinds", "pod", &[]).ok().json();
     assert_eq!(again["changed"], false, "{again}");
-    let text = |field: &str| report[field].as_str().unwrap_or_else(|| panic!("no {field}: {report}")).to_owned();
+    // Null where there is no better mode.
+    let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
     (text("mode"), text("reason"))
 }
 
@@ -198,7 +199,10 @@ fn ladder(kinds: &Kinds, store: &Path, seeds: &Path) -> (String, String) {
 fn where_extents_can_be_shared_they_are() {
     let kinds = Kinds::new();
     for disk in [LoopFs::xfs(), LoopFs::btrfs()] {
-        assert_eq!(ladder(&kinds, &disk.path().join("store"), &disk.path().join("seeds")).0, "reflink");
+        assert_eq!(
+            ladder(&kinds, &disk.path().join("store"), &disk.path().join("seeds")),
+            ("reflink".into(), String::new())
+        );
     }
 }
 
