@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::acquire::{ClientError, Fetcher};
 use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler};
-use crate::seed::{SeedError, Seeder};
+use crate::seed::{Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
 use crate::store::{OpenError, Store};
 
@@ -91,7 +91,7 @@ impl Node {
         let talks_text = start_logging(&settings)?;
         let (config, opened) = (given.config.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
-        let (catalog, store, seeder) = opened.await??;
+        let Opened { catalog, store, seeder, records } = opened.await??;
         tell_refused(&catalog);
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
         let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
@@ -99,7 +99,7 @@ impl Node {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
         let concurrency = settings.fetch.concurrency as usize;
-        let parts = Parts { store, fetcher, seeder, catalog, concurrency };
+        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency };
         let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
         tasks.spawn(server.serve(reconciler.clone(), Registry::default(), cancel.child_token()));
         tasks.spawn(follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));
@@ -183,13 +183,19 @@ fn tell_once(told: &mut Option<String>, what: String) {
     }
 }
 
-type Opened = (intent::Catalog, Arc<Store>, Arc<Seeder>);
+struct Opened {
+    catalog: intent::Catalog,
+    store: Arc<Store>,
+    seeder: Arc<Seeder>,
+    records: Vec<Record>,
+}
 
 fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeError> {
     let catalog = intent::load_catalog(config).map_err(NodeError::Documents)?;
     let store = Arc::new(Store::open(&settings.store.root).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
-    Ok((catalog, store, seeder))
+    let records = seeder.records();
+    Ok(Opened { catalog, store, seeder, records })
 }
 
 /// Logs go to standard error. Returns whether they are lines for people.

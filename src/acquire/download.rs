@@ -354,7 +354,7 @@ impl Download<'_> {
                 let blamed = errors.iter().position(HttpError::is_transient).unwrap_or(0);
                 let unknown = || HttpError::Range { url: url.clone() };
                 let source = if errors.is_empty() { unknown() } else { errors.swap_remove(blamed) };
-                AcquireError::Unavailable { addresses: self.urls.len(), source, retry_after }
+                AcquireError::Unavailable { addresses: self.urls.len(), source, others: errors, retry_after }
             }
         }
     }

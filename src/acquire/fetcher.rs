@@ -113,13 +113,15 @@ pub enum AcquireError {
         limit: u64,
     },
     /// No address gives the bytes.
-    #[error("none of {addresses} address(es) of the archive gives it")]
+    #[error("none of {addresses} address(es) of the archive gives it{}", HttpError::list(others))]
     Unavailable {
         /// How many were tried.
         addresses: usize,
         /// What the one said that may do better later, else the first.
         #[source]
         source: HttpError,
+        /// What the others said.
+        others: Vec<HttpError>,
         /// When an origin wants to be asked again.
         retry_after: Option<Duration>,
     },

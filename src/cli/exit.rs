@@ -51,7 +51,7 @@ pub(super) enum Failure {
     Refresh(#[from] RefreshFailed),
     /// The daemon does not run.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(Box<NodeError>),
     /// The system gave no threads or descriptors.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -61,6 +61,12 @@ pub(super) enum Failure {
     /// An answer that cannot be put into JSON.
     #[error("cannot write the answer as JSON")]
     Json(#[from] serde_json::Error),
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        Failure::Node(Box::new(error))
+    }
 }
 
 impl Failure {

@@ -31,9 +31,9 @@ fn is_settled(state: &ArtifactState) -> bool {
 }
 
 fn write(out: &mut impl Write, node: &Node, states: &[ArtifactState]) -> std::io::Result<()> {
-    writeln!(out, "seedcache is running; Ctrl-C stops it.")?;
+    writeln!(out, "The daemon is running; Ctrl-C stops it.")?;
     for state in states {
-        tell(out, state)?;
+        tell(out, state, &node.seed_root)?;
     }
     if let Some(http) = node.http {
         writeln!(out, "status page: http://{http}/")?;
@@ -53,7 +53,7 @@ fn write(out: &mut impl Write, node: &Node, states: &[ArtifactState]) -> std::io
     out.flush()
 }
 
-fn tell(out: &mut impl Write, state: &ArtifactState) -> std::io::Result<()> {
+fn tell(out: &mut impl Write, state: &ArtifactState, seed_root: &Path) -> std::io::Result<()> {
     let current = state.versions.iter().find(|version| Some(&version.version) == state.current.as_ref());
     match current {
         Some(version) => writeln!(
@@ -71,7 +71,9 @@ fn tell(out: &mut impl Write, state: &ArtifactState) -> std::io::Result<()> {
     }
     for seed in &state.seeds {
         match (seed.state, seed.mode) {
-            (State::Ready, Some(mode)) => writeln!(out, "  seeded to {} ({})", seed.target, mode.words())?,
+            (State::Ready, Some(mode)) => {
+                writeln!(out, "  seeded to {} ({})", seed_root.join(&seed.target).display(), mode.words())?;
+            }
             _ => writeln!(out, "  not seeded to {}: {}", seed.target, seed.reason.as_deref().unwrap_or("not yet"))?,
         }
     }

@@ -37,7 +37,7 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
             if node.talks_text {
                 greeting::greet(&node, out).await?;
             }
-            Ok::<_, Failure>(std::future::pending::<()>().await)
+            std::future::pending::<Result<(), Failure>>().await
         };
         tokio::select! {
             () = stop.asked() => {}

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! Directory handles against what tries to lead them astray.
+#![allow(clippy::unwrap_used)]
 
 use std::fs as sys;
 use std::io::{Read as _, Write as _};

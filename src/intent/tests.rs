@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 //! Documents and settings as operators write them, right and wrong.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::fs;
 use std::path::Path;

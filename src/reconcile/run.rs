@@ -15,13 +15,15 @@ use super::state::{self, ArtifactState, Failure, LastSeed};
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
-use crate::seed::Seeder;
+use crate::seed::{Record, Seeder};
 use crate::store::Store;
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
 /// Longest sleep: whatever was missed is found then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Between two rounds of keeping house.
+const HOUSE_ROUND: Duration = Duration::from_secs(60);
 
 /// What the runner works with.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub struct Parts {
     pub seeder: Arc<Seeder>,
     /// What operators want.
     pub catalog: Catalog,
+    /// What was seeded where.
+    pub records: Vec<Record>,
     /// Downloads at once.
     pub concurrency: usize,
 }
@@ -65,6 +69,8 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct World {
     pub(super) catalog: Catalog,
+    /// What was seeded where, as it was last looked at.
+    pub(super) records: Vec<Record>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
 }
 
@@ -102,13 +108,14 @@ impl Reconciler {
             started: Instant::now(),
             staging: Mutex::default(),
             tasks: tasks.clone(),
-            world: Mutex::default(),
+            world: Mutex::new(World { records: parts.records, ..World::default() }),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
         });
         let reconciler = Self { shared: shared.clone() };
         reconciler.set_catalog(parts.catalog);
-        tasks.spawn(reconcile(shared));
+        tasks.spawn(reconcile(shared.clone()));
+        tasks.spawn(keep_house(shared));
         reconciler
     }
 
@@ -121,7 +128,7 @@ impl Reconciler {
             return false;
         }
         world.catalog = catalog;
-        let World { catalog, tracked } = &mut *world;
+        let World { catalog, tracked, .. } = &mut *world;
         tracked.retain(|name, tracked| {
             let kept = catalog.artifacts.get(name).is_some_and(|a| a.generation == tracked.generation);
             if !kept {
@@ -207,12 +214,38 @@ impl Shared {
             refusal: world.catalog.refusal_of(name),
             tracked: world.tracked.get(name),
             holding: &self.store.holding(name),
-            records: &self.seeder.records(),
-            seed_root: self.seeder.root(),
+            records: &world.records,
             now: self.now(),
             wall_clock: Timestamp::now(),
         };
         state::view(name, &seen)
+    }
+
+    /// Takes a new look at the targets: a declared one that stands no more is seeded again.
+    pub(super) fn note_records(&self, records: Vec<Record>) {
+        let mut world = self.world();
+        if world.records == records {
+            return;
+        }
+        let World { tracked, .. } = &mut *world;
+        for (name, tracked) in tracked {
+            let stands = |target: &RelPath| records.iter().any(|r| r.target == *target && r.artifact == *name);
+            let gone =
+                tracked.facts.seeds.iter_mut().filter(|(target, facts)| facts.holds.is_some() && !stands(target));
+            gone.for_each(|(_, facts)| facts.holds = None);
+        }
+        world.records = records;
+        drop(world);
+        self.changed();
+    }
+
+    /// Takes note of a target just seeded.
+    pub(super) fn note_record(&self, record: Record) {
+        let mut world = self.world();
+        match world.records.iter_mut().find(|known| known.target == record.target) {
+            Some(known) => *known = record,
+            None => world.records.push(record),
+        }
     }
 
     /// Changes what is known of an artifact, unless its document changed since the step began.
@@ -228,25 +261,32 @@ impl Shared {
 
 async fn reconcile(shared: Arc<Shared>) {
     loop {
-        let (steps, wake_at) = plan_round(&shared);
-        for (step, artifact, cancel) in steps {
+        let (begun, wake_at) = plan_round(&shared);
+        for Begun { step, artifact, cancel } in begun {
             shared.tasks.spawn(shared.clone().carry_out(step, artifact, cancel));
         }
         let pause = wake_at.map_or(LONGEST_SLEEP, |at| at.saturating_sub(shared.now()).min(LONGEST_SLEEP));
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = shared.wake.notified() => {}
-            () = tokio::time::sleep(pause) => sweep(&shared).await,
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Plans every declared artifact and marks what is about to be done as busy.
-fn plan_round(shared: &Shared) -> (Vec<(Step, Arc<Artifact>, CancellationToken)>, Option<Moment>) {
+/// A step about to be carried out.
+struct Begun {
+    step: Step,
+    artifact: Arc<Artifact>,
+    cancel: CancellationToken,
+}
+
+/// Plans every declared artifact and marks what is about to be done as busy; also when to plan again at the latest.
+fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     let now = shared.now();
     let mut world = shared.world();
-    let World { catalog, tracked } = &mut *world;
-    let mut steps = Vec::new();
+    let World { catalog, tracked, .. } = &mut *world;
+    let mut begun = Vec::new();
     let mut next: Option<Moment> = None;
     for (name, artifact) in &catalog.artifacts {
         let Some(tracked) = tracked.get_mut(name) else { continue };
@@ -254,10 +294,10 @@ fn plan_round(shared: &Shared) -> (Vec<(Step, Arc<Artifact>, CancellationToken)>
         next = [next, wake_at].into_iter().flatten().min();
         for step in planned {
             tracked.begin(&step);
-            steps.push((step, artifact.clone(), tracked.cancel.clone()));
+            begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.cancel.clone() });
         }
     }
-    (steps, next)
+    (begun, next)
 }
 
 impl Tracked {
@@ -283,11 +323,19 @@ impl Tracked {
     }
 }
 
-async fn sweep(shared: &Arc<Shared>) {
-    let store = shared.store.clone();
-    match tokio::task::spawn_blocking(move || store.sweep()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "drained versions not removed yet"),
-        Err(error) => tracing::error!(%error, "sweep ended unexpectedly"),
+/// From time to time: removes what readers have let go of, and looks whether seeded targets still stand.
+async fn keep_house(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.cancel.cancelled() => return,
+            () = tokio::time::sleep(HOUSE_ROUND) => {}
+        }
+        let (store, seeder) = (shared.store.clone(), shared.seeder.clone());
+        let round = tokio::task::spawn_blocking(move || (store.sweep(), seeder.records()));
+        let Ok((swept, records)) = round.await else { continue };
+        if let Err(error) = swept {
+            tracing::warn!(%error, "drained versions not removed yet");
+        }
+        shared.note_records(records);
     }
 }

@@ -113,7 +113,7 @@ pub struct ProgressState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedState {
-    /// From the root of the daemon's file system.
+    /// Directory below `seed.root`.
     pub target: String,
     /// The version it holds; absent when it holds none yet.
     pub version: Option<VersionName>,
@@ -164,7 +164,6 @@ pub(super) struct Seen<'a> {
     pub(super) tracked: Option<&'a Tracked>,
     pub(super) holding: &'a Holding,
     pub(super) records: &'a [Record],
-    pub(super) seed_root: &'a std::path::Path,
     pub(super) now: Moment,
     pub(super) wall_clock: Timestamp,
 }
@@ -261,7 +260,6 @@ fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
     let record_of = |target: &crate::fs::RelPath| {
         seen.records.iter().find(|record| record.target == *target && record.artifact == *name)
     };
-    let path = |target: &crate::fs::RelPath| seen.seed_root.join(target.as_path()).display().to_string();
     let declared = seen.artifact.map_or(&[][..], |artifact| &artifact.seeds);
     let mut states: Vec<SeedState> = declared
         .iter()
@@ -275,7 +273,7 @@ fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
                 None => State::Pending,
             };
             SeedState {
-                target: path(&seed.target),
+                target: seed.target.to_string(),
                 version: holds.cloned(),
                 mode: record.map(|record| record.mode),
                 reason: error.or_else(|| record.and_then(|record| record.reason.clone())),
@@ -285,7 +283,7 @@ fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
         .collect();
     let by_hand = |record: &&Record| record.artifact == *name && !declared.iter().any(|s| s.target == record.target);
     states.extend(seen.records.iter().filter(by_hand).map(|record| SeedState {
-        target: path(&record.target),
+        target: record.target.to_string(),
         version: Some(record.version.clone()),
         mode: Some(record.mode),
         reason: record.reason.clone(),

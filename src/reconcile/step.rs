@@ -292,11 +292,15 @@ impl Shared {
         // Never closed: an error here cannot be.
         let _turn = self.seeding.acquire().await.ok();
         let shared = self.clone();
-        let seeded = tokio::task::spawn_blocking(move || {
+        let (seeded, record) = tokio::task::spawn_blocking(move || {
             let version = shared.store.open_version(&artifact, &version)?;
-            Ok::<_, super::SeedAskError>(shared.seeder.seed(&version, &request, &progress)?)
+            let seeded = shared.seeder.seed(&version, &request, &progress)?;
+            Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target)))
         })
         .await??;
+        if let Some(record) = record {
+            self.note_record(record);
+        }
         tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
             mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
             changed = seeded.changed, elapsed_ms = seeded.elapsed_ms, "seeded");

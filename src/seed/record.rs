@@ -174,6 +174,14 @@ impl Records {
         standing.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
     }
 
+    /// What one target holds, where it is known and stands.
+    pub(super) fn one(&self, root: &Dir, target: &RelPath) -> Option<Record> {
+        let row = lock(&self.rows).get(target).cloned()?;
+        let stands = self.stands(root, &row);
+        let record = record(row.target, row.mark.or(row.next)?);
+        stands.then_some(record)
+    }
+
     fn stands(&self, root: &Dir, row: &Row) -> bool {
         use rustix::io::Errno;
         let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));

@@ -129,7 +129,12 @@ impl Seeder {
         self.grounds.target(given)
     }
 
-    /// What has been seeded where, as far as is known.
+    /// What one target holds, where it is known and stands.
+    pub fn record(&self, target: &RelPath) -> Option<Record> {
+        self.records.one(&self.root, target)
+    }
+
+    /// What has been seeded where, as far as is known. Looks at every target.
     pub fn records(&self) -> Vec<Record> {
         self.records.all(&self.root)
     }

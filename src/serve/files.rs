@@ -247,7 +247,7 @@ async fn archive(
         let version = shelf.open(&addressed)?;
         let head = version.head().clone();
         let file = version.archive()?.ok_or_else(|| {
-            let detail = format!("the archive of {}@{} was not kept", head.artifact, head.version);
+            let detail = format!("the archive of {}@{} was not kept: its document had no keepArchive", head.artifact, head.version);
             let next = "set keepArchive: true in its document; versions fetched from then on keep theirs, tree.tar gives the tree";
             Problem::new(Kind::NotFound, detail, next)
         })?;

@@ -236,7 +236,7 @@ impl Manifest {
         }
         out.write_all(ENTRIES_CLOSE)?;
         let HashingWriter { mut out, hasher } = out;
-        write!(out, "{CHECKSUM_KEY}{}\"}}\n", hasher.finish())?;
+        writeln!(out, "{CHECKSUM_KEY}{}\"}}", hasher.finish())?;
         out.flush()
     }
 

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 //! The store through its own doors, on a real directory.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs as sys;
 use std::io::{Read as _, Write as _};

@@ -293,7 +293,7 @@ fn a_body_without_end() {
     case.refresh().exits(1);
     let state = case.node.state("app");
     assert_eq!(state["current"], "v1", "{state}");
-    assert!(state["lastError"].as_str().is_some_and(|error| error.contains("MiB")), "{state}");
+    assert!(state["lastError"].as_str().is_some_and(|error| error.contains("unpack.limits.bytes")), "{state}");
 }
 
 /// The document with its archive at a dead address.

@@ -18,7 +18,7 @@ fn what_does_not_fit_changes_nothing() {
     let state = node.state("app");
     assert_eq!(state["current"], "v1", "{state}");
     for said in [refused.stderr.as_str(), state["lastError"].as_str().expect("it is a text")] {
-        assert!(said.contains("space") && said.contains("v2"), "{said}");
+        assert!(said.contains("space") && said.contains("larger disk"), "{said}");
     }
     assert_eq!(node.get("/v1/artifacts/app/versions/current/files/VERSION").text(), "v1");
     assert_eq!(node.get("/readyz").status, 200);

@@ -175,8 +175,8 @@ fn the_tree_comes_as_a_tar() {
             run(program, args)
         };
     };
-    extract("tar", "kinds.tgz", "expected", &["--strip-components=1"]);
-    extract("tar", "tree.tar", "gnu", &[]);
+    extract("tar", "kinds.tgz", "expected", &["--strip-components=1", "--delay-directory-restore"]);
+    extract("tar", "tree.tar", "gnu", &["--delay-directory-restore"]);
     assert_same(&path("expected"), &path("gnu"), Demand::EXACT);
     extract("busybox", "tree.tar", "busybox", &[]);
     assert_same(&path("expected"), &path("busybox"), Demand::CONTENT);

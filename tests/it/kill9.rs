@@ -115,8 +115,9 @@ fn an_unpack_that_was_killed_fetches_nothing_twice() {
 fn what_was_published_and_seeded_survives() {
     let releases = Releases::with("v1");
     let mut node = Node::start_with(&releases.document());
-    let before = node.wait_ready("app");
+    node.wait_ready("app");
     node.seed("app", "pod", &[]).ok();
+    let before = node.state("app");
     node.kill9();
     drop(releases);
     node.start();

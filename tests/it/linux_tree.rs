@@ -29,7 +29,16 @@ spec:
         nginx.url()
     ));
     let expected = scratch();
-    run("tar", ["-xpf".as_ref(), tarball.as_os_str(), "-C".as_ref(), expected.path().as_os_str()]);
+    run(
+        "tar",
+        [
+            "--delay-directory-restore".as_ref(),
+            "-xpf".as_ref(),
+            tarball.as_os_str(),
+            "-C".as_ref(),
+            expected.path().as_os_str(),
+        ],
+    );
     assert!(walk(expected.path()).len() > 80_000);
     node.wait_state("linux", "Ready", BIG_PATIENCE, |state| state["state"] == "Ready");
 

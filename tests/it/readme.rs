@@ -84,6 +84,7 @@ fn every_command_exists() {
         let word = command.split_whitespace().next().unwrap_or_default();
         match own_arguments(command) {
             Some(arguments) => wrong.extend(unknown_in(&arguments)),
+            None if word == "export" && command.contains("SEEDCACHE_SERVER=unix://") => {}
             None if KNOWN.contains(&word) || repository().join(word).is_file() => {}
             None => wrong.push(command.clone()),
         }
@@ -135,13 +136,10 @@ fn the_quickstart_does_what_it_says() {
     let printed = || -> Vec<String> {
         let text = text();
         let lines = text.lines().map(|line| line.trim().trim_start_matches("$ "));
-        lines.filter(|line| own_arguments(line).is_some() || line.starts_with("curl ")).map(str::to_owned).collect()
+        lines.filter(|line| line.starts_with(PROGRAM) || line.starts_with("curl ")).map(str::to_owned).collect()
     };
     let commands = until("commands to try next", PATIENCE, || Some(printed()).filter(|commands| !commands.is_empty()));
     for command in commands {
-        // The program is where this test's build put it.
-        let program = ["cargo run --release --", "./target/release/seedcache", "target/release/seedcache"];
-        let command = program.iter().fold(command, |command, form| command.replace(form, PROGRAM));
         let path = format!("{}:{}", Path::new(PROGRAM).parent().unwrap().display(), std::env::var("PATH").unwrap());
         let output = run(Command::new("sh").args(["-c", &command]).current_dir(dir.path()).env("PATH", path));
         assert_eq!(output.code, 0, "{command}: {output:?}\n{}", text());

@@ -29,7 +29,14 @@ impl Kinds {
         let (archive, tree) = (dir.path().join("kinds.tgz"), dir.path().join("tree"));
         run(
             "tar",
-            ["-xpf".as_ref(), archive.as_os_str(), "-C".as_ref(), tree.as_os_str(), "--strip-components=1".as_ref()],
+            [
+                "--delay-directory-restore".as_ref(),
+                "-xpf".as_ref(),
+                archive.as_os_str(),
+                "-C".as_ref(),
+                tree.as_os_str(),
+                "--strip-components=1".as_ref(),
+            ],
         );
         Self { origin, dir }
     }
@@ -183,7 +190,8 @@ fn ladder(kinds: &Kinds, store: &Path, seeds: &Path) -> (String, String) {
     assert_same(&kinds.expected(), &seeds.join("pod"), demand);
     let again = node.seed("kinds", "pod", &[]).ok().json();
     assert_eq!(again["changed"], false, "{again}");
-    let text = |field: &str| report[field].as_str().unwrap_or_else(|| panic!("no {field}: {report}")).to_owned();
+    // Null where there is no better mode.
+    let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
     (text("mode"), text("reason"))
 }
 
@@ -191,7 +199,10 @@ fn ladder(kinds: &Kinds, store: &Path, seeds: &Path) -> (String, String) {
 fn where_extents_can_be_shared_they_are() {
     let kinds = Kinds::new();
     for disk in [LoopFs::xfs(), LoopFs::btrfs()] {
-        assert_eq!(ladder(&kinds, &disk.path().join("store"), &disk.path().join("seeds")).0, "reflink");
+        assert_eq!(
+            ladder(&kinds, &disk.path().join("store"), &disk.path().join("seeds")),
+            ("reflink".into(), String::new())
+        );
     }
 }
 

@@ -1,3 +1,4 @@
+//! The pipeline against an origin that cuts, lies and stalls.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::io::{Read, Write};
 use std::path::Path;

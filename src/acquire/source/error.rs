@@ -140,6 +140,12 @@ fn advice(status: StatusCode) -> &'static str {
 }
 
 impl HttpError {
+    /// What addresses besides the one blamed said, as the end of a sentence.
+    pub(in crate::acquire) fn list(others: &[HttpError]) -> String {
+        let said: Vec<String> = others.iter().map(ToString::to_string).collect();
+        if said.is_empty() { String::new() } else { format!(" (others: {})", said.join("; ")) }
+    }
+
     /// The network or the origin may do better later.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -1,3 +1,4 @@
+//! The machine by itself: no socket, no clock.
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 

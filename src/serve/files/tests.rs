@@ -1,3 +1,4 @@
+//! What is read of a version, asked as a client asks.
 #![allow(clippy::unwrap_used)]
 use axum::http::Method;
 

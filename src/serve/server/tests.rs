@@ -1,3 +1,4 @@
+//! Listeners, limits and the end of serving, over real sockets.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -1,3 +1,4 @@
+//! Sources asked over real sockets and files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::time::Duration;
 

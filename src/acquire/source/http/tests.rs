@@ -1,3 +1,4 @@
+//! Redirects, credentials and authorities over real sockets.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::sync::Arc;
 
