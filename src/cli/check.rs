@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use crate::fs;
 use crate::intent::{Builder, DocumentError, error_chain, is_settings, parse_documents, parse_settings, read};
 
-/// Checks files and directories, a line for each document. True when all is well. Documents are held against each other,
-/// as a daemon reading all the paths would.
+/// Checks files and directories, a line for each document. True when all is well. The documents of a directory are held
+/// against each other, as the daemon that reads it would; so are those of all the files that are named one by one.
 pub(super) fn run(paths: &[PathBuf], out: &mut impl Write) -> io::Result<bool> {
     let mut check = Check { out, builder: Builder::default(), good: 0, bad: 0 };
     for path in paths {
         match fs::documents_in(path) {
-            Ok(files) => files.iter().try_for_each(|file| check.file(file))?,
+            Ok(files) if files == [path.as_path()] => check.file(path)?,
+            Ok(files) => {
+                let single_files = std::mem::take(&mut check.builder);
+                files.iter().try_for_each(|file| check.file(file))?;
+                check.builder = single_files;
+            }
             Err(error) => check.refuse(&error.into())?,
         }
     }
@@ -84,6 +89,22 @@ mod tests {
     fn the_shipped_configuration_is_well() {
         let (good, said) = check(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("config/node")]);
         assert!(good && said.contains("smartos-platform: ok") && said.ends_with("all well\n"), "{said}");
+    }
+
+    #[test]
+    fn only_what_one_daemon_would_read_is_held_against_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).join("a.yaml");
+        for name in ["one", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let document = "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {name: a}\nspec:\n  \
+                            source: {file: {path: x}}\n";
+            std::fs::write(file(name), document).unwrap();
+        }
+        let (good, said) = check(&[dir.path().join("one"), file("one"), dir.path().join("other")]);
+        assert!(good, "{said}");
+        let (good, said) = check(&[file("one"), dir.path().join("one"), file("other")]);
+        assert!(!good && said.contains("other/a.yaml:3:12: metadata.name: "), "{said}");
     }
 
     #[test]
