@@ -7,7 +7,7 @@ use super::plan::{self, Moment};
 use super::run::Tracked;
 use crate::acquire::Phase;
 use crate::fs::LinkMode;
-use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish};
+use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish, error_chain};
 use crate::seed::Record;
 use crate::store::{Holding, ManifestHead, Report};
 
@@ -168,17 +168,11 @@ pub(super) struct Seen<'a> {
     pub(super) wall_clock: Timestamp,
 }
 
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
-    all.join(": ")
-}
-
 /// Tells an artifact's state.
 pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
     let tracked = seen.tracked;
     let (last_error, last_error_at) = match (tracked.and_then(|t| t.failure.as_ref()), seen.refusal) {
-        (_, Some(refused)) => (Some(chain(&*refused.error)), None),
+        (_, Some(refused)) => (Some(error_chain(&*refused.error)), None),
         (Some(failure), None) => (Some(failure.error.clone()), Some(failure.at)),
         (None, None) => (None, None),
     };

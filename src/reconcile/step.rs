@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Failing, Judgement, Step};
 use super::run::{Shared, Tracked};
-use super::state::{Failure, LastSeed, chain};
+use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, Digest, VersionName, VersionWish, recipe_digest};
+use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain, recipe_digest};
 use crate::seed::{self, SeedProgress, Seeded};
 use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
 
@@ -217,7 +217,7 @@ impl Shared {
     fn failed(&self, artifact: &Artifact, error: &StepError) {
         let failing = error.failing();
         let now = self.now();
-        let text = chain(error);
+        let text = error_chain(error);
         self.update(artifact, |tracked| {
             tracked.settle();
             tracked.facts.failures = tracked.facts.failures.saturating_add(1);
@@ -241,7 +241,7 @@ impl Shared {
                 self.update(artifact, |tracked| tracked.facts.switching = false);
             }
             Err(error) => {
-                tracing::error!(artifact = %artifact.name, %version, error = %chain(&error), "current not switched");
+                tracing::error!(artifact = %artifact.name, %version, error = %error_chain(&error), "current not switched");
                 // Tried again when the next round is due, not in a loop.
                 tokio::select! {
                     () = self.cancel.cancelled() => {}
@@ -272,7 +272,7 @@ impl Shared {
                     facts.failures = facts.failures.saturating_add(1);
                     facts.next_try =
                         Some(now + plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64()));
-                    let error = chain(error);
+                    let error = error_chain(error);
                     tracing::warn!(artifact = %artifact.name, %target, %error, "declared target not seeded");
                     Some(error)
                 }

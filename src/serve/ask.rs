@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::patience::Patience;
-use super::problem::{Kind, Problem, chain};
-use crate::intent::{Link, Swap, VersionName};
+use super::problem::{Kind, Problem};
+use crate::intent::{Link, Swap, VersionName, error_chain};
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -76,7 +76,7 @@ pub(super) fn named_wait(given: &str, default: Duration) -> Result<Duration, Pro
 }
 
 fn malformed(error: impl std::error::Error + 'static) -> Problem {
-    Problem::new(Kind::Malformed, chain(&error), "mend what the detail names, then ask again")
+    Problem::new(Kind::Malformed, error_chain(&error), "mend what the detail names, then ask again")
 }
 
 /// Reads a JSON body. The media type is demanded: without it a page in a browser could send one unasked.
@@ -115,7 +115,7 @@ async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(Kind::Malformed, chain(&rejection), "mend the query, then ask again")
+        Self::new(Kind::Malformed, error_chain(&rejection), "mend the query, then ask again")
     }
 }
 

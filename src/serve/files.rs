@@ -18,12 +18,12 @@ use super::body::{FileRange, stream};
 use super::conditional::etag_of;
 use super::content::{ContentError, media_type, open_entry};
 use super::manifests::Manifests;
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 use super::reply::{Representation, reply};
 use super::resolve::{Found, ResolveError, children, content_of, resolve};
 use super::tree_tar::{self, TreeTar};
 use crate::fs::RelPath;
-use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
 use crate::store::{Entry, EntryType, Manifest, Store, Version};
 
 /// Where versions are read from.
@@ -299,7 +299,7 @@ impl From<ContentError> for Problem {
             ContentError::Fs(error) => error.into(),
             ContentError::Damaged { ref artifact, ref version, .. } => {
                 let next = format!("run `seedcache verify {artifact}@{version} --repair`");
-                Self::new(Kind::Internal, chain(&error), next)
+                Self::new(Kind::Internal, error_chain(&error), next)
             }
         }
     }

@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 
 use super::caller::Peer;
 use super::patient::Patient;
+use crate::intent::error_chain;
 
 /// Bytes of a request's head, and of an answer waiting to be sent.
 const BUFFER: usize = 64 * 1024;
@@ -134,7 +135,7 @@ impl Connections {
         let end = self.end.clone();
         self.tasks.spawn(async move {
             if let Some(Err(error)) = end.run_until_cancelled(connection).await {
-                tracing::debug!(?peer, error = super::problem::chain(&error), "connection ended");
+                tracing::debug!(?peer, error = error_chain(&error), "connection ended");
             }
             drop(place);
         });

@@ -128,7 +128,7 @@ impl Store {
             self.index.put(&head, &stamp);
         }
         if replace {
-            self.drain(staging.dir(), &Staging::version_name(), readers)?;
+            self.drain(staging.dir(), &Staging::version_name(), || readers)?;
         }
         staging.dir().sync()?;
         Ok(head)
