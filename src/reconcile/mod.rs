@@ -6,6 +6,8 @@ mod plan;
 mod run;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};

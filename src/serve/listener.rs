@@ -43,7 +43,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(30) }
+        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
     }
 }
 
