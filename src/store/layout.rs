@@ -25,6 +25,8 @@ pub struct Store {
     pub(super) index: Index,
     pub(super) inventory: RwLock<Inventory>,
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
+    /// Held while a manifest is read: those who want it too wait for it, rather than each read one of their own.
+    pub(super) reading: Mutex<()>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
     pub(super) draining: Draining,
     _lock: Lock,
@@ -116,6 +118,7 @@ impl Store {
             index,
             inventory: RwLock::default(),
             manifests: Mutex::default(),
+            reading: Mutex::default(),
             leases: Mutex::default(),
             draining: Draining::default(),
             _lock: lock,

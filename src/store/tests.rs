@@ -65,6 +65,17 @@ fn publish_as(
     recipe: &str,
 ) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
     let (staging, entries) = stage(store, content);
+    publish_entries(store, name, content, recipe, &staging, entries)
+}
+
+fn publish_entries(
+    store: &Store,
+    name: &str,
+    content: &[u8],
+    recipe: &str,
+    staging: &Staging,
+    entries: Vec<Entry>,
+) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
     let new = NewVersion {
         artifact: artifact(),
         version: version(name),
@@ -77,7 +88,7 @@ fn publish_as(
         keep_archive: false,
         entries,
     };
-    store.publish(&staging, new, Timestamp::now())
+    store.publish(staging, new, Timestamp::now())
 }
 
 fn publish(store: &Store, name: &str, content: &[u8]) {
@@ -444,6 +455,32 @@ fn readers_are_counted_once_nobody_can_open_the_version_any_more() {
     drop(reader);
     store.sweep().unwrap();
     assert_eq!(drained(&root), 0);
+}
+
+#[test]
+fn a_crowd_that_wants_one_manifest_reads_it_once() {
+    const CROWD: usize = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (staging, mut entries) = stage(&store, b"one");
+    // So many that one who reads it is at it while the others come.
+    entries.extend(
+        (0..20_000).map(|at| Entry { path: path(&format!("e{at:05}")), ..entries[0].clone() }).collect::<Vec<_>>(),
+    );
+    publish_entries(&store, "1", b"one", "recipe", &staging, entries).unwrap();
+    let (began, read) = (std::sync::Barrier::new(CROWD), std::sync::Barrier::new(CROWD));
+    let one = || {
+        let version = store.open_version(&artifact(), &version("1")).unwrap();
+        began.wait();
+        let manifest = store.manifest(&version).unwrap();
+        read.wait();
+        std::sync::Arc::as_ptr(&manifest) as usize
+    };
+    let different: std::collections::BTreeSet<usize> = std::thread::scope(|scope| {
+        let crowd: Vec<_> = (0..CROWD).map(|_| scope.spawn(one)).collect();
+        crowd.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(different.len(), 1);
 }
 
 fn drained(root: &Path) -> usize {

@@ -72,9 +72,15 @@ impl Store {
     /// The manifest of an open version, checked; shared among those who hold it at the same time.
     pub fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
         let key = (version.head.artifact.clone(), version.head.version.clone());
-        if let Some(manifest) = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)
-            && manifest.head == *version.head
-        {
+        let known = || {
+            let manifest = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)?;
+            (manifest.head == *version.head).then_some(manifest)
+        };
+        if let Some(manifest) = known() {
+            return Ok(manifest);
+        }
+        let _reading = lock(&self.reading);
+        if let Some(manifest) = known() {
             return Ok(manifest);
         }
         let file = version.manifest_file()?;
