@@ -4,6 +4,7 @@
 mod ask;
 mod plan;
 mod run;
+mod seeding;
 mod state;
 mod step;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::plan::{self, Facts, Moment, Plan, Step};
+use super::seeding::Seeding;
 use super::state::{self, ArtifactState, Failure, LastSeed};
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
@@ -54,7 +55,7 @@ pub(super) struct Shared {
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
     pub(super) downloads: Semaphore,
-    pub(super) seeding: Arc<Semaphore>,
+    pub(super) seeding: Seeding,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
@@ -103,7 +104,7 @@ impl Reconciler {
             fetcher: parts.fetcher,
             seeder: parts.seeder,
             downloads: Semaphore::new(parts.concurrency.max(1)),
-            seeding: Arc::new(Semaphore::new(SEEDS_AT_ONCE)),
+            seeding: Seeding::new(SEEDS_AT_ONCE),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),

@@ -7,13 +7,14 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::WaitError;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::run::{Shared, Tracked};
 use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain, recipe_digest};
-use crate::seed::{self, SeedProgress, Seeded};
+use crate::seed::{self, PATIENCE, SeedError, SeedProgress, Seeded};
 use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
 
 /// Why a step of the source failed.
@@ -323,8 +324,13 @@ impl Shared {
         request: seed::Request,
         progress: Arc<SeedProgress>,
     ) -> Result<Seeded, super::SeedAskError> {
-        // Never closed: an error here cannot be.
-        let turn = self.seeding.clone().acquire_owned().await.ok();
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.seeding.enter(&request.target) => turn,
+        };
+        let Some(turn) = turn else {
+            return Err(SeedError::Busy { target: request.target, seconds: PATIENCE.as_secs() }.into());
+        };
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;

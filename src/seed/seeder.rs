@@ -24,7 +24,7 @@ use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{ManifestHead, Store, Version};
 
 /// How long one who asks waits for another who works on the same target.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]

@@ -39,6 +39,11 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
 /// Reads `current/`; links to what is not there (any more) are removed, other things left alone.
 fn find_current(store: &Store, inventory: &mut Inventory) -> fs::Result<()> {
     for entry in store.current.entries()? {
+        // What a switch that was cut short left.
+        if entry.name.as_bytes().starts_with(b".") && entry.kind == Kind::Symlink {
+            store.current.remove_file(&entry.name)?;
+            continue;
+        }
         let artifact = entry.name.to_str().and_then(|text| text.parse::<ArtifactName>().ok());
         let Some(artifact) = artifact.filter(|_| entry.kind == Kind::Symlink) else {
             tell_foreign(&store.current, &entry.name);

@@ -381,6 +381,8 @@ fn a_current_link_never_dangles() {
     }
     Dir::open(&root).unwrap().remove_tree(&path("versions/os/1")).unwrap();
     std::os::unix::fs::symlink("../versions/other/9/tree", root.join("current/other")).unwrap();
+    // Left by a switch that was cut short.
+    std::os::unix::fs::symlink("../versions/os/1/tree", root.join("current/.os.seedcache-abcdefghijkl")).unwrap();
     sys::write(root.join("current/.note"), "somebody's own").unwrap();
     let store = Store::open(&root).unwrap();
     assert_eq!(store.holding(&artifact()).current, None);
