@@ -9,9 +9,10 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, ProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{ArtifactState, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState};
 pub use wait::{RefreshError, WaitError};

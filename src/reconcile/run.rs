@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::plan::{self, Facts, Moment, Plan, Step};
-use super::seeding::Seeding;
+use super::seeding::UnderWay;
 use super::state::{self, ArtifactState, Failure, LastSeed};
+use super::turns::Turns;
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
@@ -55,7 +56,8 @@ pub(super) struct Shared {
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
     pub(super) downloads: Semaphore,
-    pub(super) seeding: Seeding,
+    pub(super) turns: Turns,
+    pub(super) under_way: UnderWay,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
@@ -104,7 +106,8 @@ impl Reconciler {
             fetcher: parts.fetcher,
             seeder: parts.seeder,
             downloads: Semaphore::new(parts.concurrency.max(1)),
-            seeding: Seeding::new(SEEDS_AT_ONCE),
+            turns: Turns::new(SEEDS_AT_ONCE),
+            under_way: UnderWay::default(),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
@@ -216,6 +219,7 @@ impl Shared {
             tracked: world.tracked.get(name),
             holding: &self.store.holding(name),
             records: &world.records,
+            seeding: &self.under_way.of(name),
             now: self.now(),
             wall_clock: Timestamp::now(),
         };

@@ -1,83 +1,79 @@
-//! Whose turn it is to seed: a few at once, and of those who want one target one. Who waits for a target that is being
-//! seeded keeps nobody from another.
+//! Seeds under way, so that whoever waits sees how far they are.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
-
+use super::SeedProgressState;
 use crate::fs::RelPath;
-use crate::seed::PATIENCE;
+use crate::intent::ArtifactName;
+use crate::seed::SeedProgress;
 
-type Gate = tokio::sync::Mutex<()>;
+type Key = (ArtifactName, RelPath);
 
-/// The turns that there are.
-#[derive(Debug)]
-pub(super) struct Seeding {
-    turns: Arc<Semaphore>,
-    /// Of targets that somebody seeds or waits for.
-    gates: Mutex<BTreeMap<RelPath, Weak<Gate>>>,
+/// The seeds under way, by artifact and target.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay(Mutex<BTreeMap<Key, Arc<SeedProgress>>>);
+
+/// One of them; it is no more when this is dropped.
+pub(super) struct Seeding<'a> {
+    all: &'a UnderWay,
+    key: Key,
+    progress: Arc<SeedProgress>,
 }
 
-/// The right to seed a target; dropped, the next may.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
-    _alone: OwnedMutexGuard<()>,
-}
-
-impl Seeding {
-    /// So many at once.
-    pub(super) fn new(at_once: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(at_once)), gates: Mutex::default() }
+impl UnderWay {
+    /// Notes a seed that begins. Of two at one target the later one is seen.
+    pub(super) fn begin(&self, artifact: ArtifactName, target: RelPath, progress: Arc<SeedProgress>) -> Seeding<'_> {
+        let key = (artifact, target);
+        self.lock().insert(key.clone(), progress.clone());
+        Seeding { all: self, key, progress }
     }
 
-    /// Waits for the turn at `target`; `None` when it did not come in [`PATIENCE`].
-    pub(super) async fn enter(&self, target: &RelPath) -> Option<Turn> {
-        let gate = self.gate(target);
-        let turn = async {
-            let alone = gate.lock_owned().await;
-            // Never closed: an error here cannot be.
-            let permit = self.turns.clone().acquire_owned().await.ok()?;
-            Some(Turn { _permit: permit, _alone: alone })
+    /// How far the seeds of one artifact are.
+    pub(super) fn of(&self, artifact: &ArtifactName) -> BTreeMap<RelPath, SeedProgressState> {
+        let state = |progress: &SeedProgress| SeedProgressState {
+            entries: progress.entries.load(Relaxed),
+            total_entries: progress.total_entries.load(Relaxed),
+            bytes: progress.bytes.load(Relaxed),
         };
-        timeout(PATIENCE, turn).await.ok().flatten()
+        let all = self.lock();
+        let own = all.iter().filter(|((name, _), _)| name == artifact);
+        own.map(|((_, target), progress)| (target.clone(), state(progress))).collect()
     }
 
-    fn gate(&self, target: &RelPath) -> Arc<Gate> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = gates.get(target).and_then(Weak::upgrade) {
-            return gate;
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<SeedProgress>>> {
+        // Whole entries come and go: whoever panicked left it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seeding<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if all.get(&self.key).is_some_and(|progress| Arc::ptr_eq(progress, &self.progress)) {
+            all.remove(&self.key);
         }
-        let gate = Arc::default();
-        gates.insert(target.clone(), Arc::downgrade(&gate));
-        gate
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use futures_util::{FutureExt as _, poll};
-
     use super::*;
 
-    #[tokio::test]
-    async fn a_crowd_at_one_target_keeps_nobody_from_another() {
-        let seeding = Seeding::new(2);
-        let [busy, free] = ["busy", "free"].map(|target| target.parse::<RelPath>().unwrap());
-        let working = seeding.enter(&busy).await.unwrap();
-        let mut waiting = Box::pin(seeding.enter(&busy));
-        let mut more = Box::pin(seeding.enter(&busy));
-        assert!(poll!(&mut waiting).is_pending() && poll!(&mut more).is_pending());
-        let other = seeding.enter(&free).now_or_never().unwrap().unwrap();
-        drop(working);
-        let next = waiting.await.unwrap();
-        assert!(poll!(&mut more).is_pending());
-        drop((other, next, more));
-        assert!(seeding.enter(&free).now_or_never().unwrap().is_some());
-        assert_eq!(seeding.gates.lock().unwrap().len(), 1, "gates go with those who want them");
+    #[test]
+    fn a_seed_is_seen_while_it_is_under_way_and_the_later_of_two_is_not_hidden_by_the_earlier() {
+        let (all, name, target): (_, ArtifactName, RelPath) =
+            (UnderWay::default(), "a".parse().unwrap(), "t".parse().unwrap());
+        let later = Arc::new(SeedProgress::default());
+        later.entries.store(7, Relaxed);
+        let first = all.begin(name.clone(), target.clone(), Arc::default());
+        let second = all.begin(name.clone(), target.clone(), later);
+        drop(first);
+        assert_eq!(all.of(&name)[&target].entries, 7);
+        assert!(all.of(&"b".parse().unwrap()).is_empty());
+        drop(second);
+        assert!(all.of(&name).is_empty());
     }
 }

@@ -326,7 +326,7 @@ impl Shared {
     ) -> Result<Seeded, super::SeedAskError> {
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.seeding.enter(&request.target) => turn,
+            turn = self.turns.enter(&request.target) => turn,
         };
         let Some(turn) = turn else {
             return Err(SeedError::Busy { target: request.target, seconds: PATIENCE.as_secs() }.into());
@@ -334,6 +334,7 @@ impl Shared {
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
+            let under_way = shared.under_way.begin(artifact, request.target.clone(), progress.clone());
             let seeded = shared.seeder.seed(&version, &request, &progress)?;
             if let Some(record) = shared.seeder.record(&request.target) {
                 shared.note_record(record);
@@ -341,6 +342,7 @@ impl Shared {
             tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
                 mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
                 changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
+            drop(under_way);
             shared.changed();
             // Held to the end, and what was done is noted, also when whoever asked has gone away.
             drop(turn);
