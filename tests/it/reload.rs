@@ -157,7 +157,7 @@ fn a_broken_document_keeps_the_last_good_one() {
         ("a bad value", &[good.as_bytes(), b"  refresh: often\n"].concat(), "often"),
         ("no YAML", unclosed.as_bytes(), "app.yaml"),
         ("no text", b"\xff\xfe\x00", "app.yaml"),
-        ("cut short", good[..good.len() / 2].as_bytes(), "app.yaml"),
+        ("cut short", &good.as_bytes()[..good.len() / 2], "app.yaml"),
     ];
     for (number, (what, broken, named)) in (2..).zip(breaks) {
         node.write_config_bytes("app.yaml", broken);
