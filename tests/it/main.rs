@@ -14,6 +14,7 @@
 mod fixture;
 
 mod bad_upstream;
+mod budget;
 mod cli_contract;
 mod formats;
 mod full_disk;
@@ -22,6 +23,7 @@ mod http_contract;
 mod http_files;
 mod index;
 mod kill9;
+mod life;
 mod linux_tree;
 mod month;
 mod plain;
