@@ -4,11 +4,12 @@
 mod ask;
 mod plan;
 mod run;
+mod seeding;
 mod state;
 mod step;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, ProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{ArtifactState, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState};
 pub use wait::{RefreshError, WaitError};
