@@ -149,32 +149,42 @@ fn tell_refused(catalog: &intent::Catalog) {
 async fn follow(options: Options, running: Settings, reconciler: Reconciler, cancel: CancellationToken) {
     let mut watch = intent::Watch::new(&options.config);
     let mut told = None;
+    // The first reading comes without a hint: between the start's own and the watch something may have changed.
     loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = watch.hint() => {}
-        }
         let again = options.clone();
         let read = tokio::task::spawn_blocking(move || {
             let catalog = intent::load_catalog(&again.config).map_err(NodeError::Documents);
             (catalog, settings(again).map(|(_, settings)| settings))
         });
-        let Ok((catalog, settings)) = read.await else { continue };
-        match catalog {
-            Ok(catalog) => {
-                if reconciler.set_catalog(catalog) {
-                    tell_refused(&reconciler.catalog());
-                    tracing::info!("documents changed and were taken up");
-                }
+        if let Ok((catalog, settings)) = read.await {
+            take_up(&reconciler, catalog);
+            tell_settings(&mut told, &running, settings);
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = watch.hint() => {}
+        }
+    }
+}
+
+fn take_up(reconciler: &Reconciler, catalog: Result<intent::Catalog, NodeError>) {
+    match catalog {
+        Ok(catalog) => {
+            if reconciler.set_catalog(catalog) {
+                tell_refused(&reconciler.catalog());
+                tracing::info!("documents changed and were taken up");
             }
-            // A directory that is being replaced: what was read last goes on.
-            Err(error) => tracing::warn!(error = intent::error_chain(&error), "documents cannot be read now"),
         }
-        match settings {
-            Ok(settings) if settings == running => told = None,
-            Ok(_) => tell_once(&mut told, "restart the daemon for the changed settings to take effect".into()),
-            Err(error) => tell_once(&mut told, intent::error_chain(&error)),
-        }
+        // A directory that is being replaced: what was read last goes on.
+        Err(error) => tracing::warn!(error = intent::error_chain(&error), "documents cannot be read now"),
+    }
+}
+
+fn tell_settings(told: &mut Option<String>, running: &Settings, settings: Result<Settings, NodeError>) {
+    match settings {
+        Ok(settings) if settings == *running => *told = None,
+        Ok(_) => tell_once(told, "restart the daemon for the changed settings to take effect".into()),
+        Err(error) => tell_once(told, intent::error_chain(&error)),
     }
 }
 

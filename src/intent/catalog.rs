@@ -31,18 +31,26 @@ pub struct Refused {
 impl Catalog {
     /// This catalog after a reload: what is refused now keeps the last good document of its name; where not even the
     /// name could be read, every document goes on that the file held before. A target that another document has taken
-    /// meanwhile is the other's, as it would be after a restart.
+    /// meanwhile is the other's, as it would be after a restart. Each document that goes on so has its refusal.
     pub fn succeed(previous: &Catalog, mut next: Catalog) -> Catalog {
+        let mut held_up: Vec<Refused> = Vec::new();
         for last_good in previous.artifacts.values() {
-            let is_refused = next.refused.iter().any(|refused| match &refused.name {
+            let refused = next.refused.iter().find(|refused| match &refused.name {
                 Some(name) => *name == last_good.name,
                 None => refused.file == last_good.file,
             });
-            if is_refused && !next.artifacts.contains_key(&last_good.name) {
-                let kept = next.without_taken_targets(last_good);
-                next.artifacts.insert(last_good.name.clone(), kept);
+            let Some(refused) = refused.filter(|_| !next.artifacts.contains_key(&last_good.name)).cloned() else {
+                continue;
+            };
+            if refused.name.is_none() {
+                held_up.push(Refused { name: Some(last_good.name.clone()), ..refused });
             }
+            let kept = next.without_taken_targets(last_good);
+            next.artifacts.insert(last_good.name.clone(), kept);
         }
+        // Whoever asks for such an artifact is told why its document is not taken up.
+        next.refused.retain(|refused| !held_up.iter().any(|held_up| Arc::ptr_eq(&held_up.error, &refused.error)));
+        next.refused.append(&mut held_up);
         next
     }
 

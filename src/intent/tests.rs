@@ -193,7 +193,14 @@ fn a_slip_that_hides_the_name_leaves_the_last_good_documents_too() {
         let next = load_catalog(dir.path()).unwrap();
         assert_eq!(next.refused[0].name.as_ref().map(ArtifactName::as_str), name, "{:?}", next.refused);
         assert_eq!(next.artifacts.len(), usize::from(text != b"\xff"));
-        assert_eq!(Catalog::succeed(&first, next).artifacts, first.artifacts);
+        let next = Catalog::succeed(&first, next);
+        assert_eq!(next.artifacts, first.artifacts);
+        // Each document that goes on so tells why.
+        let smartos = next.refusal_of(&"smartos-platform".parse().unwrap());
+        assert!(smartos.is_some_and(|refused| refused.file == file), "{:?}", next.refused);
+        assert_eq!(next.refusal_of(&"other".parse().unwrap()).is_some(), text == b"\xff");
+        let raw = load_catalog(dir.path()).unwrap();
+        assert!(next.says_the_same(&Catalog::succeed(&next, raw)), "read again, it says nothing new");
     }
     // What is not refused but gone is gone.
     fs::write(&file, &second).unwrap();
