@@ -81,6 +81,7 @@ impl Shared {
         });
         match judged {
             Ok((_, Judgement::OtherBytes { version, found, held })) => {
+                self.update(artifact, |tracked| tracked.named = Some(version.clone()));
                 self.failed(artifact, &StepError::OtherBytes { version, found, held });
             }
             Ok((_, Judgement::Here(version))) => {
@@ -94,6 +95,7 @@ impl Shared {
                     tracked.facts.busy = false;
                     tracked.running = None;
                     tracked.refreshed_at = Some(Timestamp::now());
+                    tracked.named = resolution.version().cloned().or_else(|| tracked.named.take());
                     tracked.facts.pending = Some(resolution);
                 });
             }
@@ -208,6 +210,7 @@ impl Shared {
             tracked.settle();
             tracked.failure = None;
             tracked.facts.failures = 0;
+            tracked.named = Some(version.clone());
             tracked.facts.latest = Some(version);
             tracked.facts.next_ask = Some(next);
             tracked.refreshed_at = Some(Timestamp::now());
@@ -302,9 +305,6 @@ impl Shared {
         if let Some(record) = record {
             self.note_record(record);
         }
-        tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
-            mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
-            changed = seeded.changed, elapsed_ms = seeded.elapsed_ms, "seeded");
         Ok(seeded)
     }
 }

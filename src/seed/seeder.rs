@@ -162,7 +162,7 @@ impl Seeder {
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             artifact = %head.artifact, version = %head.version, target = %path.display(), mode = %outcome.mode,
-            reason = outcome.reason, changed = outcome.changed, written = outcome.written, elapsed_ms, "seeded"
+            reason = outcome.reason, files = head.files, bytes = head.bytes, changed = outcome.changed, written = outcome.written, elapsed_ms, "seeded"
         );
         Ok(Seeded {
             artifact: head.artifact.clone(),

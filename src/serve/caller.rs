@@ -57,6 +57,15 @@ pub(super) enum Denied {
     Uid { uid: u32 },
 }
 
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{address}"),
+            Peer::Unix { uid } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
 impl Peer {
     /// Trusted by the kernel's word alone.
     pub(super) fn is_owner(self, own_uid: u32) -> bool {

@@ -245,7 +245,7 @@ impl From<WaitError> for Problem {
             }
             WaitError::Failed { state } => {
                 let next = match state.next_try {
-                    Some(at) => format!("mend what the detail says; the next try is at {at}"),
+                    Some(at) => format!("mend what the detail says; the next try is at {at:.0}"),
                     None => format!("mend what the detail says, then run `seedcache refresh {}`", state.name),
                 };
                 with_state(Kind::Unavailable, &error, state, next)
@@ -295,7 +295,7 @@ impl From<SeedAskError> for Problem {
             SeedAskError::Target(error) => Self::new(
                 Kind::Malformed,
                 chain(&error),
-                "give a directory below seed.root, absolute or relative to it",
+                "give an absolute path below seed.root, as the daemon sees it; over HTTP one relative to seed.root will do",
             ),
             SeedAskError::Task(_) => Self::internal(&error),
             SeedAskError::NotDeclared { .. } => {
