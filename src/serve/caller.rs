@@ -113,6 +113,12 @@ mod tests {
     use axum::http::HeaderValue;
 
     #[test]
+    fn callers_are_logged_in_a_word() {
+        assert_eq!(Peer::Tcp("127.0.0.1:5".parse().unwrap()).to_string(), "127.0.0.1:5");
+        assert_eq!(Peer::Unix { uid: 7 }.to_string(), "uid 7");
+    }
+
+    #[test]
     fn who_may_do_what() {
         let tcp = Peer::Tcp("127.0.0.1:5".parse().unwrap());
         let unix = |uid| Peer::Unix { uid };
