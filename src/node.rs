@@ -68,6 +68,25 @@ pub enum NodeError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl NodeError {
+    /// What to do about it, where the message does not say.
+    pub fn next(&self) -> Option<&'static str> {
+        match self {
+            NodeError::Settings(DocumentError::Fs(_)) | NodeError::Documents(DocumentError::Fs(_)) => {
+                Some("give --config a directory that this user may read, with seedcache.yaml and the documents in it")
+            }
+            NodeError::Settings(_) => Some("`seedcache check` says whether the settings are well"),
+            NodeError::Store(OpenError::Fs(_)) => {
+                Some("give store.root (or --root) a directory that this user may write to")
+            }
+            NodeError::Seeder(SeedError::Fs(_)) => {
+                Some("give seed.root (or --root) a directory that this user may write to")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {

@@ -113,7 +113,7 @@ pub enum AcquireError {
         limit: u64,
     },
     /// No address gives the bytes.
-    #[error("none of {addresses} address(es) of the archive gives it{}", HttpError::list(others))]
+    #[error("{}{}", no_address(*addresses), HttpError::list(others))]
     Unavailable {
         /// How many were tried.
         addresses: usize,
@@ -126,7 +126,10 @@ pub enum AcquireError {
         retry_after: Option<Duration>,
     },
     /// The object kept changing.
-    #[error("the archive at {url} changed each time its download was resumed; it is fetched again later")]
+    #[error(
+        "the download of {url} broke off again and again and could not be resumed: each time the origin answered with \
+         another archive, or with the whole instead of the rest; it is fetched again later"
+    )]
     Unstable {
         /// Where from.
         url: Box<str>,
@@ -140,6 +143,13 @@ pub enum AcquireError {
     /// The resolution is of another kind of source than the artifact.
     #[error("the document's source changed while it was being fetched; it is asked again")]
     SourceChanged,
+}
+
+fn no_address(addresses: usize) -> String {
+    match addresses {
+        1 => "the archive cannot be fetched".to_owned(),
+        _ => format!("none of the {addresses} addresses of the archive gives it"),
+    }
 }
 
 impl AcquireError {

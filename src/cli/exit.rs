@@ -89,6 +89,7 @@ impl Failure {
         match self {
             Failure::Client(error) => error.next(),
             Failure::Refresh(failed) => Some(failed.next()),
+            Failure::Node(error) => error.next().map(str::to_owned),
             _ => None,
         }
     }

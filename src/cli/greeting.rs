@@ -49,16 +49,34 @@ fn write(out: &mut impl Write, node: &Node, states: &[ArtifactState], catalog: &
     let (Some(socket), Some(first)) = (&node.socket, states.iter().find(|state| state.state == State::Ready)) else {
         return out.flush();
     };
+    let here = std::env::current_dir().unwrap_or_default();
     let program = std::env::args_os().next().unwrap_or_else(|| "seedcache".into());
-    let ask = format!("{} --server unix://{}", Path::new(&program).display(), socket.display());
-    let name = &first.name;
+    let program = quoted(Path::new(&program));
+    let socket = quoted(near(socket, &here));
     let target = node.seed_root.join("mine");
+    let target = quoted(near(&target, &here));
+    let name = &first.name;
     writeln!(out, "\nTry next, in another terminal in this directory:\n")?;
-    writeln!(out, "  {ask} status")?;
-    writeln!(out, "  {ask} seed {name} {}", target.display())?;
-    writeln!(out, "  {ask} versions {name}")?;
-    writeln!(out, "  {ask} verify {name}")?;
+    writeln!(out, "  export SEEDCACHE_SERVER=unix://{socket}")?;
+    writeln!(out, "  {program} status")?;
+    writeln!(out, "  {program} seed {name} {target}")?;
+    writeln!(out, "  {program} versions {name}")?;
+    writeln!(out, "  {program} verify {name}")?;
     out.flush()
+}
+
+/// The path as written in the directory `here`: short where it lies below.
+fn near<'a>(path: &'a Path, here: &Path) -> &'a Path {
+    path.strip_prefix(here).ok().filter(|below| !below.as_os_str().is_empty()).unwrap_or(path)
+}
+
+/// The path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    match text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+:@%=,".contains(c)) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 fn tell(out: &mut impl Write, state: &ArtifactState, seed_root: &Path) -> std::io::Result<()> {
@@ -66,24 +84,46 @@ fn tell(out: &mut impl Write, state: &ArtifactState, seed_root: &Path) -> std::i
     match current {
         Some(version) => writeln!(
             out,
-            "{}@{} is here: {} files, {}, verified by {}",
+            "{}@{} is here: {}, {}, {} ({})",
             state.name,
             version.version,
-            version.files,
+            human::count(version.files, "file", "files"),
             human::size(version.bytes),
-            version.digest
+            if version.weak { "weakly verified" } else { "verified" },
+            version.digest.short(12),
         )?,
         None => {
             writeln!(out, "{} failed: {}", state.name, state.last_error.as_deref().unwrap_or("no error was recorded"))?;
         }
     }
+    let here = std::env::current_dir().unwrap_or_default();
     for seed in &state.seeds {
         match (seed.state, seed.mode) {
             (State::Ready, Some(mode)) => {
-                writeln!(out, "  seeded to {} ({})", seed_root.join(&seed.target).display(), mode.words())?;
+                let target = seed_root.join(&seed.target);
+                writeln!(out, "  seeded to {} ({})", near(&target, &here).display(), mode.words())?;
             }
             _ => writeln!(out, "  not seeded to {}: {}", seed.target, seed.reason.as_deref().unwrap_or("not yet"))?,
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_paths_are_short_and_one_word_each() {
+        let here = Path::new("/home/x");
+        for (path, written) in [
+            ("/home/x/q/s.sock", "q/s.sock"),
+            ("/home/x", "/home/x"),
+            ("/home/xy/s", "/home/xy/s"),
+            ("/home/x/my dir", "'my dir'"),
+            ("/home/x/it's $HOME", r"'it'\''s $HOME'"),
+        ] {
+            assert_eq!(quoted(near(Path::new(path), here)), written);
+        }
+    }
 }

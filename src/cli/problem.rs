@@ -53,11 +53,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.detail {
-            Some(detail) if detail.starts_with(&self.title) => f.write_str(detail),
-            Some(detail) => write!(f, "{}: {detail}", self.title),
-            None => f.write_str(&self.title),
-        }
+        // The title says the kind of problem, which a detail says better.
+        f.write_str(self.detail.as_ref().unwrap_or(&self.title))
     }
 }
 
@@ -73,7 +70,7 @@ mod tests {
         let body =
             br#"{"type":"about:blank","title":"Not found","status":404,"detail":"there is no artifact a","next":"x"}"#;
         let problem = Problem::read(StatusCode::NOT_FOUND, body).unwrap();
-        assert_eq!(problem.to_string(), "Not found: there is no artifact a");
+        assert_eq!(problem.to_string(), "there is no artifact a");
         assert_eq!(problem.next(), Some("x"));
     }
 

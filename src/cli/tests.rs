@@ -238,7 +238,7 @@ fn what_the_daemon_refuses_has_its_code_and_its_next_step() {
         let ran =
             run(&["seed", "smartos-platform", "/data/smartos", "--wait", "0s"], vec![problem(status, "this happened")]);
         assert_eq!(ran.code(), code, "{status}");
-        assert_eq!(ran.failure().to_string(), "A problem: this happened");
+        assert_eq!(ran.failure().to_string(), "this happened");
         assert_eq!(ran.failure().next().as_deref(), Some("do this"));
         assert_eq!(ran.printed, "");
     }

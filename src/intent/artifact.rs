@@ -95,7 +95,8 @@ pub struct HttpSource {
     /// Tried in order when `url` fails; the same digest is demanded of each.
     #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<String>,
-    /// Sent with each request to the origin named here; not to another that it redirects to.
+    /// Sent with each request to the origin (scheme, host, port) of `url`, the pointer's and sums file's included; never to
+    /// another one: neither a mirror nor where it redirects to.
     #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, HeaderValue>,
 }

@@ -84,6 +84,8 @@ pub(super) struct Tracked {
     pub(super) facts: Facts,
     pub(super) failure: Option<Failure>,
     pub(super) refreshed_at: Option<Timestamp>,
+    /// What the source named last, whether it can be had or not.
+    pub(super) named: Option<VersionName>,
     /// Answers of the source, good or bad: how a waiter knows that its question was answered.
     pub(super) answers: u64,
     pub(super) running: Option<Running>,
@@ -146,6 +148,7 @@ impl Reconciler {
                 facts: Facts::default(),
                 failure: None,
                 refreshed_at: None,
+                named: None,
                 answers: 0,
                 running: None,
                 seeds: BTreeMap::new(),

@@ -220,7 +220,7 @@ pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
         name: name.clone(),
         state,
         current: seen.holding.current.clone(),
-        latest: tracked.and_then(|t| t.facts.latest.clone()),
+        latest: tracked.and_then(|t| t.named.clone()),
         pin: seen.artifact.and_then(|artifact| artifact.pin.clone()),
         versions: seen.holding.newest_first().into_iter().map(|head| version_state(head, seen)).collect(),
         progress,

@@ -104,6 +104,7 @@ impl Shared {
         });
         match judged {
             Ok((_, Judgement::OtherBytes { version, found, held })) => {
+                self.update(artifact, |tracked| tracked.named = Some(version.clone()));
                 self.failed(artifact, &StepError::OtherBytes { version, found, held });
             }
             Ok((_, Judgement::Here(version))) => {
@@ -117,6 +118,7 @@ impl Shared {
                     tracked.facts.busy = false;
                     tracked.running = None;
                     tracked.refreshed_at = Some(Timestamp::now());
+                    tracked.named = resolution.version().cloned().or_else(|| tracked.named.take());
                     tracked.facts.pending = Some(resolution);
                 });
             }
@@ -242,6 +244,7 @@ impl Shared {
             tracked.settle();
             tracked.failure = None;
             tracked.facts.failures = 0;
+            tracked.named = Some(version.clone());
             tracked.facts.latest = Some(version);
             tracked.facts.next_ask = Some(next);
             tracked.refreshed_at = Some(Timestamp::now());

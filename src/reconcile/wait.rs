@@ -18,7 +18,7 @@ pub enum WaitError {
         name: ArtifactName,
     },
     /// Time is up; it may still come.
-    #[error("{} is not ready yet{}", state.name, last_error(state))]
+    #[error("{}{}", not_yet(state), last_error(state))]
     TimedOut {
         /// Where it stands.
         state: Box<ArtifactState>,
@@ -32,6 +32,13 @@ pub enum WaitError {
     /// The daemon is stopping.
     #[error("the daemon is shutting down; ask again in a moment")]
     ShuttingDown,
+}
+
+fn not_yet(state: &ArtifactState) -> String {
+    match &state.current {
+        None => format!("{} is not ready yet", state.name),
+        Some(current) => format!("{} is at {current}; what was waited for has not come", state.name),
+    }
 }
 
 fn last_error(state: &ArtifactState) -> String {

@@ -24,10 +24,7 @@ pub enum TargetError {
         source: PathError,
     },
     /// Absolute, and elsewhere.
-    #[error(
-        "{given:?} is not below seed.root ({}); give a path below it, or relative to it, as the daemon sees it",
-        root.display()
-    )]
+    #[error("{given:?} is not below seed.root ({})", root.display())]
     Outside {
         /// What was given.
         given: Box<str>,

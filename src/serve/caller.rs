@@ -57,6 +57,15 @@ pub(super) enum Denied {
     Uid { uid: u32 },
 }
 
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{address}"),
+            Peer::Unix { uid } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
 impl Peer {
     /// Trusted by the kernel's word alone.
     pub(super) fn is_owner(self, own_uid: u32) -> bool {
@@ -102,6 +111,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use axum::http::HeaderValue;
+
+    #[test]
+    fn callers_are_logged_in_a_word() {
+        assert_eq!(Peer::Tcp("127.0.0.1:5".parse().unwrap()).to_string(), "127.0.0.1:5");
+        assert_eq!(Peer::Unix { uid: 7 }.to_string(), "uid 7");
+    }
 
     #[test]
     fn who_may_do_what() {

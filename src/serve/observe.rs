@@ -65,10 +65,11 @@ async fn observe(State(observer): State<Observer>, request: Request, next: Next)
 /// The query stays out: it is where secrets end up.
 fn log(method: &Method, path: &str, status: u16, peer: Option<Peer>, request: &str, start: Instant) {
     let milliseconds = start.elapsed().as_millis();
+    let peer = peer.map(tracing::field::display);
     if *method == Method::GET || *method == Method::HEAD {
-        tracing::debug!(%method, path, status, ?peer, request, milliseconds, "request");
+        tracing::debug!(%method, path, status, peer, request, milliseconds, "request");
     } else {
-        tracing::info!(%method, path, status, ?peer, request, milliseconds, "request");
+        tracing::info!(%method, path, status, peer, request, milliseconds, "request");
     }
 }
 

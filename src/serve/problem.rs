@@ -145,7 +145,7 @@ impl Problem {
     pub(super) fn render(self, request_id: &str, trusted: bool) -> Response {
         let (slug, status, title) = self.kind.words();
         let detail = match self.internal && !trusted {
-            true => format!("see the daemon's log for request {request_id}"),
+            true => format!("{title}: the daemon's log says more under request {request_id}"),
             false => self.detail,
         };
         let mut document = json!({
@@ -240,7 +240,7 @@ impl From<WaitError> for Problem {
             }
             WaitError::Failed { state } => {
                 let next = match state.next_try {
-                    Some(at) => format!("mend what the detail says; the next try is at {at}"),
+                    Some(at) => format!("mend what the detail says; the next try is at {at:.0}"),
                     None => format!("mend what the detail says, then run `seedcache refresh {}`", state.name),
                 };
                 with_state(Kind::Unavailable, &error, state, next)
@@ -290,7 +290,7 @@ impl From<SeedAskError> for Problem {
             SeedAskError::Target(error) => Self::new(
                 Kind::Malformed,
                 error_chain(&error),
-                "give a directory below seed.root, absolute or relative to it",
+                "give an absolute path below seed.root, as the daemon sees it; over HTTP one relative to seed.root will do",
             ),
             SeedAskError::Task(_) => Self::internal(&error),
             SeedAskError::NotDeclared { .. } => {
@@ -366,6 +366,10 @@ mod tests {
         }
         let (_, timed_out) = written(WaitError::TimedOut { state: failed() }.into(), false).await;
         assert_eq!(timed_out["state"]["name"], "thing");
+        assert!(timed_out["detail"].as_str().unwrap().starts_with("thing is not ready yet"), "{timed_out}");
+        let at_one = ArtifactState { current: Some("v1".parse().unwrap()), ..state("thing", State::Ready) };
+        let (_, other) = written(WaitError::TimedOut { state: Box::new(at_one) }.into(), false).await;
+        assert_eq!(other["detail"], "thing is at v1; what was waited for has not come");
         let (_, unavailable) = written(WaitError::Failed { state: failed() }.into(), false).await;
         assert!(unavailable["detail"].as_str().unwrap().contains("no route"), "{unavailable}");
     }

@@ -108,6 +108,7 @@ fn a_wrong_digest() {
     let wrong = sha256(b"something else");
     case.releases.publish_with_sum("v2", &case.v2, &wrong);
     case.fails(&[&wrong, &sha256(&case.v2)]);
+    assert_eq!(case.node.state("app")["latest"], "v2", "what the source names is shown, though it cannot be had");
     let quarantine = case.node.store().join("quarantine");
     assert!(!crate::fixture::tree::walk(&quarantine).is_empty(), "nothing is in quarantine");
     case.releases.publish("v2", &case.v2);

@@ -54,7 +54,7 @@ pub enum HttpError {
         name: Box<str>,
     },
     /// No connection, or it broke.
-    #[error("{url} cannot be reached, or the connection broke")]
+    #[error("{url} cannot be reached, or the connection broke{}", distrusted(source))]
     Network {
         /// The address.
         url: Box<str>,
@@ -128,6 +128,13 @@ pub enum HttpError {
         /// The address.
         url: Box<str>,
     },
+}
+
+/// What to do about a certificate of an authority that nobody told of.
+fn distrusted(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let unknown = std::iter::successors(Some(error), |error| error.source())
+        .any(|cause| cause.to_string().contains("UnknownIssuer"));
+    if unknown { "; give the authority of its certificate in `fetch.caFile`" } else { "" }
 }
 
 fn advice(status: StatusCode) -> &'static str {
