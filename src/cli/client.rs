@@ -12,7 +12,7 @@ use super::connection::{self, ClientError, Question};
 use super::server::Server;
 use super::wait;
 use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
-use crate::reconcile::{ArtifactState, VerifyResult};
+use crate::reconcile::{ArtifactState, PinAnswer, VerifyResult};
 use crate::seed::Seeded;
 
 /// How long a plain question may take, and how much longer than its wait one that waits.
@@ -50,6 +50,11 @@ pub(super) struct SeedQuestion<'a> {
     pub(super) force: bool,
     /// How long to wait for the version.
     pub(super) wait: Interval,
+}
+
+#[derive(Serialize)]
+struct PinQuestion<'a> {
+    version: &'a VersionName,
 }
 
 #[derive(Serialize)]
@@ -117,6 +122,28 @@ impl Client {
         wait::until(wait, async |left| {
             let path = path(name, "/refresh") + &query(&[("wait", &whole_ms(left).to_string())]);
             self.ask(&post(path, Bytes::new(), left + ANSWER)).await
+        })
+        .await
+    }
+
+    /// Pins an artifact at a version, or with `None` takes the pin away; waits up to `wait` until what that makes
+    /// current is, or not at all.
+    pub(super) async fn pin(
+        &self,
+        name: &ArtifactName,
+        version: Option<&VersionName>,
+        wait: Option<Duration>,
+    ) -> Result<PinAnswer, ClientError> {
+        let question = |query: String, limit| match version {
+            Some(version) => {
+                let body = json(&PinQuestion { version });
+                Question { method: Method::PUT, path: path(name, "/pin") + &query, body, limit }
+            }
+            None => Question { method: Method::DELETE, path: path(name, "/pin") + &query, body: Bytes::new(), limit },
+        };
+        let Some(wait) = wait else { return self.ask(&question(String::new(), ANSWER)).await };
+        wait::until(wait, async |left| {
+            self.ask(&question(query(&[("wait", &whole_ms(left).to_string())]), left + ANSWER)).await
         })
         .await
     }

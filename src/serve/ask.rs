@@ -52,7 +52,14 @@ pub(super) struct WaitQuery {
     pub(super) timeout: String,
 }
 
-/// The query of `POST …/refresh`.
+/// The body of `PUT …/pin`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PinBody {
+    pub(super) version: VersionName,
+}
+
+/// The query of `POST …/refresh`, and of a pin's changes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RefreshQuery {

@@ -22,6 +22,7 @@ mod observe;
 mod page;
 mod patience;
 mod patient;
+mod pin;
 mod problem;
 mod range;
 mod reply;

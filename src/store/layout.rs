@@ -1,5 +1,5 @@
 //! The store's directories, opened once and held: `FORMAT`, `lock`, `versions/`, `current/`, `staging/`,
-//! `quarantine/`, `index/`.
+//! `quarantine/`, `index/`; `pins.json` beside them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::drain::{Draining, Lease};
 use super::index::Index;
+use super::pins::Pins;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName};
@@ -23,6 +24,7 @@ pub struct Store {
     pub(super) staging: Dir,
     pub(super) quarantine: Dir,
     pub(super) index: Index,
+    pub(super) pins: Pins,
     pub(super) inventory: RwLock<Inventory>,
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
@@ -105,6 +107,7 @@ impl Store {
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
         let index = Index::open(&root, &quarantine);
+        let pins = Pins::open(&root);
         let store = Self {
             root,
             versions,
@@ -112,6 +115,7 @@ impl Store {
             staging,
             quarantine,
             index,
+            pins,
             inventory: RwLock::default(),
             manifests: Mutex::default(),
             leases: Mutex::default(),

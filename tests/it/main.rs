@@ -21,6 +21,7 @@ mod http_contract;
 mod http_files;
 mod index;
 mod kill9;
+mod pins;
 mod linux_tree;
 mod readme;
 mod rooms;
