@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{self, ClientError, Question};
+use super::events::Events;
 use super::server::Server;
 use super::wait;
 use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
@@ -84,6 +85,14 @@ impl Client {
     /// One of them.
     pub(super) async fn artifact(&self, name: &ArtifactName) -> Result<ArtifactState, ClientError> {
         self.ask(&get(path(name, ""))).await
+    }
+
+    /// Every state of every artifact, or of one, from now on.
+    pub(super) async fn events(&self, name: Option<&ArtifactName>) -> Result<Events, ClientError> {
+        let query = name.map_or_else(String::new, |name| query(&[("artifact", name.as_str())]));
+        let question = get(format!("/v1/events{query}"));
+        let body = connection::open(&self.server, self.token.as_ref(), &question, "text/event-stream").await?;
+        Ok(Events::new(self.server.clone(), question.path, body))
     }
 
     /// Every artifact, or one, as the daemon wrote it; JSON, that much is checked.

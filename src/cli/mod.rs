@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod connection;
 mod details;
+mod events;
 mod exit;
 mod follow;
 mod greeting;

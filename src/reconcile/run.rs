@@ -178,6 +178,11 @@ impl Reconciler {
         known.then(|| self.shared.view(&world, name))
     }
 
+    /// Is cancelled when the daemon stops: who waits on it holds nothing up.
+    pub fn stopping(&self) -> CancellationToken {
+        self.shared.cancel.clone()
+    }
+
     /// Counts up with every change of any state.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::patience::Patience;
 use super::problem::{Kind, Problem, chain};
-use crate::intent::{Link, Swap, VersionName};
+use crate::intent::{ArtifactName, Link, Swap, VersionName};
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -64,6 +64,14 @@ pub(super) struct PinBody {
 #[serde(deny_unknown_fields)]
 pub(super) struct RefreshQuery {
     pub(super) wait: Option<Patience>,
+}
+
+/// The query of `GET /v1/events`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    /// Only this one.
+    pub(super) artifact: Option<ArtifactName>,
 }
 
 /// The version that a caller names; `current` and nothing at all are no name.

@@ -10,6 +10,8 @@ mod body;
 mod caller;
 mod conditional;
 mod content;
+mod events;
+mod feed;
 mod files;
 #[cfg(test)]
 mod fixture;

@@ -26,6 +26,7 @@ pub(super) enum Kind {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    NotAcceptable,
     TimedOut,
     Conflict,
     PreconditionFailed,
@@ -49,6 +50,7 @@ impl Kind {
             Kind::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method does not fit the address")
             }
+            Kind::NotAcceptable => ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "There is no such form of it"),
             Kind::TimedOut => ("timed-out", StatusCode::REQUEST_TIMEOUT, "Time is up"),
             Kind::Conflict => ("conflict", StatusCode::CONFLICT, "What is there stands in the way"),
             Kind::PreconditionFailed => {

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
-use super::{files, health, page, pin, scrape};
+use super::{events, files, health, page, pin, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
@@ -52,6 +52,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(scrape::metrics))
+        .route("/v1/events", get(events::events))
         .route("/v1/artifacts", get(list))
         .route("/v1/artifacts/{name}", get(one))
         .route("/v1/artifacts/{name}/wait", get(wait))

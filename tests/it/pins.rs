@@ -139,7 +139,10 @@ fn the_documents_pin_wins_and_the_answer_says_so() {
     let answer = put(&node, Over::Socket, &[], "v1");
     assert_eq!(answer.status, 200, "{}", answer.text());
     let answer = answer.json();
-    assert_eq!((&answer["pin"], &answer["pinnedBy"], &answer["current"]), (&json!("v2"), &json!("document"), &json!("v2")));
+    assert_eq!(
+        (&answer["pin"], &answer["pinnedBy"], &answer["current"]),
+        (&json!("v2"), &json!("document"), &json!("v2"))
+    );
     assert!(answer["note"].as_str().unwrap().contains("document pins app at v2"), "{answer}");
     // Its removal lets the node's pin through.
     node.write_config("artifacts.yaml", &releases.document());
