@@ -1,6 +1,6 @@
 //! Pins: a node held at one version, whatever the source says, the daemon's life and the origin's.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -204,8 +204,8 @@ fn a_source_with_one_version_at_a_time_can_be_rolled_back() {
     assert_ne!(current(&node), first.as_str());
     node.cli(&["pin", "app", &first]).ok();
     assert_eq!(current(&node), first.as_str());
-    // Time for whatever might go wrong with it: the state settles without an error.
-    let state = node.wait_state("app", "rest", Duration::from_secs(10), |state| state["progress"].is_null());
+    // Whatever is asked meanwhile, the state settles without an error.
+    let state = node.wait_state("app", "rest", PATIENCE, |state| state["progress"].is_null());
     assert_eq!((&state["current"], &state["lastError"]), (&json!(first), &Value::Null));
 }
 
