@@ -5,6 +5,7 @@ mod ask;
 mod pin;
 mod plan;
 mod run;
+mod seeding;
 mod state;
 mod step;
 mod wait;
@@ -12,5 +13,7 @@ mod wait;
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, PinnedBy, ProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{
+    ArtifactState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
+};
 pub use wait::{RefreshError, WaitError};

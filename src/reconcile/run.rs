@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::plan::{self, Facts, Moment, Plan, Step};
+use super::seeding::UnderWay;
 use super::state::{self, ArtifactState, Failure, LastSeed};
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) seeder: Arc<Seeder>,
     pub(super) downloads: Semaphore,
     pub(super) seeding: Semaphore,
+    pub(super) under_way: UnderWay,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
@@ -107,6 +109,7 @@ impl Reconciler {
             seeder: parts.seeder,
             downloads: Semaphore::new(parts.concurrency.max(1)),
             seeding: Semaphore::new(SEEDS_AT_ONCE),
+            under_way: UnderWay::default(),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
@@ -217,6 +220,7 @@ impl Shared {
             holding: &self.store.holding(name),
             node_pin: self.store.pin_of(name),
             records: &world.records,
+            seeding: &self.under_way.of(name),
             now: self.now(),
             wall_clock: Timestamp::now(),
         };

@@ -309,6 +309,7 @@ impl Shared {
     ) -> Result<Seeded, super::SeedAskError> {
         // Never closed: an error here cannot be.
         let _turn = self.seeding.acquire().await.ok();
+        let _under_way = self.under_way.begin(artifact.clone(), request.target.clone(), progress.clone());
         let shared = self.clone();
         let (seeded, record) = tokio::task::spawn_blocking(move || {
             let version = shared.store.open_version(&artifact, &version)?;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ask::EventsQuery;
-use super::feed::{Event, Feed, PACE};
+use super::feed::{Event, Feed, PACE, is_moving};
 use super::problem::{Kind, Problem};
 use super::routes::App;
 use crate::intent::ArtifactName;
@@ -145,7 +145,7 @@ impl Watcher {
             Some(name) => self.reconciler.state(name).into_iter().collect(),
             None => self.reconciler.states(),
         };
-        self.moving = states.iter().any(|state| state.progress.is_some());
+        self.moving = states.iter().any(is_moving);
         let (now, artifacts) = (Instant::now(), states.len());
         for event in self.feed.look(states, now - self.started) {
             match event {

@@ -8,9 +8,10 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::intent::ArtifactName;
-use crate::reconcile::{ArtifactState, ProgressState};
+use crate::reconcile::{ArtifactState, ProgressState, SeedProgressState};
 
 /// The least time between two events of one artifact that tell of nothing but progress.
 pub(super) const PACE: Duration = Duration::from_millis(500);
@@ -41,26 +42,38 @@ struct Told {
 struct Print {
     /// Of all but what follows.
     rest: u64,
-    figures: Option<(u64, Option<u64>, u64, u64)>,
+    /// Of what says how far things are.
+    figures: u64,
     next_try: Option<Timestamp>,
+}
+
+/// Whether something is being done whose figures move without a sign.
+pub(super) fn is_moving(state: &ArtifactState) -> bool {
+    state.progress.is_some() || state.seeds.iter().any(|seed| seed.progress.is_some())
+}
+
+fn hash(value: &impl Serialize) -> u64 {
+    let json =
+        serde_json::to_vec(value).unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&json);
+    hasher.finish()
 }
 
 impl Print {
     fn of(state: &ArtifactState) -> Self {
-        let figures = |p: &ProgressState| (p.bytes, p.total_bytes, p.unpacked_bytes, p.entries);
-        let still = |p: &ProgressState| ProgressState {
-            bytes: 0,
-            total_bytes: None,
-            unpacked_bytes: 0,
-            entries: 0,
-            ..p.clone()
-        };
-        let rest = ArtifactState { next_try: None, progress: state.progress.as_ref().map(still), ..state.clone() };
-        let json = serde_json::to_vec(&rest)
-            .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&json);
-        Self { rest: hasher.finish(), figures: state.progress.as_ref().map(figures), next_try: state.next_try }
+        let mut rest = state.clone();
+        let next_try = rest.next_try.take();
+        let figures = (&state.progress, state.seeds.iter().map(|seed| seed.progress).collect::<Vec<_>>());
+        let figures = if is_moving(state) { hash(&figures) } else { 0 };
+        if let Some(progress) = &mut rest.progress {
+            let (phase, version) = (progress.phase, progress.version.take());
+            *progress = ProgressState { phase, version, bytes: 0, total_bytes: None, unpacked_bytes: 0, entries: 0 };
+        }
+        for progress in rest.seeds.iter_mut().filter_map(|seed| seed.progress.as_mut()) {
+            *progress = SeedProgressState { entries: 0, total_entries: 0, bytes: 0 };
+        }
+        Self { rest: hash(&rest), figures, next_try }
     }
 
     /// The same but for figures. The time of the next try is worked out anew with each look and wavers a little.
@@ -107,7 +120,7 @@ mod tests {
     use super::super::fixture::state;
     use super::*;
     use crate::acquire::Phase;
-    use crate::reconcile::State;
+    use crate::reconcile::{SeedState, State};
 
     fn at(bytes: u64, phase: Phase) -> ArtifactState {
         let progress = ProgressState { phase, version: None, bytes, total_bytes: None, unpacked_bytes: 0, entries: 0 };
@@ -140,6 +153,23 @@ mod tests {
         assert!(tells(&mut feed, &at(3, Phase::Downloading), 500));
         assert!(tells(&mut feed, &at(3, Phase::Unpacking), 501));
         assert!(!tells(&mut feed, &at(3, Phase::Unpacking), 5000));
+    }
+
+    #[test]
+    fn a_seeds_figures_are_figures_too() {
+        let mut feed = Feed::default();
+        let seeding = |entries: Option<u64>| {
+            let progress = entries.map(|entries| SeedProgressState { entries, total_entries: 9, bytes: 0 });
+            let (target, stand) = ("t".to_owned(), State::Ready);
+            let seed = SeedState { target, version: None, mode: None, reason: None, state: stand, progress };
+            ArtifactState { seeds: vec![seed], ..state("a", State::Ready) }
+        };
+        assert!(tells(&mut feed, &seeding(None), 0));
+        assert!(tells(&mut feed, &seeding(Some(1)), 1));
+        assert!(!tells(&mut feed, &seeding(Some(2)), 2));
+        assert!(tells(&mut feed, &seeding(Some(2)), 501));
+        assert!(tells(&mut feed, &seeding(None), 502));
+        assert!(is_moving(&seeding(Some(1))) && !is_moving(&seeding(None)));
     }
 
     #[test]
