@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::download::Download;
 use super::note::Note;
 use super::pipeline::{IngestError, Input, Outcome, Sink, Work, ingest};
-use super::resolve::{NamingError, by_digest, find_version};
+use super::resolve::{Known, NamingError, by_digest, find_version};
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
 use super::source::{ClientError, HttpError};
@@ -27,6 +27,7 @@ pub struct Fetcher {
     http: HttpClient,
     /// Their `max_bytes` is each artifact's own.
     rules: Rules,
+    known: Arc<Known>,
     sink: Sink,
 }
 
@@ -226,7 +227,7 @@ impl Fetcher {
         // A plain function is wanted, and `unpack` is a generic one.
         let sink: Sink =
             |archive, recipe, file_name, tree, progress| unpack(archive, recipe, file_name, tree, progress);
-        Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), sink })
+        Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), known: Arc::default(), sink })
     }
 
     /// Asks the source what `wish` is now.
@@ -239,7 +240,7 @@ impl Fetcher {
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(ResolveError::Cancelled),
-            resolution = resolve::resolve(&self.http, self.rules, artifact, wish) => resolution,
+            resolution = resolve::resolve(&self.http, &self.known, self.rules, artifact, wish) => resolution,
         }
     }
 

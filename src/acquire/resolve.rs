@@ -2,6 +2,7 @@
 
 mod ask;
 mod fill;
+mod known;
 mod naming;
 mod sums;
 
@@ -12,6 +13,7 @@ use reqwest::Url;
 
 pub(super) use ask::resolve;
 pub use fill::FillError;
+pub(super) use known::Known;
 pub use naming::NamingError;
 pub(super) use naming::{by_digest, find_version};
 pub use sums::SumsError;

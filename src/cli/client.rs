@@ -9,10 +9,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{self, ClientError, Question};
+use super::events::Events;
 use super::server::Server;
 use super::wait;
 use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
-use crate::reconcile::{ArtifactState, VerifyResult};
+use crate::reconcile::{ArtifactState, PinAnswer, VerifyResult};
 use crate::seed::Seeded;
 
 /// How long a plain question may take, and how much longer than its wait one that waits.
@@ -53,6 +54,11 @@ pub(super) struct SeedQuestion<'a> {
 }
 
 #[derive(Serialize)]
+struct PinQuestion<'a> {
+    version: &'a VersionName,
+}
+
+#[derive(Serialize)]
 struct VerifyQuestion<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'a VersionName>,
@@ -79,6 +85,14 @@ impl Client {
     /// One of them.
     pub(super) async fn artifact(&self, name: &ArtifactName) -> Result<ArtifactState, ClientError> {
         self.ask(&get(path(name, ""))).await
+    }
+
+    /// Every state of every artifact, or of one, from now on.
+    pub(super) async fn events(&self, name: Option<&ArtifactName>) -> Result<Events, ClientError> {
+        let query = name.map_or_else(String::new, |name| query(&[("artifact", name.as_str())]));
+        let question = get(format!("/v1/events{query}"));
+        let body = connection::open(&self.server, self.token.as_ref(), &question, "text/event-stream").await?;
+        Ok(Events::new(self.server.clone(), question.path, body))
     }
 
     /// Every artifact, or one, as the daemon wrote it; JSON, that much is checked.
@@ -117,6 +131,28 @@ impl Client {
         wait::until(wait, async |left| {
             let path = path(name, "/refresh") + &query(&[("wait", &whole_ms(left).to_string())]);
             self.ask(&post(path, Bytes::new(), left + ANSWER)).await
+        })
+        .await
+    }
+
+    /// Pins an artifact at a version, or with `None` takes the pin away; waits up to `wait` until what that makes
+    /// current is, or not at all.
+    pub(super) async fn pin(
+        &self,
+        name: &ArtifactName,
+        version: Option<&VersionName>,
+        wait: Option<Duration>,
+    ) -> Result<PinAnswer, ClientError> {
+        let question = |query: String, limit| match version {
+            Some(version) => {
+                let body = json(&PinQuestion { version });
+                Question { method: Method::PUT, path: path(name, "/pin") + &query, body, limit }
+            }
+            None => Question { method: Method::DELETE, path: path(name, "/pin") + &query, body: Bytes::new(), limit },
+        };
+        let Some(wait) = wait else { return self.ask(&question(String::new(), ANSWER)).await };
+        wait::until(wait, async |left| {
+            self.ask(&question(query(&[("wait", &whole_ms(left).to_string())]), left + ANSWER)).await
         })
         .await
     }

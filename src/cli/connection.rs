@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,7 +21,7 @@ use super::server::Server;
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest answer taken, in bytes.
-const ANSWER_LIMIT: usize = 64 << 20;
+pub(super) const ANSWER_LIMIT: usize = 64 << 20;
 
 /// What is asked.
 #[derive(Debug)]
@@ -123,22 +124,34 @@ pub(super) async fn ask(
     token: Option<&HeaderValue>,
     question: &Question,
 ) -> Result<Bytes, ClientError> {
-    let unreachable = |source| ClientError::Unreachable { server: server.clone(), source };
-    let took_too_long = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "connecting took longer than 5 s"));
-    let request = request(server, token, question);
-    match server {
-        Server::Unix(path) => {
-            let stream = timeout(CONNECT_LIMIT, UnixStream::connect(path)).await.map_err(took_too_long)?;
-            exchange(stream.map_err(unreachable)?, request, server, question.limit).await
-        }
-        Server::Http(authority) => {
-            let stream = timeout(CONNECT_LIMIT, TcpStream::connect(authority.as_str())).await.map_err(took_too_long)?;
-            exchange(stream.map_err(unreachable)?, request, server, question.limit).await
-        }
-    }
+    let request = request(server, token, question, "application/json");
+    let answered = exchange(server, request, question.limit, async |status, body| {
+        let body = whole(body, server).await?;
+        if status.is_success() { Ok(body) } else { Err(refused(server, status, &body)) }
+    });
+    answered.await
 }
 
-fn request(server: &Server, token: Option<&HeaderValue>, question: &Question) -> Request<Full<Bytes>> {
+/// Connects and asks for an answer that goes on: its body, to be read as it comes.
+pub(super) async fn open(
+    server: &Server,
+    token: Option<&HeaderValue>,
+    question: &Question,
+    media_type: &'static str,
+) -> Result<Incoming, ClientError> {
+    let request = request(server, token, question, media_type);
+    let answered = exchange(server, request, question.limit, async |status, body| {
+        if status.is_success() { Ok(body) } else { Err(refused(server, status, &whole(body, server).await?)) }
+    });
+    answered.await
+}
+
+fn request(
+    server: &Server,
+    token: Option<&HeaderValue>,
+    question: &Question,
+    media_type: &'static str,
+) -> Request<Full<Bytes>> {
     let host = match server {
         Server::Unix(_) => "localhost",
         Server::Http(authority) => authority.as_str(),
@@ -148,7 +161,7 @@ fn request(server: &Server, token: Option<&HeaderValue>, question: &Question) ->
     *request.uri_mut() = question.path.parse().unwrap_or_else(|e| unreachable!("the path is percent-encoded: {e}"));
     let headers = request.headers_mut();
     headers.insert(HOST, host.parse().unwrap_or_else(|e| unreachable!("an authority is plain ASCII: {e}")));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static(media_type));
     if !question.body.is_empty() {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
@@ -158,34 +171,55 @@ fn request(server: &Server, token: Option<&HeaderValue>, question: &Question) ->
     request
 }
 
-async fn exchange<S>(
+/// Connects and sends, then has the answer read; all but connecting within `limit`.
+async fn exchange<T>(
+    server: &Server,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+    read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let unreachable = |source| ClientError::Unreachable { server: server.clone(), source };
+    let took_too_long = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "connecting took longer than 5 s"));
+    let answered = match server {
+        Server::Unix(path) => {
+            let stream = timeout(CONNECT_LIMIT, UnixStream::connect(path)).await.map_err(took_too_long)?;
+            timeout(limit, send(stream.map_err(unreachable)?, request, server, read)).await
+        }
+        Server::Http(authority) => {
+            let stream = timeout(CONNECT_LIMIT, TcpStream::connect(authority.as_str())).await.map_err(took_too_long)?;
+            timeout(limit, send(stream.map_err(unreachable)?, request, server, read)).await
+        }
+    };
+    answered.map_err(|_| ClientError::Silent { server: server.clone(), limit })?
+}
+
+async fn send<S, T>(
     stream: S,
     request: Request<Full<Bytes>>,
     server: &Server,
-    limit: Duration,
-) -> Result<Bytes, ClientError>
+    read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, ClientError>,
+) -> Result<T, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let lost = |source| ClientError::Lost { server: server.clone(), source };
-    let answered = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        // Ends with the sender and the answer's body; its errors come out there.
-        tokio::spawn(connection);
-        let (head, body) = sender.send_request(request).await.map_err(lost)?.into_parts();
-        let body = Limited::new(body, ANSWER_LIMIT).collect().await.map_err(|e| body_error(e, server))?.to_bytes();
-        Ok((head.status, body))
-    };
-    let silent = |_| ClientError::Silent { server: server.clone(), limit };
-    let (status, body) = timeout(limit, answered).await.map_err(silent)??;
-    if status.is_success() {
-        return Ok(body);
-    }
-    Err(match Problem::read(status, &body) {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+    // Ends with the sender and the answer's body; its errors come out there.
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await.map_err(lost)?.into_parts();
+    read(head.status, body).await
+}
+
+async fn whole(body: Incoming, server: &Server) -> Result<Bytes, ClientError> {
+    let body = Limited::new(body, ANSWER_LIMIT).collect().await;
+    body.map(http_body_util::Collected::to_bytes).map_err(|error| body_error(error, server))
+}
+
+fn refused(server: &Server, status: StatusCode, body: &[u8]) -> ClientError {
+    match Problem::read(status, body) {
         Some(problem) => ClientError::Problem(Box::new(problem)),
         None => ClientError::Foreign { server: server.clone(), status },
-    })
+    }
 }
 
 fn body_error(error: Box<dyn std::error::Error + Send + Sync>, server: &Server) -> ClientError {

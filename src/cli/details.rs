@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::human::{ago, ahead, plain, size};
 use super::overview::failure_line;
 use super::{progress, table};
-use crate::reconcile::{ArtifactState, SeedState, VersionState};
+use crate::reconcile::{ArtifactState, PinnedBy, SeedState, VersionState};
 
 /// Everything that is known of an artifact, as lines.
 pub(super) fn render(state: &ArtifactState, width: Option<u16>, now: Timestamp) -> String {
@@ -33,7 +33,12 @@ fn facts(state: &ArtifactState, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut add = |label, value: Option<String>| facts.extend(value.map(|value| (label, value)));
     add("current", Some(state.current.as_ref().map_or_else(|| "none yet".to_owned(), ToString::to_string)));
     add("latest", state.latest.as_ref().map(ToString::to_string));
-    add("pin", state.pin.as_ref().map(ToString::to_string));
+    let by = |by| match by {
+        Some(PinnedBy::Document) => " (by the document)",
+        Some(PinnedBy::Node) => " (on this node)",
+        None => "",
+    };
+    add("pin", state.pin.as_ref().map(|pin| format!("{pin}{}", by(state.pinned_by))));
     add("now", state.progress.as_ref().map(|progress| progress::phase(progress, None)));
     add("asked", state.refreshed_at.map(|at| ago(at, now)));
     add("next try", state.next_try.map(|at| ahead(at, now)));
@@ -92,6 +97,7 @@ mod tests {
     fn everything_known_is_shown() {
         let mut state = artifact(None);
         state.pin = state.current.clone();
+        state.pinned_by = Some(PinnedBy::Node);
         state.refreshed_at = Some("2026-01-01T11:55:00Z".parse().unwrap());
         state.next_try = Some("2026-01-01T12:55:00Z".parse().unwrap());
         state.observed_generation = None;
@@ -100,7 +106,7 @@ mod tests {
             "smartos-platform: Ready\n\
              \x20 current   20260101T000000Z\n\
              \x20 latest    20260101T000000Z\n\
-             \x20 pin       20260101T000000Z\n\
+             \x20 pin       20260101T000000Z (on this node)\n\
              \x20 asked     5 min ago\n\
              \x20 next try  in 55 min\n\
              \x20 document  none declares it any more\n\

@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod connection;
 mod details;
+mod events;
 mod exit;
 mod follow;
 mod greeting;
@@ -14,6 +15,7 @@ mod human;
 mod named;
 mod output;
 mod overview;
+mod pin;
 mod problem;
 mod progress;
 mod refresh;
@@ -95,6 +97,10 @@ enum Ask {
     Status(status::Args),
     /// List the versions of an artifact
     Versions(versions::Args),
+    /// Hold an artifact at one version on this node
+    Pin(pin::PinArgs),
+    /// Follow what the document says again
+    Unpin(pin::UnpinArgs),
     /// Ask the source now whether there is something newer
     Refresh(refresh::Args),
     /// Read versions again and compare every byte with their manifests
@@ -156,6 +162,8 @@ async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Re
         Ask::Seed(args) => seed::run(args, client, out).await,
         Ask::Status(args) => status::run(args, client, out).await,
         Ask::Versions(args) => versions::run(args, client, out).await,
+        Ask::Pin(args) => pin::pin(args, client, out).await,
+        Ask::Unpin(args) => pin::unpin(args, client, out).await,
         Ask::Refresh(args) => refresh::run(args, client, out).await,
         Ask::Verify(args) => verify::run(args, client, out).await,
     }

@@ -1,14 +1,16 @@
-//! `seedcache status`: what is on the node and how it stands, once or again and again.
+//! `seedcache status`: what is on the node and how it stands, once or with each change.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 use super::Format;
 use super::client::Client;
 use super::connection::ClientError;
+use super::events::{Change, Events};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::wait::may_pass;
@@ -16,7 +18,7 @@ use super::{details, overview};
 use crate::intent::ArtifactName;
 use crate::reconcile::ArtifactState;
 
-/// How often a watch looks.
+/// How often a watch draws anew, and how long it waits for a daemon that is gone.
 const EVERY: Duration = Duration::from_secs(1);
 /// To the upper left corner, and all from there cleared.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -64,32 +66,94 @@ fn page(args: &Args, states: &[ArtifactState], width: Option<u16>) -> String {
     }
 }
 
-/// Looks every second until the reader is gone. Once it was reached, a daemon that restarts is waited for.
+/// Shows each change until the reader is gone. Once it was reached, a daemon that restarts is waited for.
 async fn watch(args: &Args, client: &Client, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
-    let mut seen: Option<Vec<ArtifactState>> = None;
+    let mut screen = Screen { args, seen: None };
     let mut lost = false;
     while !out.is_closed() {
-        match ask(args, client).await {
-            Ok(states) => {
-                let text = match (args.output, out.width()) {
-                    (Format::Table, Some(width)) => format!("{CLEAR}{}", page(args, &states, Some(width))),
-                    (format, _) => changes(format, seen.as_deref().unwrap_or_default(), &states)?,
-                };
-                out.write_all(text.as_bytes())?;
-                (seen, lost) = (Some(states), false);
-            }
-            Err(error) if may_pass(&error, seen.is_some()) => {
-                if !lost {
-                    let _ = writeln!(std::io::stderr().lock(), "{error}; waiting for it");
+        let error = match client.events(args.artifact.as_ref()).await {
+            Ok(events) => {
+                lost = false;
+                match screen.follow(events, out).await? {
+                    // The daemon stops, or the reader is gone.
+                    None => continue,
+                    Some(error) => error,
                 }
-                lost = true;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => error,
+        };
+        if !may_pass(&error, screen.seen.is_some()) {
+            return Err(error.into());
         }
-        out.flush()?;
+        if !lost {
+            let _ = writeln!(std::io::stderr().lock(), "{error}; waiting for it");
+        }
+        lost = true;
         sleep(EVERY).await;
     }
     Ok(Exit::Done)
+}
+
+/// What a watch shows.
+struct Screen<'a> {
+    args: &'a Args,
+    /// As shown last.
+    seen: Option<Vec<ArtifactState>>,
+}
+
+impl Screen<'_> {
+    /// Shows what comes until the stream ends; why it broke, when it did.
+    async fn follow(
+        &mut self,
+        mut events: Events,
+        out: &mut Output<impl Write>,
+    ) -> Result<Option<ClientError>, Failure> {
+        let mut states: BTreeMap<ArtifactName, ArtifactState> = BTreeMap::new();
+        let mut synced = false;
+        // Times are shown from now, so that what stands on a terminal is drawn anew though nothing happens.
+        let mut tick = interval(EVERY);
+        while !out.is_closed() {
+            let change = tokio::select! {
+                change = events.next() => change,
+                _ = tick.tick() => {
+                    if synced && out.width().is_some() {
+                        self.show(&states, out)?;
+                    }
+                    continue;
+                }
+            };
+            match change {
+                Ok(Some(Change::Artifact(state))) => drop(states.insert(state.name.clone(), *state)),
+                Ok(Some(Change::Removed(name))) => drop(states.remove(&name)),
+                Ok(Some(Change::Synced)) => synced = true,
+                Ok(None) => {
+                    sleep(EVERY).await;
+                    return Ok(None);
+                }
+                Err(error) => return Ok(Some(error)),
+            }
+            if synced {
+                self.show(&states, out)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn show(
+        &mut self,
+        states: &BTreeMap<ArtifactName, ArtifactState>,
+        out: &mut Output<impl Write>,
+    ) -> Result<(), Failure> {
+        let states: Vec<ArtifactState> = states.values().cloned().collect();
+        let text = match (self.args.output, out.width()) {
+            (Format::Table, Some(width)) => format!("{CLEAR}{}", page(self.args, &states, Some(width))),
+            (format, _) => changes(format, self.seen.as_deref().unwrap_or_default(), &states)?,
+        };
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        self.seen = Some(states);
+        Ok(())
+    }
 }
 
 /// A line for each artifact that differs from what was seen before: its summary, or all of it as JSON.

@@ -30,6 +30,7 @@ pub(super) fn artifact(progress: Option<ProgressState>) -> ArtifactState {
         current: Some(OLD.parse().unwrap()),
         latest: Some(OLD.parse().unwrap()),
         pin: None,
+        pinned_by: None,
         versions: vec![VersionState {
             version: OLD.parse().unwrap(),
             digest: Digest::sha256(b"\0"),

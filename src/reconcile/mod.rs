@@ -2,6 +2,7 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod pin;
 mod plan;
 mod run;
 mod seeding;
@@ -13,6 +14,9 @@ mod turns;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
+pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{
+    ArtifactState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
+};
 pub use wait::{RefreshError, WaitError};

@@ -20,8 +20,8 @@ pub(super) struct Facts {
     pub(super) busy: bool,
     /// `current` is being switched.
     pub(super) switching: bool,
-    /// Resolved, and not on the node yet.
-    pub(super) pending: Option<Resolution>,
+    /// Resolved, and not on the node yet; with the wish that it answers.
+    pub(super) pending: Option<(VersionWish, Resolution)>,
     /// The newest version that the source named.
     pub(super) latest: Option<VersionName>,
     /// When the source is to be asked again; `None` before the first time.
@@ -61,6 +61,8 @@ pub(super) enum Step {
     Acquire {
         /// Of which artifact.
         artifact: ArtifactName,
+        /// What was asked for.
+        wish: VersionWish,
         /// From where.
         resolution: Box<Resolution>,
     },
@@ -91,19 +93,26 @@ pub(super) struct Plan {
     pub(super) wake_at: Option<Moment>,
 }
 
-/// What an artifact's operators want to be current: the document's pin, else its version.
-pub(super) fn wish(artifact: &Artifact) -> VersionWish {
-    artifact.pin.clone().map_or_else(|| artifact.version.clone(), VersionWish::Exact)
+/// What an artifact's operators want to be current: the document's pin, else the node's, else the document's version.
+pub(super) fn wish(artifact: &Artifact, node_pin: Option<&VersionName>) -> VersionWish {
+    let pin = artifact.pin.as_ref().or(node_pin);
+    pin.map_or_else(|| artifact.version.clone(), |pin| VersionWish::Exact(pin.clone()))
 }
 
 /// Plans one artifact.
-pub(super) fn plan(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment) -> Plan {
+pub(super) fn plan(
+    artifact: &Artifact,
+    node_pin: Option<&VersionName>,
+    facts: &Facts,
+    holding: &Holding,
+    now: Moment,
+) -> Plan {
     let mut plan = Plan::default();
-    plan_source(artifact, facts, holding, now, &mut plan);
+    let wish = wish(artifact, node_pin);
+    plan_source(artifact, &wish, facts, holding, now, &mut plan);
     if facts.switching {
         return plan;
     }
-    let wish = wish(artifact);
     if let Some(version) = choose_current(&wish, facts, holding)
         && holding.current.as_ref() != Some(version)
     {
@@ -115,22 +124,29 @@ pub(super) fn plan(artifact: &Artifact, facts: &Facts, holding: &Holding, now: M
     plan
 }
 
-fn plan_source(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment, plan: &mut Plan) {
+fn plan_source(
+    artifact: &Artifact,
+    wish: &VersionWish,
+    facts: &Facts,
+    holding: &Holding,
+    now: Moment,
+    plan: &mut Plan,
+) {
     if facts.busy {
         return;
     }
-    if let Some(resolution) = &facts.pending {
-        let resolution = Box::new(resolution.clone());
-        plan.steps.push(Step::Acquire { artifact: artifact.name.clone(), resolution });
+    // What was resolved for another wish is not fetched any more.
+    if let Some((_, resolution)) = facts.pending.as_ref().filter(|(answered, _)| answered == wish) {
+        let (wish, resolution) = (wish.clone(), Box::new(resolution.clone()));
+        plan.steps.push(Step::Acquire { artifact: artifact.name.clone(), wish, resolution });
         return;
     }
-    let wish = wish(artifact);
     let recipe = recipe_digest(&artifact.unpack);
     let here = |version: &VersionName| {
         let head = holding.versions.get(version);
         head.is_some_and(|head| head.recipe == recipe && contradiction(&declared_digests(artifact), head).is_none())
     };
-    let (missing, follows) = match &wish {
+    let (missing, follows) = match wish {
         VersionWish::Exact(version) => (!here(version), false),
         VersionWish::Latest => (facts.latest.as_ref().is_none_or(|latest| !here(latest)), true),
     };
@@ -145,7 +161,9 @@ fn plan_source(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Momen
         Some(at) => at,
     };
     if due <= now {
-        plan.steps.push(Step::Resolve { artifact: artifact.name.clone(), wish });
+        // A pinned version that is here is not in question: what is asked is what would be followed.
+        let wish = if missing { wish } else { &artifact.version };
+        plan.steps.push(Step::Resolve { artifact: artifact.name.clone(), wish: wish.clone() });
     } else {
         wake(plan, due);
     }
@@ -359,7 +377,7 @@ mod tests {
     }
 
     fn planned(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment) -> Vec<String> {
-        names(&plan(artifact, facts, holding, now))
+        names(&plan(artifact, None, facts, holding, now))
     }
 
     #[test]
@@ -367,12 +385,12 @@ mod tests {
         let follows = artifact("latest", None);
         let now = Duration::ZERO;
         assert_eq!(planned(&follows, &Facts::default(), &Holding::default(), now), ["resolve latest"]);
-        let pending = Facts { pending: Some(resolution("2", vec![])), ..Facts::default() };
+        let pending = Facts { pending: Some((VersionWish::Latest, resolution("2", vec![]))), ..Facts::default() };
         assert_eq!(planned(&follows, &pending, &Holding::default(), now), ["acquire 2"]);
         let fetched = Facts { seeds: BTreeMap::new(), ..settled("2") };
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], None), now), ["switch 2"]);
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
-        let rest = plan(&follows, &settled("2"), &holding(&["2"], Some("2")), now);
+        let rest = plan(&follows, None, &settled("2"), &holding(&["2"], Some("2")), now);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
         assert_eq!(planned(&follows, &settled("2"), &holding(&["2"], Some("2")), HOUR), ["resolve latest"]);
     }
@@ -381,7 +399,7 @@ mod tests {
     fn a_failure_leaves_the_last_good_version_current_and_is_waited_out() {
         let follows = artifact("latest", None);
         let failed = Facts { failures: 3, next_ask: Some(HOUR), seeds: seeded("1"), ..Facts::default() };
-        let rest = plan(&follows, &failed, &holding(&["1"], Some("1")), Duration::ZERO);
+        let rest = plan(&follows, None, &failed, &holding(&["1"], Some("1")), Duration::ZERO);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
         let asked = Facts { asked: true, ..failed };
         assert_eq!(planned(&follows, &asked, &holding(&["1"], Some("1")), Duration::ZERO), ["resolve latest"]);
@@ -399,7 +417,7 @@ mod tests {
     fn a_version_that_vanished_is_fetched_without_waiting_for_the_next_refresh() {
         for wanted in [artifact("latest", None), artifact("2", None)] {
             let steps = planned(&wanted, &settled("2"), &holding(&["1"], Some("1")), Duration::ZERO);
-            assert_eq!(steps, [format!("resolve {}", String::from(wish(&wanted))), "seed t 1".into()]);
+            assert_eq!(steps, [format!("resolve {}", String::from(wish(&wanted, None))), "seed t 1".into()]);
         }
     }
 
@@ -415,10 +433,31 @@ mod tests {
     }
 
     #[test]
+    fn a_node_pin_is_followed_until_it_is_taken_away_and_the_documents_wins() {
+        let (follows, both) = (artifact("latest", None), holding(&["1", "2"], Some("2")));
+        let pinned = |pin: &str, facts: &Facts| names(&plan(&follows, Some(&v(pin)), facts, &both, Duration::ZERO));
+        let down = Facts { failures: 5, next_ask: Some(HOUR), ..settled("2") };
+        assert_eq!(pinned("1", &down), ["switch 1"], "a kept version needs no origin");
+        assert_eq!(pinned("0", &settled("2")), ["resolve 0"]);
+        assert!(pinned("0", &down).is_empty(), "current stays, and the next try waits");
+        let moved = Facts { pending: Some((VersionWish::Latest, resolution("3", vec![]))), ..settled("2") };
+        assert_eq!(pinned("0", &moved), ["resolve 0"], "what answers another wish is not fetched");
+        let answered = Facts { pending: Some((VersionWish::Exact(v("0")), resolution("0", vec![]))), ..settled("2") };
+        assert_eq!(pinned("0", &answered), ["acquire 0"]);
+        let asked = Facts { asked: true, ..settled("2") };
+        assert_eq!(pinned("1", &asked), ["resolve latest", "switch 1"]);
+        let back = Facts { asked: true, ..settled("2") };
+        let kept = holding(&["1", "2"], Some("1"));
+        assert_eq!(names(&plan(&follows, None, &back, &kept, Duration::ZERO)), ["resolve latest", "switch 2"]);
+        let declared = artifact("latest", Some("2"));
+        assert!(names(&plan(&declared, Some(&v("1")), &settled("2"), &both, Duration::ZERO)).is_empty());
+    }
+
+    #[test]
     fn an_exact_version_that_is_here_is_never_asked_for_unless_somebody_does() {
         let exact = artifact("1", None);
         let here = holding(&["1"], Some("1"));
-        let rest = plan(&exact, &settled("1"), &here, HOUR * 9);
+        let rest = plan(&exact, None, &settled("1"), &here, HOUR * 9);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, None));
         let asked = Facts { asked: true, ..settled("1") };
         assert_eq!(planned(&exact, &asked, &here, Duration::ZERO), ["resolve 1"]);
@@ -465,7 +504,8 @@ mod tests {
         #[test]
         fn no_state_leads_astray(
             busy: bool, asked: bool, pending: bool, failures in 0u32..3, latest in 0usize..3, ask in 0u64..3,
-            here in proptest::collection::vec(0usize..3, 0..3), pin in 0usize..4, now in 0u64..3,
+            here in proptest::collection::vec(0usize..3, 0..3), pin in 0usize..4, node_pin in 0usize..4,
+            answers in 0usize..4, now in 0u64..3,
         ) {
             let versions = ["1", "2", "3"];
             let here: Vec<&str> = here.into_iter().map(|i| versions[i]).collect();
@@ -473,21 +513,37 @@ mod tests {
             let artifact = artifact("latest", versions.get(pin).copied());
             let facts = Facts {
                 busy, asked, failures,
-                pending: pending.then(|| resolution("3", vec![])),
+                pending: pending.then(|| {
+                    let wish = versions.get(answers).map_or(VersionWish::Latest, |name| VersionWish::Exact(v(name)));
+                    (wish, resolution("3", vec![]))
+                }),
                 latest: Some(v(versions[latest])),
                 next_ask: (ask > 0).then(|| Duration::from_secs(ask)),
                 ..Facts::default()
             };
-            let planned = plan(&artifact, &facts, &holding, Duration::from_secs(now));
+            let node_pin = versions.get(node_pin).map(|name| v(name));
+            let planned = plan(&artifact, node_pin.as_ref(), &facts, &holding, Duration::from_secs(now));
+            let wanted = wish(&artifact, node_pin.as_ref());
+            let pin = artifact.pin.as_ref().or(node_pin.as_ref());
+            prop_assert_eq!(pin.cloned().map_or(VersionWish::Latest, VersionWish::Exact), wanted.clone());
             for step in &planned.steps {
                 match step {
-                    Step::Resolve { .. } | Step::Acquire { .. } => prop_assert!(!busy),
-                    Step::Switch { version, .. } | Step::Seed { version, .. } => {
-                        prop_assert!(holding.versions.contains_key(version));
+                    Step::Resolve { wish, .. } => {
+                        prop_assert!(!busy);
+                        // Something else is asked for only where the pinned version is here.
+                        let here = pin.is_some_and(|pin| holding.versions.contains_key(pin));
+                        prop_assert!(*wish == wanted || here);
                     }
+                    Step::Acquire { wish, .. } => prop_assert!(!busy && *wish == wanted),
+                    Step::Switch { version, .. } => {
+                        prop_assert!(holding.versions.contains_key(version));
+                        // Nothing leads away from a pinned version that is here.
+                        prop_assert!(pin.is_none_or(|pin| pin == version || !holding.versions.contains_key(pin)));
+                    }
+                    Step::Seed { version, .. } => prop_assert!(holding.versions.contains_key(version)),
                 }
             }
-            let wished = match wish(&artifact) {
+            let wished = match wanted {
                 VersionWish::Exact(version) => holding.versions.contains_key(&version),
                 VersionWish::Latest => true,
             };

@@ -16,7 +16,7 @@ use super::state::{self, ArtifactState, Failure, LastSeed};
 use super::turns::Turns;
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
+use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName, VersionWish};
 use crate::seed::{Record, Seeder};
 use crate::store::Store;
 
@@ -91,6 +91,8 @@ pub(super) struct Tracked {
     pub(super) running: Option<Running>,
     pub(super) seeds: BTreeMap<RelPath, LastSeed>,
     pub(super) cancel: CancellationToken,
+    /// Ends the step of the source that is being carried out, and that alone.
+    pub(super) step: CancellationToken,
 }
 
 /// A step of the source that is being carried out.
@@ -98,6 +100,7 @@ pub(super) struct Tracked {
 pub(super) struct Running {
     pub(super) progress: Arc<Progress>,
     pub(super) version: Option<VersionName>,
+    pub(super) wish: VersionWish,
 }
 
 impl Reconciler {
@@ -143,17 +146,9 @@ impl Reconciler {
             kept
         });
         for (name, artifact) in &catalog.artifacts {
-            tracked.entry(name.clone()).or_insert_with(|| Tracked {
-                generation: artifact.generation.clone(),
-                facts: Facts::default(),
-                failure: None,
-                refreshed_at: None,
-                named: None,
-                answers: 0,
-                running: None,
-                seeds: BTreeMap::new(),
-                cancel: self.shared.cancel.child_token(),
-            });
+            tracked
+                .entry(name.clone())
+                .or_insert_with(|| Tracked::new(artifact.generation.clone(), self.shared.cancel.child_token()));
         }
         drop(world);
         self.shared.changed();
@@ -189,6 +184,11 @@ impl Reconciler {
         known.then(|| self.shared.view(&world, name))
     }
 
+    /// Is cancelled when the daemon stops: who waits on it holds nothing up.
+    pub fn stopping(&self) -> CancellationToken {
+        self.shared.cancel.clone()
+    }
+
     /// Counts up with every change of any state.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
@@ -215,12 +215,13 @@ impl Shared {
         self.changes.subscribe()
     }
 
-    fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
+    pub(super) fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
         let seen = state::Seen {
             artifact: world.catalog.artifacts.get(name).map(|artifact| &**artifact),
             refusal: world.catalog.refusal_of(name),
             tracked: world.tracked.get(name),
             holding: &self.store.holding(name),
+            node_pin: self.store.pin_of(name),
             records: &world.records,
             seeding: &self.under_way.of(name),
             now: self.now(),
@@ -298,32 +299,48 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     let mut next: Option<Moment> = None;
     for (name, artifact) in &catalog.artifacts {
         let Some(tracked) = tracked.get_mut(name) else { continue };
-        let Plan { steps: planned, wake_at } = plan::plan(artifact, &tracked.facts, &shared.store.holding(name), now);
+        let (holding, node_pin) = (shared.store.holding(name), shared.store.pin_of(name));
+        let Plan { steps: planned, wake_at } = plan::plan(artifact, node_pin.as_ref(), &tracked.facts, &holding, now);
         next = [next, wake_at].into_iter().flatten().min();
         for step in planned {
             tracked.begin(&step);
-            begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.cancel.clone() });
+            begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.step.clone() });
         }
     }
     (begun, next)
 }
 
 impl Tracked {
+    fn new(generation: Digest, cancel: CancellationToken) -> Self {
+        Self {
+            named: None,
+            generation,
+            facts: Facts::default(),
+            failure: None,
+            refreshed_at: None,
+            answers: 0,
+            running: None,
+            seeds: BTreeMap::new(),
+            step: cancel.child_token(),
+            cancel,
+        }
+    }
+
     fn begin(&mut self, step: &Step) {
         match step {
             Step::Resolve { wish, .. } => {
                 self.facts.busy = true;
                 self.facts.asked = false;
                 let version = match wish {
-                    crate::intent::VersionWish::Exact(version) => Some(version.clone()),
-                    crate::intent::VersionWish::Latest => None,
+                    VersionWish::Exact(version) => Some(version.clone()),
+                    VersionWish::Latest => None,
                 };
-                self.running = Some(Running { progress: Arc::default(), version });
+                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
             }
-            Step::Acquire { resolution, .. } => {
+            Step::Acquire { wish, resolution, .. } => {
                 self.facts.busy = true;
                 let version = resolution.version().cloned();
-                self.running = Some(Running { progress: Arc::default(), version });
+                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
             }
             Step::Switch { .. } => self.facts.switching = true,
             Step::Seed { target, .. } => self.facts.seeds.entry(target.clone()).or_default().busy = true,

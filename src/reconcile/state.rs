@@ -37,6 +37,16 @@ impl std::fmt::Display for State {
     }
 }
 
+/// Where a pin stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PinnedBy {
+    /// In `spec.pin`, which wins.
+    Document,
+    /// In the node's `pins.json`, by `seedcache pin`.
+    Node,
+}
+
 /// One artifact, as `GET /v1/artifacts/{name}` gives it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,6 +61,9 @@ pub struct ArtifactState {
     pub latest: Option<VersionName>,
     /// The version that operators hold it at.
     pub pin: Option<VersionName>,
+    /// Who says so; null when there is no pin.
+    #[serde(default)]
+    pub pinned_by: Option<PinnedBy>,
     /// What is on the node, newest first.
     pub versions: Vec<VersionState>,
     /// What is being done now.
@@ -181,11 +194,21 @@ pub(super) struct Seen<'a> {
     pub(super) refusal: Option<&'a Refused>,
     pub(super) tracked: Option<&'a Tracked>,
     pub(super) holding: &'a Holding,
+    pub(super) node_pin: Option<VersionName>,
     pub(super) records: &'a [Record],
     /// Targets being seeded from this artifact.
     pub(super) seeding: &'a BTreeMap<RelPath, SeedProgressState>,
     pub(super) now: Moment,
     pub(super) wall_clock: Timestamp,
+}
+
+impl Seen<'_> {
+    /// The pin that holds, and who made it.
+    fn pin(&self) -> Option<(&VersionName, PinnedBy)> {
+        let declared = self.artifact.and_then(|artifact| artifact.pin.as_ref());
+        let declared = declared.map(|version| (version, PinnedBy::Document));
+        declared.or(self.node_pin.as_ref().map(|version| (version, PinnedBy::Node)))
+    }
 }
 
 /// Tells an artifact's state.
@@ -221,7 +244,8 @@ pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
         state,
         current: seen.holding.current.clone(),
         latest: tracked.and_then(|t| t.named.clone()),
-        pin: seen.artifact.and_then(|artifact| artifact.pin.clone()),
+        pin: seen.pin().map(|(version, _)| version.clone()),
+        pinned_by: seen.pin().map(|(_, by)| by),
         versions: seen.holding.newest_first().into_iter().map(|head| version_state(head, seen)).collect(),
         progress,
         last_error,
@@ -237,7 +261,8 @@ pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
 fn next_try(seen: &Seen<'_>) -> Option<Timestamp> {
     let (artifact, tracked) = (seen.artifact?, seen.tracked?);
     let settled = tracked.facts.failures == 0 && seen.holding.current.is_some();
-    if tracked.facts.busy || (settled && matches!(plan::wish(artifact), VersionWish::Exact(_))) {
+    if tracked.facts.busy || (settled && matches!(plan::wish(artifact, seen.node_pin.as_ref()), VersionWish::Exact(_)))
+    {
         return None;
     }
     let ahead = tracked.facts.next_ask?.saturating_sub(seen.now);
@@ -250,7 +275,7 @@ fn version_state(head: &ManifestHead, seen: &Seen<'_>) -> VersionState {
     if seen.holding.current.as_ref() == Some(version) {
         why.push("current".to_owned());
     }
-    if seen.artifact.is_some_and(|artifact| artifact.pin.as_ref() == Some(version)) {
+    if seen.pin().is_some_and(|(pin, _)| pin == version) {
         why.push("pinned".to_owned());
     }
     let held = |record: &&Record| record.artifact == head.artifact && record.version == *version;

@@ -87,7 +87,7 @@ impl Shared {
     async fn act(self: &Arc<Self>, step: Step, artifact: &Arc<Artifact>, cancel: &CancellationToken) {
         match step {
             Step::Resolve { wish, .. } => self.resolve(artifact, &wish, cancel).await,
-            Step::Acquire { resolution, .. } => self.acquire(artifact, &resolution, cancel).await,
+            Step::Acquire { wish, resolution, .. } => self.acquire(artifact, &wish, &resolution, cancel).await,
             Step::Switch { version, .. } => self.switch(artifact, version).await,
             Step::Seed { version, target, .. } => self.seed_declared(artifact, version, target).await,
         }
@@ -109,7 +109,11 @@ impl Shared {
             }
             Ok((_, Judgement::Here(version))) => {
                 tracing::debug!(artifact = %artifact.name, %version, "source names what is here");
-                self.succeeded(artifact, version);
+                self.succeeded(artifact, wish, Some(version));
+            }
+            // Asked only to know what would be followed were there no pin.
+            Ok((resolution, Judgement::Fetch)) if *wish != self.wish(artifact) => {
+                self.succeeded(artifact, wish, resolution.version().cloned());
             }
             Ok((resolution, Judgement::Fetch)) => {
                 tracing::info!(artifact = %artifact.name, version = resolution.version().map(tracing::field::display),
@@ -118,15 +122,27 @@ impl Shared {
                     tracked.facts.busy = false;
                     tracked.running = None;
                     tracked.refreshed_at = Some(Timestamp::now());
-                    tracked.named = resolution.version().cloned().or_else(|| tracked.named.take());
-                    tracked.facts.pending = Some(resolution);
+                    if *wish == artifact.version {
+                        tracked.named = resolution.version().cloned().or_else(|| tracked.named.take());
+                    }
+                    tracked.facts.pending = Some((wish.clone(), resolution));
                 });
             }
             Err(error) => self.failed(artifact, &error),
         }
     }
 
-    async fn acquire(&self, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
+    fn wish(&self, artifact: &Artifact) -> VersionWish {
+        plan::wish(artifact, self.store.pin_of(&artifact.name).as_ref())
+    }
+
+    async fn acquire(
+        &self,
+        artifact: &Arc<Artifact>,
+        wish: &VersionWish,
+        resolution: &Resolution,
+        cancel: &CancellationToken,
+    ) {
         let gate = {
             let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
             gates.entry(artifact.name.clone()).or_default().clone()
@@ -134,19 +150,19 @@ impl Shared {
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
             (_alone, permit) = async { (gate.lock_owned().await, self.downloads.acquire().await) } => {
-                let outcome = self.fetch_and_publish(artifact, resolution, cancel).await;
+                let outcome = self.fetch_and_publish(artifact, wish, resolution, cancel).await;
                 drop(permit);
                 outcome
             }
         };
-        if cancel.is_cancelled() && outcome.is_err() {
-            return;
-        }
         match outcome {
+            Err(_) if cancel.is_cancelled() => {}
+            // Nobody waits for it any more, but it is here.
+            Ok(_) if cancel.is_cancelled() => self.changed(),
             Ok(head) => {
                 tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
                     bytes = head.bytes, files = head.files, "version published");
-                self.succeeded(artifact, head.version.clone());
+                self.succeeded(artifact, wish, Some(head.version.clone()));
             }
             Err(error) => self.failed(artifact, &error),
         }
@@ -155,6 +171,7 @@ impl Shared {
     async fn fetch_and_publish(
         &self,
         artifact: &Arc<Artifact>,
+        wish: &VersionWish,
         resolution: &Resolution,
         cancel: &CancellationToken,
     ) -> Result<Arc<ManifestHead>, StepError> {
@@ -174,13 +191,13 @@ impl Shared {
         };
         tracing::info!(artifact = %artifact.name, version = %acquired.version, digest = %acquired.digest,
             bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
-        if let VersionWish::Exact(wanted) = plan::wish(artifact)
-            && wanted != acquired.version
+        if let VersionWish::Exact(wanted) = wish
+            && *wanted != acquired.version
         {
             let emptied = staging.clone();
             tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
                 .await??;
-            return Err(StepError::OtherVersion { wanted, found: acquired.version });
+            return Err(StepError::OtherVersion { wanted: wanted.clone(), found: acquired.version });
         }
         progress.enter(Phase::Publishing);
         let (store, artifact) = (self.store.clone(), artifact.clone());
@@ -238,14 +255,17 @@ impl Shared {
         progress
     }
 
-    fn succeeded(&self, artifact: &Artifact, version: VersionName) {
+    fn succeeded(&self, artifact: &Artifact, wish: &VersionWish, version: Option<VersionName>) {
         let next = self.now() + plan::next_refresh(artifact.refresh.0, fastrand::f64());
         self.update(artifact, |tracked| {
             tracked.settle();
             tracked.failure = None;
             tracked.facts.failures = 0;
-            tracked.named = Some(version.clone());
-            tracked.facts.latest = Some(version);
+            // What a pin asked for says nothing of what the source has newest.
+            if *wish == artifact.version && version.is_some() {
+                tracked.named.clone_from(&version);
+                tracked.facts.latest = version;
+            }
             tracked.facts.next_ask = Some(next);
             tracked.refreshed_at = Some(Timestamp::now());
         });

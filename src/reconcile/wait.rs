@@ -57,7 +57,7 @@ pub enum RefreshError {
 }
 
 /// What a waiter finds when it looks.
-enum Look {
+pub(super) enum Look {
     Done,
     Failed,
     NotYet,
@@ -100,11 +100,12 @@ impl Reconciler {
             let world = reconciler.shared.world();
             let Some(tracked) = world.tracked.get(name) else { return Look::Failed };
             let (facts, current) = (&tracked.facts, reconciler.shared.store.holding(name).current);
+            let wanted = reconciler.wanted(&world, name);
             let answered = tracked.answers >= answers && !facts.busy && !facts.asked && facts.pending.is_none();
             match answered {
                 false => Look::NotYet,
                 true if tracked.failure.is_some() => Look::Failed,
-                true if facts.switching || (current.is_none() || current != facts.latest) => Look::NotYet,
+                true if facts.switching || (current.is_none() || current != wanted) => Look::NotYet,
                 true => Look::Done,
             }
         })
@@ -124,7 +125,7 @@ impl Reconciler {
         Some(answers)
     }
 
-    async fn wait_until(
+    pub(super) async fn wait_until(
         &self,
         name: &ArtifactName,
         timeout: Duration,

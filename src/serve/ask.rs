@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::patience::Patience;
 use super::problem::{Kind, Problem};
-use crate::intent::{Link, Swap, VersionName, error_chain};
+use crate::intent::{ArtifactName, Link, Swap, VersionName, error_chain};
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -52,11 +52,26 @@ pub(super) struct WaitQuery {
     pub(super) timeout: String,
 }
 
-/// The query of `POST …/refresh`.
+/// The body of `PUT …/pin`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PinBody {
+    pub(super) version: VersionName,
+}
+
+/// The query of `POST …/refresh`, and of a pin's changes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RefreshQuery {
     pub(super) wait: Option<Patience>,
+}
+
+/// The query of `GET /v1/events`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    /// Only this one.
+    pub(super) artifact: Option<ArtifactName>,
 }
 
 /// The version that a caller names; `current` and nothing at all are no name.

@@ -102,6 +102,7 @@ pub(super) fn state(name: &str, stand: State) -> ArtifactState {
         current: None,
         latest: None,
         pin: None,
+        pinned_by: None,
         versions: vec![],
         progress: None,
         last_error: None,

@@ -10,6 +10,8 @@ mod body;
 mod caller;
 mod conditional;
 mod content;
+mod events;
+mod feed;
 mod files;
 #[cfg(test)]
 mod fixture;
@@ -22,6 +24,7 @@ mod observe;
 mod page;
 mod patience;
 mod patient;
+mod pin;
 mod problem;
 mod range;
 mod reply;

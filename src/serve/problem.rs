@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::caller::Denied;
 use crate::fs;
 use crate::intent::error_chain;
-use crate::reconcile::{ArtifactState, RefreshError, SeedAskError, VerifyAskError, WaitError};
+use crate::reconcile::{ArtifactState, PinError, RefreshError, SeedAskError, VerifyAskError, WaitError};
 use crate::seed::SeedError;
 use crate::store::StoreError;
 
@@ -27,6 +27,7 @@ pub(super) enum Kind {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    NotAcceptable,
     TimedOut,
     Conflict,
     PreconditionFailed,
@@ -50,6 +51,7 @@ impl Kind {
             Kind::MethodNotAllowed => {
                 ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method does not fit the address")
             }
+            Kind::NotAcceptable => ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "There is no such form of it"),
             Kind::TimedOut => ("timed-out", StatusCode::REQUEST_TIMEOUT, "Time is up"),
             Kind::Conflict => ("conflict", StatusCode::CONFLICT, "What is there stands in the way"),
             Kind::PreconditionFailed => {
@@ -257,6 +259,21 @@ impl From<RefreshError> for Problem {
     }
 }
 
+impl From<PinError> for Problem {
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Unknown { .. } => Self::new(Kind::NotFound, &error, "declare it in a document, or pin another"),
+            PinError::Undeclared { ref name, .. } => {
+                let next = format!("pin one that `seedcache versions {name}` lists, or declare {name} in a document");
+                Self::new(Kind::Conflict, &error, next)
+            }
+            PinError::Store(error) => error.into(),
+            PinError::Wait(error) => error.into(),
+            PinError::Task(_) => Self::internal(&error),
+        }
+    }
+}
+
 impl From<VerifyAskError> for Problem {
     fn from(error: VerifyAskError) -> Self {
         match error {
@@ -344,12 +361,15 @@ mod tests {
         let name: crate::intent::ArtifactName = "thing".parse().unwrap();
         let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
         let failed = || Box::new(failed.clone());
-        let table: [(Problem, u16, &str); 12] = [
+        let table: [(Problem, u16, &str); 15] = [
             (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
             (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
             (WaitError::ShuttingDown.into(), 503, "shutting-down"),
             (RefreshError::Unknown { name: name.clone() }.into(), 404, "not-found"),
+            (PinError::Unknown { name: name.clone() }.into(), 404, "not-found"),
+            (PinError::Undeclared { name: name.clone(), version: "v1".parse().unwrap() }.into(), 409, "conflict"),
+            (PinError::Wait(WaitError::Failed { state: failed() }).into(), 502, "unavailable"),
             (VerifyAskError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (SeedAskError::NotDeclared { artifact: name.clone(), target: "x".into() }.into(), 403, "forbidden"),
             (SeedAskError::Wait(WaitError::TimedOut { state: failed() }).into(), 408, "timed-out"),

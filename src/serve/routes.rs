@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
-use super::{files, health, page, scrape};
+use super::{events, files, health, page, pin, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
@@ -52,10 +52,12 @@ pub(super) fn router(app: App) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(scrape::metrics))
+        .route("/v1/events", get(events::events))
         .route("/v1/artifacts", get(list))
         .route("/v1/artifacts/{name}", get(one))
         .route("/v1/artifacts/{name}/wait", get(wait))
         .route("/v1/artifacts/{name}/seed", post(seed))
+        .route("/v1/artifacts/{name}/pin", put(pin::pin).delete(pin::unpin))
         .route("/v1/artifacts/{name}/refresh", post(refresh))
         .route("/v1/artifacts/{name}/verify", post(verify))
         .merge(files::routes())

@@ -1,5 +1,5 @@
 //! The store's directories, opened once and held: `FORMAT`, `lock`, `versions/`, `current/`, `staging/`,
-//! `quarantine/`, `index/`.
+//! `quarantine/`, `index/`; `pins.json` beside them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::drain::{Draining, Lease};
 use super::index::Index;
+use super::pins::Pins;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName, error_chain};
@@ -23,6 +24,7 @@ pub struct Store {
     pub(super) staging: Dir,
     pub(super) quarantine: Dir,
     pub(super) index: Index,
+    pub(super) pins: Pins,
     pub(super) inventory: RwLock<Inventory>,
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
     /// Held while a manifest is read: those who want it too wait for it, rather than each read one of their own.
@@ -109,6 +111,7 @@ impl Store {
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
         let index = Index::open(&root, &quarantine);
+        let pins = Pins::open(&root);
         let store = Self {
             root,
             versions,
@@ -116,6 +119,7 @@ impl Store {
             staging,
             quarantine,
             index,
+            pins,
             inventory: RwLock::default(),
             manifests: Mutex::default(),
             reading: Mutex::default(),

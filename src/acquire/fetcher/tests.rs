@@ -49,6 +49,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let base = Duration::from_millis(1);
         let fetcher = Fetcher {
+            known: Arc::default(),
             http: HttpClient::new(&settings).unwrap(),
             rules: Rules { base, cap: base, ..Rules::new(u64::MAX) },
             sink: keep_as_file,

@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 
-use http::{HeaderMap, Method};
+use http::{Method, StatusCode};
 use reqwest::Url;
 
 use super::fill::{Fill, last_segment, needs_version};
+use super::known::Said;
 use super::naming::{by_digest, by_time_and_size, by_validators, cut, find_version};
 use super::sums::{self, Wanted};
-use super::{Location, Naming, Resolution, ResolveError};
-use crate::acquire::source::http::{Credentials, HttpClient, head_of, status_error};
+use super::{Known, Location, Naming, Resolution, ResolveError};
+use crate::acquire::source::http::{Credentials, HttpClient, Small, head_of, status_error};
 use crate::acquire::source::{HttpError, file, redacted_text};
 use crate::acquire::transfer::Rules;
 use crate::intent::{Algorithm, Artifact, Checksums, Digest, Latest, LatestFrom, Source, VersionName, VersionWish};
@@ -24,12 +25,13 @@ const ATTEMPTS: u32 = 3;
 /// Asks the source of `artifact` what `wish` is now.
 pub(in crate::acquire) async fn resolve(
     http: &HttpClient,
+    known: &Known,
     rules: Rules,
     artifact: &Artifact,
     wish: &VersionWish,
 ) -> Result<Resolution, ResolveError> {
     let declared = Declared::of(&artifact.source);
-    let mut question = Question { http, rules, declared, credentials: Credentials::default() };
+    let mut question = Question { http, known, rules, artifact, declared, credentials: Credentials::default() };
     let mut answer = match wish {
         VersionWish::Latest => question.latest().await?,
         VersionWish::Exact(version) if declared.is_versioned() => question.version(version).await?,
@@ -157,7 +159,9 @@ struct Listed {
 
 struct Question<'a> {
     http: &'a HttpClient,
+    known: &'a Known,
     rules: Rules,
+    artifact: &'a Artifact,
     declared: Declared<'a>,
     credentials: Credentials,
 }
@@ -326,18 +330,33 @@ impl Question<'_> {
 
     async fn once(&self, url: &Url, ask: Ask) -> Result<Answer, HttpError> {
         match ask {
-            Ask::Text { limit } => Ok(Answer::Text(self.http.small(url, &self.credentials, limit).await?)),
+            Ask::Text { limit } => {
+                let said = self.known.recall(self.artifact, url, true);
+                let unless = said.as_ref().map(Said::unless).unwrap_or_default();
+                match (self.http.small(url, &self.credentials, limit, &unless).await?, said.and_then(|said| said.text))
+                {
+                    (Small::Unchanged, Some(text)) => Ok(Answer::Text(text.to_vec())),
+                    (Small::Unchanged, None) => unreachable!("only a condition is answered so, and there was none"),
+                    (Small::Whole { bytes, validators }, _) => {
+                        self.known.keep(self.artifact, url, &validators, Some(&bytes));
+                        Ok(Answer::Text(bytes))
+                    }
+                }
+            }
             Ask::Head => {
-                let none = HeaderMap::new();
-                let mut response = self.http.send(Method::HEAD, url, &self.credentials, &none).await?;
+                let said = self.known.recall(self.artifact, url, false);
+                let unless = said.as_ref().map(Said::unless).unwrap_or_default();
+                let mut response = self.http.send(Method::HEAD, url, &self.credentials, &unless).await?;
                 // Some origins know no HEAD, and a signed URL is often good for GET only.
                 if matches!(response.status().as_u16(), 400 | 403 | 405 | 501) {
-                    response = self.http.send(Method::GET, url, &self.credentials, &none).await?;
+                    response = self.http.send(Method::GET, url, &self.credentials, &unless).await?;
                 }
-                if response.status() != http::StatusCode::OK {
-                    return Err(status_error(url, &response));
-                }
-                let validators = head_of(&response).validators;
+                let validators = match (response.status(), said) {
+                    (StatusCode::OK, _) => head_of(&response).validators,
+                    (StatusCode::NOT_MODIFIED, Some(said)) => said.validators,
+                    _ => return Err(status_error(url, &response)),
+                };
+                self.known.keep(self.artifact, url, &validators, None);
                 Ok(Answer::Validators(validators.etag, validators.last_modified))
             }
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::error::{ClientError, HttpError};
 use super::pace::{Floor, Pace};
 use super::{redacted, without_user};
-use crate::acquire::transfer::Head;
+use crate::acquire::transfer::{Head, Validators};
 use crate::fs;
 use crate::intent::{FetchSettings, HeaderValue as Declared, HttpSource};
 
@@ -72,6 +72,20 @@ pub(in crate::acquire) struct HttpClient {
     floor: Floor,
 }
 
+/// A small object.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::acquire) enum Small {
+    /// As it was: the condition of the request does not hold.
+    Unchanged,
+    /// All of it.
+    Whole {
+        /// The body.
+        bytes: Vec<u8>,
+        /// What the origin says its state is.
+        validators: Validators,
+    },
+}
+
 /// Which authorities are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roots {
@@ -128,20 +142,25 @@ impl HttpClient {
         Err(HttpError::RedirectLoop { url: redacted(url).into() })
     }
 
-    /// A whole small object.
+    /// A whole small object, or word that it did not change; `unless` is the condition, empty where there is none.
     pub(in crate::acquire) async fn small(
         &self,
         url: &Url,
         credentials: &Credentials,
         limit: u64,
-    ) -> Result<Vec<u8>, HttpError> {
-        let mut response = self.send(Method::GET, url, credentials, &HeaderMap::new()).await?;
+        unless: &HeaderMap,
+    ) -> Result<Small, HttpError> {
+        let mut response = self.send(Method::GET, url, credentials, unless).await?;
+        if response.status() == StatusCode::NOT_MODIFIED && !unless.is_empty() {
+            return Ok(Small::Unchanged);
+        }
         if response.status() != StatusCode::OK {
             return Err(status_error(url, &response));
         }
         if let Some(encoding) = content_encoding(response.headers()) {
             return Err(HttpError::Encoded { url: redacted(url).into(), encoding: encoding.into() });
         }
+        let validators = head_of(&response).validators;
         let mut bytes = Vec::new();
         let mut pace = Pace::new(self.floor, Instant::now());
         while let Some(chunk) = self.chunk(&mut response, &mut pace, url).await? {
@@ -150,7 +169,7 @@ impl HttpClient {
                 return Err(HttpError::TooLarge { url: redacted(url).into(), limit });
             }
         }
-        Ok(bytes)
+        Ok(Small::Whole { bytes, validators })
     }
 
     /// The next piece of a body, unless it comes too slowly.

@@ -18,9 +18,13 @@ fn artifact(spec: serde_json::Value) -> Artifact {
 }
 
 async fn ask(artifact: &Artifact, wish: &VersionWish) -> Result<Resolution, ResolveError> {
+    ask_knowing(&Known::default(), artifact, wish).await
+}
+
+async fn ask_knowing(known: &Known, artifact: &Artifact, wish: &VersionWish) -> Result<Resolution, ResolveError> {
     let http = HttpClient::new(&FetchSettings::default()).unwrap();
     let base = Duration::from_millis(1);
-    resolve(&http, Rules { base, ..Rules::new(1) }, artifact, wish).await
+    resolve(&http, known, Rules { base, ..Rules::new(1) }, artifact, wish).await
 }
 
 fn exact(version: &str) -> VersionWish {
@@ -210,4 +214,48 @@ async fn files_are_asked_the_same_way() {
     assert_ne!(ask(&plain, &VersionWish::Latest).await.unwrap().version(), first.version());
     let gone = artifact(json!({ "source": { "file": { "path": path("none") } } }));
     assert!(matches!(ask(&gone, &VersionWish::Latest).await, Err(ResolveError::File(_))));
+}
+
+#[tokio::test]
+async fn what_did_not_change_is_not_sent_again() {
+    let origin = Origin::start(|at, asked| match asked.target.as_str() {
+        // The pointer moves at the third question of all four.
+        "/latest" if at < 4 && asked.header("if-none-match") == Some("\"p\"") => Reply::new(304, b""),
+        "/latest" if at < 4 => Reply::new(200, b"v1").with("ETag", "\"p\""),
+        "/latest" => Reply::new(200, b"v2").with("ETag", "\"q\""),
+        sums if asked.header("if-modified-since").is_some() => Reply::new(304, sums.as_bytes()),
+        _ => Reply::new(200, format!("{HASH}  a.tgz\n").as_bytes())
+            .with("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            .with("Date", "Thu, 01 Jan 2026 01:00:00 GMT"),
+    })
+    .await;
+    let artifact = artifact(json!({ "source": { "http": {
+        "latest": { "url": origin.url("/latest") },
+        "checksums": { "url": origin.url("/{version}/sums") },
+        "url": origin.url("/{version}/a.tgz"),
+    } } }));
+    let known = Known::default();
+    let first = ask_knowing(&known, &artifact, &VersionWish::Latest).await.unwrap();
+    assert_eq!(ask_knowing(&known, &artifact, &VersionWish::Latest).await.unwrap(), first);
+    let asked = origin.asked();
+    assert_eq!(asked[2].header("if-none-match"), Some("\"p\""));
+    assert_eq!(asked[3].header("if-modified-since"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
+    let moved = ask_knowing(&known, &artifact, &VersionWish::Latest).await.unwrap();
+    assert_eq!(moved.version().unwrap().as_str(), "v2");
+}
+
+#[tokio::test]
+async fn validators_are_asked_for_conditionally_too() {
+    let origin = Origin::start(|at, asked| match (at, asked.header("if-none-match")) {
+        (0, None) => Reply::new(200, b"").with("ETag", "\"a\""),
+        (1, Some("\"a\"")) => Reply::new(304, b""),
+        _ => Reply::new(304, b"").with("X", "nothing was known, so this makes no sense"),
+    })
+    .await;
+    let artifact = artifact(json!({ "source": { "http": { "url": origin.url("/a.tgz") } } }));
+    let known = Known::default();
+    let first = ask_knowing(&known, &artifact, &VersionWish::Latest).await.unwrap();
+    assert_eq!(ask_knowing(&known, &artifact, &VersionWish::Latest).await.unwrap(), first);
+    let senseless = ask(&artifact, &VersionWish::Latest).await.unwrap_err();
+    assert!(matches!(senseless, ResolveError::Http(HttpError::Status { .. })), "{senseless:?}");
 }

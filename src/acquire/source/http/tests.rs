@@ -27,7 +27,10 @@ fn trusting(file: &tempfile::NamedTempFile) -> FetchSettings {
 }
 
 async fn get(client: &HttpClient, url: &str) -> Result<Vec<u8>, HttpError> {
-    client.small(&url.parse().unwrap(), &Credentials::default(), 1000).await
+    match client.small(&url.parse().unwrap(), &Credentials::default(), 1000, &HeaderMap::new()).await? {
+        Small::Whole { bytes, .. } => Ok(bytes),
+        Small::Unchanged => panic!("that was not asked"),
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,149 @@
+//! Which versions operators pinned by hand on this node: `pins.json` in the store.
+//!
+//! What must hold: a pin that was acknowledged survives whatever happens next; a file that cannot be read costs the
+//! pins, never the start.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::layout::{lock, own};
+use crate::fs::{self, Dir, Rename};
+use crate::intent::{ArtifactName, VersionName};
+
+/// Bytes of `pins.json`.
+const LIMIT: u64 = 16 << 20;
+
+/// The node's pins, by artifact.
+pub type Pinned = BTreeMap<ArtifactName, VersionName>;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Written {
+    pins: Pinned,
+}
+
+/// The pins in memory, as they stand on disk.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    known: RwLock<Pinned>,
+    /// Held while the file is written, so that readers never wait for a disk.
+    writing: Mutex<()>,
+}
+
+impl Pins {
+    /// Reads `pins.json` below the store's root; one that cannot be read is put aside.
+    pub(super) fn open(root: &Dir) -> Self {
+        let known = read(root).unwrap_or_else(|error| {
+            tracing::warn!(error = &*error, "pins.json cannot be read; put aside as pins.json.unreadable, pin again");
+            let aside = root.rename(&own("pins.json"), root, &own("pins.json.unreadable"), Rename::Replace);
+            if let Err(error) = aside {
+                tracing::warn!(%error, "pins.json cannot be put aside");
+            }
+            Pinned::new()
+        });
+        Self { known: RwLock::new(known), writing: Mutex::default() }
+    }
+
+    fn get(&self) -> Pinned {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes the pins on disk, then in memory.
+    fn change<T>(&self, root: &Dir, change: impl FnOnce(&mut Pinned) -> T) -> fs::Result<T> {
+        let _alone = lock(&self.writing);
+        let before = self.get();
+        let mut pins = before.clone();
+        let changed = change(&mut pins);
+        if pins != before {
+            let written = Written { pins };
+            let json = serde_json::to_vec_pretty(&written)
+                .unwrap_or_else(|e| unreachable!("names with text keys serialise: {e}"));
+            root.write_atomic(&own("pins.json"), &json, 0o644)?;
+            *self.known.write().unwrap_or_else(PoisonError::into_inner) = written.pins;
+        }
+        Ok(changed)
+    }
+}
+
+fn read(root: &Dir) -> Result<Pinned, Box<dyn std::error::Error + Send + Sync>> {
+    match root.read(&own("pins.json"), LIMIT) {
+        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.pins),
+        Err(e) if e.is_not_found() => Ok(Pinned::new()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl Store {
+    /// Every pin made on this node.
+    pub fn pins(&self) -> Pinned {
+        self.pins.get()
+    }
+
+    /// The version that one artifact is pinned at on this node.
+    pub fn pin_of(&self, artifact: &ArtifactName) -> Option<VersionName> {
+        self.pins.known.read().unwrap_or_else(PoisonError::into_inner).get(artifact).cloned()
+    }
+
+    /// Pins an artifact at a version, which need not be here; durable when this returns. Gives the pin before.
+    pub fn pin(&self, artifact: &ArtifactName, version: &VersionName) -> fs::Result<Option<VersionName>> {
+        self.pins.change(&self.root, |pins| pins.insert(artifact.clone(), version.clone()))
+    }
+
+    /// Takes the pin away; durable when this returns. Gives the pin that was there.
+    pub fn unpin(&self, artifact: &ArtifactName) -> fs::Result<Option<VersionName>> {
+        self.pins.change(&self.root, |pins| pins.remove(artifact))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    #[test]
+    fn pins_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b): (ArtifactName, ArtifactName) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let (v1, v2): (VersionName, VersionName) = ("v1".parse().unwrap(), "v2+b".parse().unwrap());
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.unpin(&a).unwrap(), None);
+        assert!(!dir.path().join("pins.json").exists(), "nothing changed, nothing written");
+        assert_eq!(store.pin(&a, &v1).unwrap(), None);
+        assert_eq!(store.pin(&a, &v2).unwrap(), Some(v1.clone()));
+        store.pin(&b, &v1).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.pins(), Pinned::from([(a.clone(), v2.clone()), (b.clone(), v1)]));
+        assert_eq!(store.unpin(&a).unwrap(), Some(v2));
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!((store.pin_of(&a), store.pin_of(&b).is_some()), (None, true));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_put_aside() {
+        for bad in ["{", "", r#"{"pins":{"a":"../x"}}"#, r#"{"pins":["a"]}"#] {
+            let dir = tempfile::tempdir().unwrap();
+            drop(Store::open(dir.path()).unwrap());
+            std::fs::write(dir.path().join("pins.json"), bad).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(store.pins(), Pinned::new(), "{bad}");
+            assert_eq!(std::fs::read_to_string(dir.path().join("pins.json.unreadable")).unwrap(), bad);
+            store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap()).unwrap();
+            drop(store);
+            assert_eq!(Store::open(dir.path()).unwrap().pins().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_pin_that_cannot_be_written_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        // A directory in its place: the rename fails for root too.
+        std::fs::create_dir_all(dir.path().join("pins.json/x")).unwrap();
+        assert!(store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap()).is_err());
+        assert_eq!(store.pins(), Pinned::new());
+    }
+}
