@@ -1,11 +1,12 @@
 //! The server: listeners bound early, so that their addresses are known, and served until the daemon stops.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::files::Shelf;
@@ -17,6 +18,9 @@ use super::routes::{App, router};
 use super::socket::{Socket, SocketError};
 use crate::intent::Listen;
 use crate::reconcile::Reconciler;
+
+/// Connections that may wait to be accepted; the system's own limit may be lower.
+const BACKLOG: u32 = 4096;
 
 /// Bound listeners that do not answer yet; who connects waits.
 #[derive(Debug)]
@@ -88,10 +92,27 @@ impl Server {
     }
 }
 
-async fn bind_tcp(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
+async fn bind_tcp(address: &str) -> io::Result<(TcpListener, SocketAddr)> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name leads to no address");
+    for address in tokio::net::lookup_host(address).await? {
+        match listen_on(address) {
+            Ok(listener) => {
+                let address = listener.local_addr()?;
+                return Ok((listener, address));
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// What `TcpListener::bind` does, but for its queue of 128: more pods than that may ask at one moment, and those that
+/// found it full would wait a second or be reset.
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn serve_on(connections: Connections, server: Server, cancel: &CancellationToken) {

@@ -54,6 +54,19 @@ async fn whoami(axum::Extension(peer): axum::Extension<Peer>) -> String {
 }
 
 #[tokio::test]
+async fn hundreds_may_come_at_one_moment() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let listen = Listen { http: Some("127.0.0.1:0".into()), socket: None, token_file: None };
+    let server = Server::bind(&listen).await.unwrap();
+    // None is accepted; who found the queue full would be asked to come again a second later, and again.
+    let connect = || tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(server.address().unwrap()));
+    let mut waiting = Vec::new();
+    for _ in 0..400.min(most) {
+        waiting.push(connect().await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
 async fn both_listeners_know_their_peers() {
     let server = run(Router::new().route("/", get(whoami))).await;
     let over_tcp = exchange(TcpStream::connect(server.address).await.unwrap(), "/").await;
