@@ -114,7 +114,7 @@ pub enum AcquireError {
         limit: u64,
     },
     /// No address gives the bytes.
-    #[error("{}{}", no_address(*addresses), HttpError::list(others))]
+    #[error("{}{}", HttpError::of_none(*addresses), HttpError::list(others))]
     Unavailable {
         /// How many were tried.
         addresses: usize,
@@ -144,13 +144,6 @@ pub enum AcquireError {
     /// The resolution is of another kind of source than the artifact.
     #[error("the document's source changed while it was being fetched; it is asked again")]
     SourceChanged,
-}
-
-fn no_address(addresses: usize) -> String {
-    match addresses {
-        1 => "the archive cannot be fetched".to_owned(),
-        _ => format!("none of the {addresses} addresses of the archive gives it"),
-    }
 }
 
 impl AcquireError {

@@ -26,7 +26,7 @@ pub(super) async fn greet(node: &Node, out: &mut impl Write) -> std::io::Result<
 fn is_settled(state: &ArtifactState) -> bool {
     match state.state {
         State::Failed => true,
-        State::Ready => state.seeds.iter().all(|seed| seed.state != State::Pending),
+        State::Ready => state.seeds.iter().all(|seed| matches!(seed.state, State::Ready | State::Failed)),
         State::Pending | State::Warming => false,
     }
 }

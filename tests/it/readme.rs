@@ -143,6 +143,7 @@ fn the_quickstart_does_what_it_says() {
     let whole = |commands: &Vec<String>| commands.last().is_some_and(|last| last.contains(" verify "));
     let commands = until("commands to try next", PATIENCE, || Some(printed()).filter(whole));
     assert!(commands.len() >= 5, "{commands:?}");
+    assert!(text().contains("  seeded to seedcache-quickstart/sdc-ipxe/smartos ("), "{}", text());
     // As typed one after the other into one shell.
     let typed = commands.join(" &&\n");
     let output = run(Command::new("sh").args(["-c", &typed]).current_dir(dir.path()).env_remove("SEEDCACHE_SERVER"));

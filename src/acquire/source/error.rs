@@ -147,6 +147,14 @@ fn advice(status: StatusCode) -> &'static str {
 }
 
 impl HttpError {
+    /// That no address of the archive gives it.
+    pub(in crate::acquire) fn of_none(addresses: usize) -> String {
+        match addresses {
+            1 => "the archive cannot be fetched".to_owned(),
+            _ => format!("none of the {addresses} addresses of the archive gives it"),
+        }
+    }
+
     /// What addresses besides the one blamed said, as the end of a sentence.
     pub(in crate::acquire) fn list(others: &[HttpError]) -> String {
         let said: Vec<String> = others.iter().map(ToString::to_string).collect();
