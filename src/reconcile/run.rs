@@ -311,6 +311,14 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
 }
 
 impl Tracked {
+    /// The step of the source is over.
+    pub(super) fn settle(&mut self) {
+        self.facts.busy = false;
+        self.facts.pending = None;
+        self.running = None;
+        self.answers += 1;
+    }
+
     fn new(generation: Digest, cancel: CancellationToken) -> Self {
         Self {
             named: None,

@@ -1,13 +1,15 @@
-//! Seeds under way, so that whoever waits sees how far they are.
+//! Seeds under way, so that whoever waits sees how far they are; and what they leave to be removed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::SeedProgressState;
+use super::run::Shared;
 use crate::fs::RelPath;
 use crate::intent::ArtifactName;
-use crate::seed::SeedProgress;
+use crate::seed::{GRACE, SeedProgress};
 
 type Key = (ArtifactName, RelPath);
 
@@ -54,6 +56,19 @@ impl Drop for Seeding<'_> {
         if all.get(&self.key).is_some_and(|progress| Arc::ptr_eq(progress, &self.progress)) {
             all.remove(&self.key);
         }
+    }
+}
+
+impl Shared {
+    /// What a seed swapped out is removed once nobody can be on the way through it; at the daemon's end at once.
+    pub(super) async fn remove_retired(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => return,
+            () = tokio::time::sleep(GRACE + Duration::from_millis(100)) => {}
+        }
+        let shared = self.clone();
+        // The seeder tells of what it cannot remove.
+        let _ = self.tasks.spawn_blocking(move || shared.seeder.remove_retired()).await;
     }
 }
 

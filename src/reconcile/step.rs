@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
-use super::run::{Shared, Tracked};
+use super::run::Shared;
 use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
 use crate::fs::RelPath;
@@ -367,21 +367,14 @@ impl Shared {
                 changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
             drop(under_way);
             shared.changed();
+            if seeded.changed {
+                shared.tasks.spawn(shared.clone().remove_retired());
+            }
             // Held to the end, and what was done is noted, also when whoever asked has gone away.
             drop(turn);
             Ok(seeded)
         };
         self.tasks.spawn_blocking(work).await?
-    }
-}
-
-impl Tracked {
-    /// The step of the source is over.
-    fn settle(&mut self) {
-        self.facts.busy = false;
-        self.facts.pending = None;
-        self.running = None;
-        self.answers += 1;
     }
 }
 

@@ -14,6 +14,7 @@ use super::entry::Maker;
 use super::mark::{Identity, Mark};
 use super::mend::mend;
 use super::record::{MOST, Records};
+use super::retired::{GRACE, Retired};
 use super::standing::{Seed, Step, decide};
 use super::swap::Place;
 use super::target::Grounds;
@@ -87,6 +88,7 @@ pub struct Seeder {
     store: Arc<Store>,
     pub(super) records: Records,
     busy: Busy,
+    pub(super) retired: Retired,
 }
 
 /// One seed under way.
@@ -116,7 +118,7 @@ impl Seeder {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
         let records = Records::open(store.root());
-        Ok(Self { root: dir, grounds, store, records, busy: Busy::default() })
+        Ok(Self { root: dir, grounds, store, records, busy: Busy::default(), retired: Retired::default() })
     }
 
     /// Where targets are, for messages.
@@ -127,6 +129,11 @@ impl Seeder {
     /// A target given by people: absolute and below `seed.root`, or relative to it.
     pub fn target(&self, given: &str) -> Result<RelPath, TargetError> {
         self.grounds.target(given)
+    }
+
+    /// Removes the trees that were swapped out of their targets longer than [`GRACE`] ago.
+    pub fn remove_retired(&self) {
+        self.retired.remove(GRACE);
     }
 
     /// What one target holds, where it is known and stands.
@@ -186,7 +193,7 @@ impl Seeder {
             what: "the manifest does not know the directory that it lies in",
         })?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
-        place.clear_leftovers()?;
+        place.clear_leftovers(&self.retired)?;
         let standing = place.look(&self.records)?;
         let device = version.tree().stat_self()?.stamp.dev;
         let work = Work { version, head, request, layout, place, progress };
@@ -227,7 +234,7 @@ impl Seeder {
         });
         match &built {
             // Now the old tree.
-            Ok(_) if seen.is_some() => work.place.discard(&name),
+            Ok(_) if seen.is_some() => self.retired.add(work.place.parent.clone(), name),
             Ok(_) => {}
             Err(_) => work.place.discard_if(&name, &dir),
         }

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::SeedError;
 use super::record::Records;
+use super::retired::Retired;
 use super::standing::{Empty, Seed, Standing, kind_words};
 use super::target::{Grounds, is_leftover};
 use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat};
@@ -86,10 +87,10 @@ impl Place {
     }
 
     /// Removes what earlier tries left beside the target.
-    pub(super) fn clear_leftovers(&self) -> Result<(), SeedError> {
+    pub(super) fn clear_leftovers(&self, retired: &Retired) -> Result<(), SeedError> {
         let prefix = Dir::temporary_prefix(&self.stem());
         for entry in self.parent.entries()? {
-            if is_leftover(entry.name.as_bytes(), &prefix) {
+            if is_leftover(entry.name.as_bytes(), &prefix) && !retired.holds(&entry.name) {
                 tracing::info!(path = %self.parent.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
                 self.parent.remove_tree(&entry.name)?;
             }

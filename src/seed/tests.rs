@@ -137,6 +137,7 @@ impl House {
 
     /// Nothing is left beside a target.
     fn assert_tidy(&self, dir: &str) {
+        self.seeder.retired.remove(std::time::Duration::ZERO);
         for entry in fs::read_dir(self.at(dir)).unwrap() {
             let name = entry.unwrap().file_name();
             assert!(!name.to_string_lossy().contains(".seedcache-"), "{name:?} is left");
@@ -307,6 +308,20 @@ fn a_new_version_comes_whole_and_nothing_of_the_old_stays() {
     let records = house.seeder.records();
     assert_eq!(records.len(), 1);
     assert_eq!((records[0].target.clone(), records[0].version.as_str()), (path("pod/data"), "v2"));
+}
+
+#[test]
+fn who_was_on_the_way_through_the_old_tree_gets_there() {
+    let house = House::new();
+    house.seed(&house.publish("v1", &platform("v1")), Link::Auto);
+    // As the resolution of a path does between two components.
+    let old = Dir::open(&house.at("pod/data")).unwrap();
+    house.seed(&house.publish("v2", &platform("v2")), Link::Auto);
+    house.seed(&house.publish("v3", &platform("v3")), Link::Auto);
+    house.seeder.remove_retired();
+    assert!(old.open_file(&path("platform/kernel/unix")).is_ok());
+    house.assert_tidy("pod");
+    assert!(old.open_file(&path("platform/kernel/unix")).is_err());
 }
 
 #[test]
