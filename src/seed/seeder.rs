@@ -20,7 +20,7 @@ use super::swap::Place;
 use super::target::Grounds;
 use super::tree::Layout;
 use super::{Record, Rung, SeedError, TargetError};
-use crate::fs::{Dir, LinkMode, RelPath, Stat};
+use crate::fs::{Dir, LinkMode, RelPath, Rename, Stat};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{ManifestHead, Store, Version};
 
@@ -222,6 +222,17 @@ impl Seeder {
         Ok(outcome)
     }
 
+    /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
+    /// its target.
+    fn retire(&self, parent: &Dir, name: RelPath) {
+        let (aside, hidden) = self.store.out_of_sight();
+        match parent.rename(&name, &aside, &hidden, Rename::NoReplace) {
+            Ok(()) => self.retired.add(aside, hidden),
+            // Another file system or mount, or no right to move it: it only stays in sight.
+            Err(_) => self.retired.add(parent.clone(), name),
+        }
+    }
+
     /// Builds the tree beside the target and swaps it in: for what was `seen` there, or where nothing is.
     fn build(&self, work: &Work, seen: Option<Stat>) -> Result<Outcome, SeedError> {
         let (name, dir) = work.place.beside()?;
@@ -234,7 +245,7 @@ impl Seeder {
         });
         match &built {
             // Now the old tree.
-            Ok(_) if seen.is_some() => self.retired.add(work.place.parent.clone(), name),
+            Ok(_) if seen.is_some() => self.retire(&work.place.parent, name),
             Ok(_) => {}
             Err(_) => work.place.discard_if(&name, &dir),
         }

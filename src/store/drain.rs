@@ -28,9 +28,7 @@ impl Store {
         name: &RelPath,
         readers: impl FnOnce() -> Option<Weak<Lease>>,
     ) -> fs::Result<()> {
-        let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
-        let aside = RelPath::parse([PREFIX, random.as_bytes()].concat())
-            .unwrap_or_else(|e| unreachable!("a prefix and letters are a component: {e}"));
+        let (_, aside) = self.out_of_sight();
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
         lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
         dir.sync()?;
@@ -39,6 +37,15 @@ impl Store {
             tracing::warn!(error = error_chain(&error), "drained versions not removed yet");
         }
         Ok(())
+    }
+
+    /// A place out of sight for a directory that is about to be removed by whoever moves it there; what is left of it
+    /// after a crash goes at the next start.
+    pub fn out_of_sight(&self) -> (Dir, RelPath) {
+        let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
+        let name = RelPath::parse([PREFIX, random.as_bytes()].concat())
+            .unwrap_or_else(|e| unreachable!("a prefix and letters are a component: {e}"));
+        (self.staging.clone(), name)
     }
 
     /// Removes what was drained and has no reader left; what cannot be removed is tried again by the next sweep.
