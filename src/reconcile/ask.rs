@@ -7,7 +7,7 @@ use super::run::Reconciler;
 use super::{VerifyResult, WaitError};
 use crate::intent::{ArtifactName, Link, Swap, VersionName};
 use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
-use crate::store::{Reason, StoreError};
+use crate::store::StoreError;
 
 /// A seed asked for by a caller.
 #[derive(Debug, Clone)]
@@ -91,14 +91,22 @@ impl Reconciler {
         if ask.declared_only && (declared.is_none() || ask.force) {
             return Err(SeedAskError::NotDeclared { artifact: ask.artifact, target: ask.target });
         }
-        let version = self.version_for(&ask).await?;
         let request = Request {
             link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
             swap: ask.swap.or(declared.as_ref().map(|seed| seed.swap)).unwrap_or_default(),
             force: ask.force,
             target,
         };
-        let seeded = self.shared.seed_one(ask.artifact, version, request, progress).await;
+        let seed = async |version: VersionName| {
+            let (artifact, request) = (ask.artifact.clone(), request.clone());
+            self.shared.seed_one(artifact, version, request, progress.clone()).await
+        };
+        let mut seeded = seed(self.version_for(&ask).await?).await;
+        if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded
+            && self.wait_for_repair(&ask.artifact, version, ask.wait).await
+        {
+            seeded = seed(self.version_for(&ask).await?).await;
+        }
         self.shared.changed();
         seeded
     }
@@ -108,7 +116,7 @@ impl Reconciler {
         let (name, version) = (&ask.artifact, ask.version.as_ref());
         if let Some(version) = version
             && self.shared.store.head(name, version).is_none()
-            && self.is_settled(name)
+            && self.is_settled(name, version)
         {
             return Err(StoreError::NoVersion { artifact: name.clone(), version: version.clone() }.into());
         }
@@ -119,12 +127,14 @@ impl Reconciler {
     }
 
     /// The source was asked and answered, and all that it named is here: no other version is about to come.
-    fn is_settled(&self, name: &ArtifactName) -> bool {
+    fn is_settled(&self, name: &ArtifactName, version: &VersionName) -> bool {
         let world = self.shared.world();
-        world.tracked.get(name).is_none_or(|tracked| {
-            let facts = &tracked.facts;
-            !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
-        })
+        let repairable = world.tracked.contains_key(name) && world.repairs.holds(name, version);
+        !repairable
+            && world.tracked.get(name).is_none_or(|tracked| {
+                let facts = &tracked.facts;
+                !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
+            })
     }
 
     /// Reads a version (all of the artifact's when `None`) and compares it with its manifest; with `repair` a damaged
@@ -147,10 +157,6 @@ impl Reconciler {
         for version in versions {
             results.push(self.verify_one(name.clone(), version, repair).await?);
         }
-        if results.iter().any(|result| result.repairing) {
-            // Unknown only when no document declares it: then nothing is fetched again, and the state says so.
-            let _ = self.refresh(name);
-        }
         Ok(results)
     }
 
@@ -171,8 +177,10 @@ impl Reconciler {
                     first = report.damage.first().map(|d| format!("{}: {}", d.path, d.what)), "version is damaged");
             }
             if damaged && repair {
-                let found = Damaged { entries: report.damaged };
-                store.quarantine_version(&artifact, &version, &Reason::new("verify", &found))?;
+                let first = report.damage.first().map(|d| format!(", the first {}: {}", d.path, d.what));
+                let what =
+                    format!("{} entries are not as the manifest says{}", report.damaged, first.unwrap_or_default());
+                shared.take_out(&opened, "verify", &what)?;
             }
             Ok::<_, StoreError>(VerifyResult { artifact, version, report, repairing: damaged && repair })
         })
@@ -180,11 +188,4 @@ impl Reconciler {
         self.shared.changed();
         Ok(result)
     }
-}
-
-/// The reason that stands in quarantine.
-#[derive(Debug, thiserror::Error)]
-#[error("{entries} entries are not as the manifest says")]
-struct Damaged {
-    entries: u64,
 }

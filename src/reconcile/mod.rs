@@ -2,8 +2,11 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod counts;
 mod plan;
+mod repair;
 mod run;
+mod scrub;
 mod state;
 mod step;
 mod wait;

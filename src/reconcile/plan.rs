@@ -3,6 +3,7 @@
 //! Moments are counted from the daemon's start by the monotonic clock, so that a wall clock that jumps moves nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::Resolution;
@@ -30,6 +31,8 @@ pub(super) struct Facts {
     pub(super) asked: bool,
     /// Tries that failed since the last success.
     pub(super) failures: u32,
+    /// A damaged version is being had again: targets wait for it rather than go back to an older one.
+    pub(super) repairing: bool,
     /// Declared targets.
     pub(super) seeds: BTreeMap<RelPath, SeedFacts>,
 }
@@ -63,6 +66,13 @@ pub(super) enum Step {
         artifact: ArtifactName,
         /// From where.
         resolution: Box<Resolution>,
+    },
+    /// Have a damaged version again.
+    Repair {
+        /// Of which artifact.
+        artifact: ArtifactName,
+        /// What it was.
+        head: Arc<ManifestHead>,
     },
     /// Make a version on the node the current one.
     Switch {
@@ -152,6 +162,9 @@ fn plan_source(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Momen
 }
 
 fn plan_seeds(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment, plan: &mut Plan) {
+    if facts.repairing {
+        return;
+    }
     let Some(head) = holding.current.as_ref().and_then(|current| holding.versions.get(current)) else { return };
     let unknown = SeedFacts::default();
     for seed in &artifact.seeds {
@@ -223,7 +236,7 @@ fn declared_digests(artifact: &Artifact) -> Vec<Digest> {
 }
 
 /// A demanded digest and the one held, where they are of one algorithm and differ.
-fn contradiction(demanded: &[Digest], head: &ManifestHead) -> Option<(Digest, Digest)> {
+pub(super) fn contradiction(demanded: &[Digest], head: &ManifestHead) -> Option<(Digest, Digest)> {
     let held = |algorithm: Algorithm| {
         let recorded = head.archive.verified_by.iter().chain(std::iter::once(&head.archive.digest));
         recorded.into_iter().find(|digest| digest.algorithm() == algorithm)
@@ -262,8 +275,6 @@ pub(super) fn next_refresh(interval: Duration, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
     use jiff::Timestamp;
     use proptest::prelude::*;
 

@@ -5,18 +5,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::counts::Counts;
 use super::plan::{self, Facts, Moment, Plan, Step};
+use super::repair::{self, Repairs};
+use super::scrub;
 use super::state::{self, ArtifactState, Failure, LastSeed};
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
+use crate::intent::{Artifact, ArtifactName, Catalog, Digest, ScrubSettings, VersionName};
 use crate::seed::{Record, Seeder};
-use crate::store::Store;
+use crate::store::{ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
@@ -40,6 +44,10 @@ pub struct Parts {
     pub records: Vec<Record>,
     /// Downloads at once.
     pub concurrency: usize,
+    /// How what is held is checked.
+    pub scrub: ScrubSettings,
+    /// Damaged versions that an earlier run did not have again.
+    pub repairs: Vec<ManifestHead>,
 }
 
 /// The running reconciler. Cheap to clone.
@@ -59,6 +67,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
     pub(super) staging: Mutex<BTreeMap<ArtifactName, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) counts: Counts,
     tasks: TaskTracker,
     world: Mutex<World>,
     wake: Notify,
@@ -72,6 +81,7 @@ pub(super) struct World {
     /// What was seeded where, as it was last looked at.
     pub(super) records: Vec<Record>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
+    pub(super) repairs: Repairs,
 }
 
 /// What is known of one declared artifact.
@@ -107,15 +117,22 @@ impl Reconciler {
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
+            counts: Counts::default(),
             tasks: tasks.clone(),
-            world: Mutex::new(World { records: parts.records, ..World::default() }),
+            world: Mutex::new(World {
+                records: parts.records,
+                repairs: Repairs::of(parts.repairs),
+                ..World::default()
+            }),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
         });
         let reconciler = Self { shared: shared.clone() };
         reconciler.set_catalog(parts.catalog);
         tasks.spawn(reconcile(shared.clone()));
-        tasks.spawn(keep_house(shared));
+        tasks.spawn(keep_house(shared.clone()));
+        tasks.spawn(repair::attend(shared.clone()));
+        tasks.spawn(scrub::run(shared, parts.scrub));
         reconciler
     }
 
@@ -151,6 +168,11 @@ impl Reconciler {
         drop(world);
         self.shared.changed();
         true
+    }
+
+    /// Registers what this room counts.
+    pub fn register(&self, registry: &mut Registry) {
+        self.shared.counts.register(registry);
     }
 
     /// What operators want, as it was last taken.
@@ -218,7 +240,9 @@ impl Shared {
             now: self.now(),
             wall_clock: Timestamp::now(),
         };
-        state::view(name, &seen)
+        let mut state = state::view(name, &seen);
+        state.last_error = state.last_error.or_else(|| world.repairs.error(name));
+        state
     }
 
     /// Takes a new look at the targets: a declared one that stands no more is seeded again.
@@ -285,13 +309,19 @@ struct Begun {
 fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     let now = shared.now();
     let mut world = shared.world();
-    let World { catalog, tracked, .. } = &mut *world;
+    let World { catalog, tracked, repairs, .. } = &mut *world;
     let mut begun = Vec::new();
     let mut next: Option<Moment> = None;
     for (name, artifact) in &catalog.artifacts {
         let Some(tracked) = tracked.get_mut(name) else { continue };
+        let (repair, again) = repairs.plan(name, now);
+        if let Some(step) = repair.filter(|_| !tracked.facts.busy) {
+            tracked.begin(&step);
+            begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.cancel.clone() });
+        }
+        tracked.facts.repairing = repairs.is_hopeful(name);
         let Plan { steps: planned, wake_at } = plan::plan(artifact, &tracked.facts, &shared.store.holding(name), now);
-        next = [next, wake_at].into_iter().flatten().min();
+        next = [next, again, wake_at].into_iter().flatten().min();
         for step in planned {
             tracked.begin(&step);
             begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.cancel.clone() });
@@ -316,6 +346,10 @@ impl Tracked {
                 self.facts.busy = true;
                 let version = resolution.version().cloned();
                 self.running = Some(Running { progress: Arc::default(), version });
+            }
+            Step::Repair { head, .. } => {
+                self.facts.busy = true;
+                self.running = Some(Running { progress: Arc::default(), version: Some(head.version.clone()) });
             }
             Step::Switch { .. } => self.facts.switching = true,
             Step::Seed { target, .. } => self.facts.seeds.entry(target.clone()).or_default().busy = true,

@@ -10,13 +10,13 @@ use super::run::{Shared, Tracked};
 use super::state::{Failure, LastSeed, chain};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, Digest, VersionName, VersionWish, recipe_digest};
+use crate::intent::{Artifact, ArtifactName, Digest, VersionName, VersionWish, recipe_digest};
 use crate::seed::{self, SeedProgress, Seeded};
 use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
 
 /// Why a step of the source failed.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(super) enum StepError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
@@ -39,7 +39,7 @@ enum StepError {
 }
 
 impl StepError {
-    fn failing(&self) -> Failing {
+    pub(super) fn failing(&self) -> Failing {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
             StepError::Acquire(error) => !error.is_transient(),
@@ -65,6 +65,7 @@ impl Shared {
         match step {
             Step::Resolve { wish, .. } => self.resolve(&artifact, &wish, &cancel).await,
             Step::Acquire { resolution, .. } => self.acquire(&artifact, &resolution, &cancel).await,
+            Step::Repair { head, .. } => self.repair(&artifact, &head, &cancel).await,
             Step::Switch { version, .. } => self.switch(&artifact, version).await,
             Step::Seed { version, target, .. } => self.seed_declared(&artifact, version, target).await,
         }
@@ -102,17 +103,9 @@ impl Shared {
     }
 
     async fn acquire(&self, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
-        let gate = {
-            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.entry(artifact.name.clone()).or_default().clone()
-        };
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            (_alone, permit) = async { (gate.lock_owned().await, self.downloads.acquire().await) } => {
-                let outcome = self.fetch_and_publish(artifact, resolution, cancel).await;
-                drop(permit);
-                outcome
-            }
+            _turn = self.turn(&artifact.name) => self.fetch_and_publish(artifact, resolution, None, cancel).await,
         };
         if cancel.is_cancelled() && outcome.is_err() {
             return;
@@ -127,10 +120,21 @@ impl Shared {
         }
     }
 
-    async fn fetch_and_publish(
+    /// Waits until nobody else uses the artifact's staging directory, and for a download's place.
+    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn<'_> {
+        let gate = {
+            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            gates.entry(artifact.clone()).or_default().clone()
+        };
+        Turn { _alone: gate.lock_owned().await, _permit: self.downloads.acquire().await.ok() }
+    }
+
+    /// With what is being repaired: it comes back as it was.
+    pub(super) async fn fetch_and_publish(
         &self,
         artifact: &Arc<Artifact>,
         resolution: &Resolution,
+        repaired: Option<&Arc<ManifestHead>>,
         cancel: &CancellationToken,
     ) -> Result<Arc<ManifestHead>, StepError> {
         let (store, name) = (self.store.clone(), artifact.name.clone());
@@ -148,6 +152,7 @@ impl Shared {
             bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
         if let VersionWish::Exact(wanted) = plan::wish(artifact)
             && wanted != acquired.version
+            && repaired.is_none()
         {
             let emptied = staging.clone();
             tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
@@ -155,9 +160,10 @@ impl Shared {
             return Err(StepError::OtherVersion { wanted, found: acquired.version });
         }
         progress.enter(Phase::Publishing);
-        let (store, artifact) = (self.store.clone(), artifact.clone());
+        let (store, artifact, repaired) = (self.store.clone(), artifact.clone(), repaired.cloned());
         tokio::task::spawn_blocking(move || {
-            let new = new_version(&artifact, acquired);
+            let mut new = new_version(&artifact, acquired);
+            let at = repaired.map_or_else(Timestamp::now, |head| as_it_was(&mut new, &head));
             // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
             if let Some(head) = store.head(&new.artifact, &new.version)
                 && head.archive.digest == new.digest
@@ -168,7 +174,7 @@ impl Shared {
                 return Ok(head);
             }
             store
-                .publish(&staging, new, Timestamp::now())
+                .publish(&staging, new, at)
                 .inspect_err(|error| {
                     let emptied = staging
                         .discard_tree()
@@ -294,7 +300,12 @@ impl Shared {
         let shared = self.clone();
         let (seeded, record) = tokio::task::spawn_blocking(move || {
             let version = shared.store.open_version(&artifact, &version)?;
-            let seeded = shared.seeder.seed(&version, &request, &progress)?;
+            let seeded = shared.seeder.seed(&version, &request, &progress).inspect_err(|error| {
+                if let seed::SeedError::StoreDamaged { path, what, .. } = error {
+                    let taken = shared.take_out(&version, "seed", &format!("{path}: {what}"));
+                    taken.inspect_err(|error| tracing::error!(%error, "damaged version not put into quarantine")).ok();
+                }
+            })?;
             Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target)))
         })
         .await??;
@@ -316,6 +327,20 @@ impl Tracked {
         self.running = None;
         self.answers += 1;
     }
+}
+
+/// One's turn to fetch, until it is dropped.
+pub(super) struct Turn<'a> {
+    _alone: tokio::sync::OwnedMutexGuard<()>,
+    _permit: Option<tokio::sync::SemaphorePermit<'a>>,
+}
+
+/// What is said of a repaired version is what was said of it before, the time that it came included.
+fn as_it_was(new: &mut NewVersion, head: &ManifestHead) -> Timestamp {
+    new.source_url.clone_from(&head.source_url);
+    new.verified_by.clone_from(&head.archive.verified_by);
+    new.resolved_from = head.resolved_from.clone();
+    head.published_at
 }
 
 fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::drain::{Draining, Lease};
 use super::index::Index;
+use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName};
@@ -27,6 +28,9 @@ pub struct Store {
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
     pub(super) draining: Draining,
+    pub(super) soundness: Arc<Soundness>,
+    /// One version goes into quarantine at a time.
+    pub(super) quarantining: Mutex<()>,
     _lock: Lock,
 }
 
@@ -105,6 +109,7 @@ impl Store {
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
         let index = Index::open(&root, &quarantine);
+        let soundness = Arc::new(Soundness::load(&root));
         let store = Self {
             root,
             versions,
@@ -116,6 +121,8 @@ impl Store {
             manifests: Mutex::default(),
             leases: Mutex::default(),
             draining: Draining::default(),
+            soundness,
+            quarantining: Mutex::default(),
             _lock: lock,
         };
         store.clear_drained()?;

@@ -12,6 +12,8 @@ mod manifest;
 mod publish;
 mod quarantine;
 mod scan;
+mod scrub;
+mod sound;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,8 @@ pub use layout::{OpenError, Store, StoreError};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};
 pub use publish::{NewVersion, PublishError};
 pub use quarantine::Reason;
+pub use scrub::{Pace, Scrubbed, next_due};
+pub use sound::DamageReport;
 pub use staging::Staging;
 pub use verify::{Damage, Report, store_mode};
 pub use version::Version;

@@ -24,5 +24,6 @@ mod kill9;
 mod linux_tree;
 mod readme;
 mod rooms;
+mod scrub;
 mod seeding;
 mod seeds_case;
