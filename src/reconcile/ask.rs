@@ -80,7 +80,7 @@ pub enum VerifyAskError {
 
 impl Reconciler {
     /// Seeds a target, waiting for the version where it is not there yet.
-    pub async fn seed(&self, ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
+    pub async fn seed(&self, mut ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
         let target = self.shared.seeder.target(&ask.target)?;
         let declared = {
             let world = self.shared.world();
@@ -97,15 +97,23 @@ impl Reconciler {
             force: ask.force,
             target,
         };
-        let seed = async |version: VersionName| {
-            let (artifact, request) = (ask.artifact.clone(), request.clone());
-            self.shared.seed_one(artifact, version, request, progress.clone()).await
-        };
+        let deadline = tokio::time::Instant::now() + ask.wait;
+        let name = ask.artifact.clone();
+        let seed =
+            |version: VersionName| self.shared.seed_one(name.clone(), version, request.clone(), progress.clone());
         let mut seeded = seed(self.version_for(&ask).await?).await;
         if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded
-            && self.wait_for_repair(&ask.artifact, version, ask.wait).await
+            && !ask.wait.is_zero()
         {
-            seeded = seed(self.version_for(&ask).await?).await;
+            match self.wait_for_repair(&name, version, ask.wait).await {
+                Ok(_) => {
+                    ask.wait = deadline.saturating_duration_since(tokio::time::Instant::now());
+                    seeded = seed(self.version_for(&ask).await?).await;
+                }
+                Err(error @ (WaitError::TimedOut { .. } | WaitError::ShuttingDown)) => return Err(error.into()),
+                // Nobody can have it again: the damage is what there is to tell.
+                Err(WaitError::Failed { .. } | WaitError::Unknown { .. }) => {}
+            }
         }
         self.shared.changed();
         seeded

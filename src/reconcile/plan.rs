@@ -363,6 +363,7 @@ mod tests {
         let name = |step: &Step| match step {
             Step::Resolve { wish, .. } => format!("resolve {}", String::from(wish.clone())),
             Step::Acquire { resolution, .. } => format!("acquire {}", resolution.version().unwrap()),
+            Step::Repair { head, .. } => format!("repair {}", head.version),
             Step::Switch { version, .. } => format!("switch {version}"),
             Step::Seed { version, target, .. } => format!("seed {target} {version}"),
         };
@@ -383,6 +384,8 @@ mod tests {
         let fetched = Facts { seeds: BTreeMap::new(), ..settled("2") };
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], None), now), ["switch 2"]);
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
+        let repairing = Facts { repairing: true, ..fetched };
+        assert_eq!(planned(&follows, &repairing, &holding(&["2"], Some("2")), now), [""; 0]);
         let rest = plan(&follows, &settled("2"), &holding(&["2"], Some("2")), now);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
         assert_eq!(planned(&follows, &settled("2"), &holding(&["2"], Some("2")), HOUR), ["resolve latest"]);
@@ -492,7 +495,7 @@ mod tests {
             let planned = plan(&artifact, &facts, &holding, Duration::from_secs(now));
             for step in &planned.steps {
                 match step {
-                    Step::Resolve { .. } | Step::Acquire { .. } => prop_assert!(!busy),
+                    Step::Resolve { .. } | Step::Acquire { .. } | Step::Repair { .. } => prop_assert!(!busy),
                     Step::Switch { version, .. } | Step::Seed { version, .. } => {
                         prop_assert!(holding.versions.contains_key(version));
                     }

@@ -286,3 +286,68 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::intent::Digest;
+    use crate::store::{Archive, ResolvedFrom};
+
+    fn head(artifact: &str, version: &str) -> ManifestHead {
+        let digest = Digest::sha256(version.as_bytes());
+        ManifestHead {
+            format: 1,
+            artifact: artifact.parse().unwrap(),
+            version: version.parse().unwrap(),
+            source_url: "https://h/a%20b/x%2b.tgz".into(),
+            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: false, kept: false },
+            resolved_from: ResolvedFrom::default(),
+            published_at: Timestamp::UNIX_EPOCH,
+            recipe: digest.clone(),
+            tree_digest: digest,
+            bytes: 1,
+            files: 1,
+        }
+    }
+
+    fn due(repairs: &Repairs, artifact: &str, now: u64) -> (Option<String>, Option<u64>) {
+        let (step, again) = repairs.plan(&artifact.parse().unwrap(), Moment::from_secs(now));
+        let version = step.map(|step| match step {
+            Step::Repair { head, .. } => head.version.to_string(),
+            other => panic!("{other:?}"),
+        });
+        (version, again.map(|at| at.as_secs()))
+    }
+
+    #[test]
+    fn each_is_tried_until_it_is_here_and_those_that_failed_wait() {
+        let mut repairs = Repairs::of(vec![head("os", "1"), head("os", "2")]);
+        let os = "os".parse().unwrap();
+        assert_eq!(due(&repairs, "os", 0), (Some("1".into()), None));
+        assert_eq!(due(&repairs, "other", 0), (None, None));
+        repairs.failed(&head("os", "1"), "no".into(), |failures| Moment::from_secs(10 * u64::from(failures)));
+        assert_eq!(due(&repairs, "os", 0), (Some("2".into()), Some(10)));
+        assert!(repairs.is_hopeful(&os) && !repairs.is_first_try(&os, &"1".parse().unwrap()));
+        repairs.remove(&head("os", "2"));
+        assert_eq!(due(&repairs, "os", 9), (None, Some(10)));
+        assert!(!repairs.is_hopeful(&os));
+        assert!(repairs.error(&os).unwrap().contains("version 1"));
+        assert_eq!(due(&repairs, "os", 10), (Some("1".into()), None));
+        repairs.remove(&head("os", "1"));
+        assert!(repairs.0.is_empty() && repairs.error(&os).is_none());
+    }
+
+    #[test]
+    fn what_was_recorded_is_demanded_under_its_own_name() {
+        let head = head("os", "1");
+        let resolution = Resolution::recorded(&head, Location::recorded(&head.source_url).unwrap());
+        assert_eq!(resolution.version(), Some(&head.version));
+        assert_eq!(resolution.demanded, std::slice::from_ref(&head.archive.digest));
+        assert_eq!(resolution.file_name, "x+.tgz");
+        assert_eq!(Location::recorded("file:///a%20b"), Some(Location::File("/a b".into())));
+        assert_eq!(Location::recorded("nowhere"), None);
+    }
+}

@@ -68,7 +68,7 @@ impl Scrub {
             let Some((artifact, version, left)) =
                 next_due(&inventory, &scrubbed, self.settings.every.0, Timestamp::now())
             else {
-                pause = ROUND;
+                pause = self.settings.every.0.clamp(PAUSE, ROUND);
                 continue;
             };
             if !left.is_zero() {

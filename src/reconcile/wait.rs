@@ -104,10 +104,14 @@ impl Reconciler {
         .await
     }
 
-    /// Waits until a damaged version is here again, or the first try to have it failed; `false` when time is up, or
-    /// nobody tries.
-    pub(super) async fn wait_for_repair(&self, name: &ArtifactName, version: &VersionName, timeout: Duration) -> bool {
-        let waited = self.wait_until(name, timeout, |reconciler| {
+    /// Waits until a damaged version is here again, or the first try to have it failed; `Failed` when nobody tries.
+    pub(super) async fn wait_for_repair(
+        &self,
+        name: &ArtifactName,
+        version: &VersionName,
+        timeout: Duration,
+    ) -> Result<ArtifactState, WaitError> {
+        self.wait_until(name, timeout, |reconciler| {
             let world = reconciler.shared.world();
             let here = reconciler.shared.store.head(name, version).is_some();
             match world.tracked.contains_key(name) && world.repairs.is_first_try(name, version) {
@@ -116,8 +120,8 @@ impl Reconciler {
                 false if world.repairs.holds(name, version) => Look::Done,
                 false => Look::Failed,
             }
-        });
-        waited.await.is_ok()
+        })
+        .await
     }
 
     /// Marks the source to be asked; the number of answers after which the question is answered.

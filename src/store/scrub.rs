@@ -139,4 +139,28 @@ mod tests {
         assert_eq!(pace.after(500, Duration::from_secs(10)), Duration::from_millis(500));
         assert_eq!(pace.after(500, Duration::from_secs(10)), Duration::from_secs(1));
     }
+
+    #[test]
+    fn the_least_recently_read_is_next() {
+        let moment = |second| Timestamp::from_second(second).unwrap();
+        let inventory = super::super::tests::inventory_of(&[("1", 100), ("2", 200), ("3", 300)]);
+        let artifact = super::super::tests::artifact();
+        let mut scrubbed = Scrubbed::default();
+        let due = |scrubbed: &Scrubbed, now: i64| {
+            let (_, version, left) = next_due(&inventory, scrubbed, Duration::from_secs(50), moment(now)).unwrap();
+            (version.to_string(), left.as_secs())
+        };
+        assert_eq!(due(&scrubbed, 110), ("1".into(), 40));
+        assert_eq!(due(&scrubbed, 150), ("1".into(), 0));
+        scrubbed.note(&artifact, &"1".parse().unwrap(), moment(350));
+        assert_eq!(due(&scrubbed, 351), ("2".into(), 0));
+        scrubbed.note(&artifact, &"2".parse().unwrap(), moment(360));
+        scrubbed.note(&artifact, &"3".parse().unwrap(), moment(370));
+        assert_eq!(due(&scrubbed, 371), ("1".into(), 29));
+        // A clock that was set back keeps nothing from its turn.
+        assert_eq!(due(&scrubbed, 10), ("1".into(), 0));
+        assert_eq!(next_due(&Inventory::new(), &scrubbed, Duration::ZERO, moment(0)), None);
+        scrubbed.retain(&Inventory::new());
+        assert_eq!(scrubbed, Scrubbed::default());
+    }
 }
