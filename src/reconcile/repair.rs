@@ -164,6 +164,14 @@ impl Shared {
         Ok(true)
     }
 
+    /// The same for whoever cannot do anything about a failure: it is tried again later.
+    pub(super) fn take_out_sometime(&self, version: &Version, check: &'static str, what: String) {
+        if let Err(error) = self.take_out(version, check, &what) {
+            tracing::error!(error = %chain(&error), "damaged version not put into quarantine; tried again");
+            version.report(what);
+        }
+    }
+
     /// Has a damaged version again and mends its seeds.
     pub(super) async fn repair(
         self: &Arc<Self>,

@@ -116,7 +116,7 @@ impl Scrub {
             Ok(Some(report)) => report,
             Ok(None) => return Ok(Checked::Stopped),
             Err(error @ StoreError::Manifest { .. }) => {
-                self.shared.take_out(&opened, "scrub", &chain(&error))?;
+                self.shared.take_out_sometime(&opened, "scrub", chain(&error));
                 return Ok(Checked::Damaged);
             }
             Err(error) => return Err(error),
@@ -128,7 +128,7 @@ impl Scrub {
             return Ok(Checked::Sound);
         };
         let what = format!("{} entries are damaged, the first {}: {}", report.damaged, first.path, first.what);
-        self.shared.take_out(&opened, "scrub", &what)?;
+        self.shared.take_out_sometime(&opened, "scrub", what);
         Ok(Checked::Damaged)
     }
 }

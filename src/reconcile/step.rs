@@ -302,8 +302,7 @@ impl Shared {
             let version = shared.store.open_version(&artifact, &version)?;
             let seeded = shared.seeder.seed(&version, &request, &progress).inspect_err(|error| {
                 if let seed::SeedError::StoreDamaged { path, what, .. } = error {
-                    let taken = shared.take_out(&version, "seed", &format!("{path}: {what}"));
-                    taken.inspect_err(|error| tracing::error!(%error, "damaged version not put into quarantine")).ok();
+                    shared.take_out_sometime(&version, "seed", format!("{path}: {what}"));
                 }
             })?;
             Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target)))
