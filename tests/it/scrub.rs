@@ -130,7 +130,7 @@ fn a_byte_flipped_through_a_seed_is_found_before_the_next_one() {
 }
 
 #[test]
-fn links_that_the_daemon_made_itself_are_no_reason_to_read_again() {
+fn a_reader_over_http_gets_no_damaged_bytes_after_a_restart_either() {
     let mut case = Case::new(ONLY_WHEN_ASKED, "");
     case.seed("one");
     case.node.restart();
@@ -138,7 +138,7 @@ fn links_that_the_daemon_made_itself_are_no_reason_to_read_again() {
     flip(&largest(&case.at("one")));
     let file = largest(&case.at("one")).strip_prefix(case.at("one")).unwrap().display().to_string();
     let answer = case.node.get(&format!("/v1/artifacts/app/versions/v1/files/{file}"));
-    assert_eq!(answer.status, 500, "a reader over HTTP is no less careful");
+    assert_eq!(answer.status, 500, "what was known before the restart is known after it");
     case.repaired(1);
     let answer = case.node.get(&format!("/v1/artifacts/app/versions/v1/files/{file}"));
     assert_eq!(answer.status, 200);
