@@ -309,7 +309,8 @@ impl Fetcher {
                 resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);
                 (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
             }
-            (Source::File(_), Some(location @ Location::File(path))) => {
+            // Of a source of any kind: what is here already, in an archive that was kept, comes this way too.
+            (_, Some(location @ Location::File(path))) => {
                 let url = location.redacted();
                 let (size, digest, unpacked) = read_file(artifact, path.clone(), &url, work, cancel).await?;
                 (url, size, digest, unpacked)

@@ -2,14 +2,19 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod counts;
+mod fetch;
 mod pin;
 mod plan;
+mod repair;
 mod run;
+mod scrub;
 mod seeding;
 mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod turns;
 mod wait;
 

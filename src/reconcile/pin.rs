@@ -199,7 +199,7 @@ impl Shared {
     }
 }
 
-impl super::run::Tracked {
+impl super::tracked::Tracked {
     /// Ends the step of the source that is under way; what comes of it is not heard.
     fn give_up(&mut self) {
         self.step.cancel();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Moment};
-use super::run::Tracked;
+use super::tracked::Tracked;
 use crate::acquire::Phase;
 use crate::fs::{LinkMode, RelPath};
 use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish, error_chain};

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{Digest, FetchSettings, load_catalog};
+use crate::intent::{Digest, FetchSettings, ScrubSettings, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -44,7 +44,8 @@ impl Running {
         let catalog = load_catalog(&at("config")).unwrap();
         assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let parts = Parts { store, fetcher, seeder, catalog, records: vec![], concurrency: 1 };
+        let scrub = ScrubSettings::default();
+        let parts = Parts { store, fetcher, seeder, catalog, records: vec![], concurrency: 1, scrub, repairs: vec![] };
         let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }

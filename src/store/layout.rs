@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use super::drain::{Draining, Lease};
 use super::index::Index;
 use super::pins::Pins;
+use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName, error_chain};
@@ -31,6 +32,9 @@ pub struct Store {
     pub(super) reading: Mutex<()>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
     pub(super) draining: Draining,
+    pub(super) soundness: Arc<Soundness>,
+    /// One version goes into quarantine at a time.
+    pub(super) quarantining: Mutex<()>,
     _lock: Lock,
 }
 
@@ -112,6 +116,7 @@ impl Store {
         root.sync()?;
         let index = Index::open(&root, &quarantine);
         let pins = Pins::open(&root);
+        let soundness = Arc::new(Soundness::load(&root));
         let store = Self {
             root,
             versions,
@@ -125,6 +130,8 @@ impl Store {
             reading: Mutex::default(),
             leases: Mutex::default(),
             draining: Draining::default(),
+            soundness,
+            quarantining: Mutex::default(),
             _lock: lock,
         };
         if let Err(error) = store.clear_drained() {

@@ -13,6 +13,8 @@ mod pins;
 mod publish;
 mod quarantine;
 mod scan;
+mod scrub;
+mod sound;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,8 @@ pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestH
 pub use pins::Pinned;
 pub use publish::{NewVersion, PublishError};
 pub use quarantine::Reason;
+pub use scrub::{Pace, Scrubbed, next_due};
+pub use sound::DamageReport;
 pub use staging::Staging;
 pub use verify::{Damage, Report, store_mode};
 pub use version::Version;

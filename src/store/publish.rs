@@ -103,7 +103,9 @@ impl Store {
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
         let manifest = seal(new, now);
-        make_durable(&staged.open_dir(&own("tree"))?, &manifest.entries)?;
+        let tree = staged.open_dir(&own("tree"))?;
+        make_durable(&tree, &manifest.entries)?;
+        self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
         let head = self.reveal(staging, manifest, held.is_some())?;
         staging.discard_download()?;

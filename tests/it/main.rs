@@ -32,5 +32,6 @@ mod plain;
 mod readme;
 mod reload;
 mod rooms;
+mod scrub;
 mod seeding;
 mod seeds_case;
