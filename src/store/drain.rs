@@ -52,6 +52,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether anybody has the version open.
+    pub fn is_read(&self, artifact: &crate::intent::ArtifactName, version: &crate::intent::VersionName) -> bool {
+        let leases = lock(&self.leases);
+        leases.get(&(artifact.clone(), version.clone())).is_some_and(|lease| lease.strong_count() > 0)
+    }
+
     /// The lease that all readers of a version share.
     pub(super) fn lease(&self, key: (crate::intent::ArtifactName, crate::intent::VersionName)) -> Arc<Lease> {
         let mut leases = lock(&self.leases);

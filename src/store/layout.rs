@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::drain::{Draining, Lease};
 use super::index::Index;
+use super::leases::Leases;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName};
@@ -26,6 +27,7 @@ pub struct Store {
     pub(super) inventory: RwLock<Inventory>,
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
+    pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
     _lock: Lock,
 }
@@ -105,6 +107,7 @@ impl Store {
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
         let index = Index::open(&root, &quarantine);
+        let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
         let store = Self {
             root,
             versions,
@@ -115,6 +118,7 @@ impl Store {
             inventory: RwLock::default(),
             manifests: Mutex::default(),
             leases: Mutex::default(),
+            timed_leases,
             draining: Draining::default(),
             _lock: lock,
         };
