@@ -14,7 +14,7 @@ use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler};
 use crate::seed::{Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
-use crate::store::{OpenError, Store};
+use crate::store::{Limits, OpenError, Store};
 
 /// How long work in flight may take to end once the node is told to stop; below the 30 s that Kubernetes gives a pod.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -99,7 +99,9 @@ impl Node {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
         let concurrency = settings.fetch.concurrency as usize;
-        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency };
+        let limits =
+            Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
+        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency, limits };
         let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
         tasks.spawn(server.serve(reconciler.clone(), Registry::default(), cancel.child_token()));
         tasks.spawn(follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));

@@ -9,6 +9,7 @@ mod connection;
 mod details;
 mod exit;
 mod follow;
+mod gc;
 mod greeting;
 mod human;
 mod named;
@@ -99,6 +100,8 @@ enum Ask {
     Refresh(refresh::Args),
     /// Read versions again and compare every byte with their manifests
     Verify(verify::Args),
+    /// Remove versions that retention lets go, and tell each version's fate
+    Gc(gc::Args),
 }
 
 /// Form of the answer.
@@ -158,6 +161,7 @@ async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Re
         Ask::Versions(args) => versions::run(args, client, out).await,
         Ask::Refresh(args) => refresh::run(args, client, out).await,
         Ask::Verify(args) => verify::run(args, client, out).await,
+        Ask::Gc(args) => gc::run(args, client, out).await,
     }
 }
 

@@ -2,13 +2,18 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod collect;
+mod lease;
 mod plan;
+mod room;
 mod run;
 mod state;
 mod step;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
+pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
+pub use lease::LeaseAskError;
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, ProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{ArtifactState, LeaseState, ProgressState, SeedState, State, VerifyResult, VersionState};
 pub use wait::{RefreshError, WaitError};

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::collect::House;
 use super::plan::{self, Facts, Moment, Plan, Step};
 use super::state::{self, ArtifactState, Failure, LastSeed};
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
 use crate::seed::{Record, Seeder};
-use crate::store::Store;
+use crate::store::{Limits, Store};
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
@@ -40,6 +41,8 @@ pub struct Parts {
     pub records: Vec<Record>,
     /// Downloads at once.
     pub concurrency: usize,
+    /// The room that the store may take.
+    pub limits: Limits,
 }
 
 /// The running reconciler. Cheap to clone.
@@ -55,6 +58,7 @@ pub(super) struct Shared {
     pub(super) seeder: Arc<Seeder>,
     pub(super) downloads: Semaphore,
     pub(super) seeding: Semaphore,
+    pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
@@ -104,6 +108,7 @@ impl Reconciler {
             seeder: parts.seeder,
             downloads: Semaphore::new(parts.concurrency.max(1)),
             seeding: Semaphore::new(SEEDS_AT_ONCE),
+            house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
@@ -149,6 +154,7 @@ impl Reconciler {
             });
         }
         drop(world);
+        self.shared.house.due.notify_one();
         self.shared.changed();
         true
     }
@@ -209,11 +215,14 @@ impl Shared {
     }
 
     fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
+        let holding = self.store.holding(name);
         let seen = state::Seen {
             artifact: world.catalog.artifacts.get(name).map(|artifact| &**artifact),
             refusal: world.catalog.refusal_of(name),
             tracked: world.tracked.get(name),
-            holding: &self.store.holding(name),
+            holding: &holding,
+            fates: &self.fates_of(world, name, &holding),
+            leases: self.store.leases_on(name),
             records: &world.records,
             now: self.now(),
             wall_clock: Timestamp::now(),
@@ -323,19 +332,18 @@ impl Tracked {
     }
 }
 
-/// From time to time: removes what readers have let go of, and looks whether seeded targets still stand.
+/// From time to time, and when something may have become collectable: looks whether seeded targets still stand, and
+/// removes what retention and readers have let go of.
 async fn keep_house(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
+            () = shared.house.due.notified() => {}
             () = tokio::time::sleep(HOUSE_ROUND) => {}
         }
-        let (store, seeder) = (shared.store.clone(), shared.seeder.clone());
-        let round = tokio::task::spawn_blocking(move || (store.sweep(), seeder.records()));
-        let Ok((swept, records)) = round.await else { continue };
-        if let Err(error) = swept {
-            tracing::warn!(%error, "drained versions not removed yet");
+        let keeping = shared.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
+            tracing::warn!(error = state::chain(&error), "not all was collected; tried again later");
         }
-        shared.note_records(records);
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, Failing, Judgement, Step};
+use super::room::RoomError;
 use super::run::{Shared, Tracked};
 use super::state::{Failure, LastSeed, chain};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
@@ -21,6 +22,8 @@ enum StepError {
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -43,6 +46,7 @@ impl StepError {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
             StepError::Acquire(error) => !error.is_transient(),
+            StepError::Room(error) => matches!(error, RoomError::NoRoom(_)),
             StepError::Publish(PublishError::OtherBytes { .. })
             | StepError::OtherBytes { .. }
             | StepError::OtherVersion { .. } => true,
@@ -101,7 +105,7 @@ impl Shared {
         }
     }
 
-    async fn acquire(&self, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
+    async fn acquire(self: &Arc<Self>, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
         let gate = {
             let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
             gates.entry(artifact.name.clone()).or_default().clone()
@@ -122,13 +126,14 @@ impl Shared {
                 tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
                     bytes = head.bytes, files = head.files, "version published");
                 self.succeeded(artifact, head.version.clone());
+                self.house.due.notify_one();
             }
             Err(error) => self.failed(artifact, &error),
         }
     }
 
     async fn fetch_and_publish(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         resolution: &Resolution,
         cancel: &CancellationToken,
@@ -137,9 +142,16 @@ impl Shared {
         let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
         let progress = self.progress(artifact);
         let began = tokio::time::Instant::now();
-        let acquired = match self.fetcher.acquire(artifact, resolution, &staging, &progress, cancel).await {
-            Ok(acquired) => acquired,
+        let stop = cancel.child_token();
+        let work = self.fetcher.acquire(artifact, resolution, &staging, &progress, &stop);
+        let acquired = match self.within_room(artifact, &progress, &stop, work).await {
+            Ok(Ok(acquired)) => acquired,
             Err(error) => {
+                // What does not fit takes no room while it waits for more.
+                empty(staging).await?;
+                return Err(error.into());
+            }
+            Ok(Err(error)) => {
                 self.clean_up(artifact, &staging, &error).await?;
                 return Err(error.into());
             }
@@ -149,9 +161,7 @@ impl Shared {
         if let VersionWish::Exact(wanted) = plan::wish(artifact)
             && wanted != acquired.version
         {
-            let emptied = staging.clone();
-            tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
-                .await??;
+            empty(staging).await?;
             return Err(StepError::OtherVersion { wanted, found: acquired.version });
         }
         progress.enter(Phase::Publishing);
@@ -239,6 +249,7 @@ impl Shared {
             Ok(()) => {
                 tracing::info!(artifact = %artifact.name, %version, "current switched");
                 self.update(artifact, |tracked| tracked.facts.switching = false);
+                self.house.due.notify_one();
             }
             Err(error) => {
                 tracing::error!(artifact = %artifact.name, %version, error = %chain(&error), "current not switched");
@@ -292,15 +303,17 @@ impl Shared {
         // Never closed: an error here cannot be.
         let _turn = self.seeding.acquire().await.ok();
         let shared = self.clone();
-        let (seeded, record) = tokio::task::spawn_blocking(move || {
+        let (seeded, record, opened) = tokio::task::spawn_blocking(move || {
             let version = shared.store.open_version(&artifact, &version)?;
             let seeded = shared.seeder.seed(&version, &request, &progress)?;
-            Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target)))
+            Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target), version))
         })
         .await??;
         if let Some(record) = record {
             self.note_record(record);
         }
+        // Held until the record speaks for it.
+        drop(opened);
         tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
             mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
             changed = seeded.changed, elapsed_ms = seeded.elapsed_ms, "seeded");
@@ -316,6 +329,11 @@ impl Tracked {
         self.running = None;
         self.answers += 1;
     }
+}
+
+/// Forgets what was downloaded and unpacked.
+async fn empty(staging: Staging) -> Result<(), StepError> {
+    Ok(tokio::task::spawn_blocking(move || staging.discard_tree().and_then(|()| staging.discard_download())).await??)
 }
 
 fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {

@@ -93,30 +93,30 @@ impl Promises {
         })
     }
 
-    fn runs(&self, artifact: &RelPath, except: Option<&ArtifactName>) -> bool {
-        let named = |name: &ArtifactName| name.as_str().as_bytes() == artifact.as_bytes();
-        except.is_some_and(named) || lock(&self.0).keys().any(named)
+    fn runs(&self, artifact: &RelPath) -> bool {
+        lock(&self.0).keys().any(|name| name.as_str().as_bytes() == artifact.as_bytes())
     }
 }
 
 impl Store {
-    /// What there is for a download of `asking` (for nobody in particular where `None`); its own promise and what it has
-    /// staged are left out of what is used. Walks staging and quarantine.
+    /// What there is for a download of `asking` (for nobody in particular where `None`): its own promise and what it has
+    /// staged count as not taken. Walks staging and quarantine.
     pub fn room(&self, limits: Limits, promises: &Promises, asking: Option<&ArtifactName>) -> fs::Result<Room> {
         let space = self.space()?;
         let heads = self.inventory();
         let heads = heads.values().flat_map(|holding| holding.versions.values());
         let kept = heads.map(|head| head.bytes + if head.archive.kept { head.archive.size } else { 0 });
         let mut used: u64 = kept.sum();
+        let mut staged = 0;
         for entry in entries(&self.staging)? {
-            // What running downloads have staged is part of their promises.
-            if !promises.runs(&entry.name, asking) {
+            if asking.is_some_and(|name| name.as_str().as_bytes() == entry.name.as_bytes()) {
+                staged = size_of(&self.staging, &entry)?;
+            } else if !promises.runs(&entry.name) {
+                // What running downloads have staged is part of their promises.
                 used = used.saturating_add(size_of(&self.staging, &entry)?);
             }
         }
-        for entry in entries(&self.quarantine)? {
-            used = used.saturating_add(size_of(&self.quarantine, &entry)?);
-        }
+        used = used.saturating_add(self.quarantined()?);
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -126,8 +126,15 @@ impl Store {
             max_bytes: limits.max_bytes,
             used: used.saturating_add(promised),
             min_free,
-            free: space.free.saturating_sub(open),
+            free: space.free.saturating_add(staged).saturating_sub(open),
         })
+    }
+
+    /// Bytes in quarantine.
+    pub fn quarantined(&self) -> fs::Result<u64> {
+        entries(&self.quarantine)?
+            .iter()
+            .try_fold(0, |sum: u64, entry| size_of(&self.quarantine, entry).map(|size| sum.saturating_add(size)))
     }
 
     /// Removes what has been in quarantine for a week, or all of it when room is `needed`. Returns the bytes freed.
