@@ -121,7 +121,11 @@ impl Reconciler {
         let shared = self.shared.clone();
         tokio::task::spawn_blocking(move || {
             let fates = match dry_run {
-                true => shared.decide(None).map_err(StoreError::from)?.0,
+                true => {
+                    // Not between the steps of a removal.
+                    let _turn = store_turn(&shared.house.turn);
+                    shared.decide(None).map_err(StoreError::from)?.0
+                }
                 false => shared.collect()?,
             };
             let gone = fates.iter().filter(|fate| !fate.why.keeps());
@@ -268,7 +272,7 @@ impl Shared {
             &Seen { artifact, refused, latest, leases: &leases, records: &world.records },
             is_read,
         );
-        let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain.clone());
+        let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain);
         store::fates(name, holding, &claims, &retain, self.age())
     }
 
@@ -324,4 +328,66 @@ fn claims(name: &ArtifactName, holding: &Holding, seen: &Seen<'_>, is_read: impl
     };
     let all = holding.versions.keys().map(|version| (version.clone(), of(version)));
     all.filter(|(_, claims)| !claims.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fs::RelPath;
+    use crate::intent::Digest;
+    use crate::store::{Archive, ManifestHead, ResolvedFrom};
+
+    fn head(version: &str) -> std::sync::Arc<ManifestHead> {
+        let digest = Digest::sha256(b"x");
+        std::sync::Arc::new(ManifestHead {
+            format: 1,
+            artifact: "app".parse().unwrap(),
+            version: version.parse().unwrap(),
+            source_url: "https://origin.invalid/app.tgz".into(),
+            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: true, kept: false },
+            resolved_from: ResolvedFrom::default(),
+            published_at: Timestamp::UNIX_EPOCH,
+            recipe: digest.clone(),
+            tree_digest: digest,
+            bytes: 1,
+            files: 1,
+        })
+    }
+
+    fn record(artifact: &str, version: &str, mode: LinkMode) -> Record {
+        Record {
+            target: RelPath::parse(format!("{artifact}-{mode}")).unwrap(),
+            artifact: artifact.parse().unwrap(),
+            version: version.parse().unwrap(),
+            tree_digest: Digest::sha256(b"x"),
+            mode,
+            reason: None,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn claims_come_from_all_who_need_a_version() {
+        let heads = ["v1", "v2", "v3"].map(|version| (version.parse().unwrap(), head(version)));
+        let holding = Holding { versions: heads.into(), current: Some("v3".parse().unwrap()) };
+        let name: ArtifactName = "app".parse().unwrap();
+        let records = [
+            record("app", "v1", LinkMode::Hardlink),
+            record("app", "v2", LinkMode::Copy),
+            record("app", "v2", LinkMode::Reflink),
+            record("other", "v2", LinkMode::Hardlink),
+        ];
+        let told = |refused| {
+            let seen = Seen { artifact: None, refused, latest: None, leases: &[], records: &records };
+            let claims = claims(&name, &holding, &seen, |version| version.as_str() == "v3");
+            let words = claims.iter().map(|(version, claims)| {
+                let claims: Vec<String> = claims.iter().map(ToString::to_string).collect();
+                format!("{version}: {}", claims.join(", "))
+            });
+            words.collect::<Vec<_>>()
+        };
+        assert_eq!(told(false), ["v1: seeded at app-hardlink", "v3: being read"]);
+        assert_eq!(told(true)[1], "v2: its document is refused");
+    }
 }

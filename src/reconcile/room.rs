@@ -152,3 +152,71 @@ fn scaled(bytes: u64, by: u64, of: u64) -> u64 {
     let scaled = u128::from(bytes) * u128::from(by) / u128::from(of.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::acquire::Phase;
+    use crate::intent::Digest;
+    use crate::store::{Archive, ResolvedFrom};
+
+    fn artifact(more: &str) -> Artifact {
+        let yaml = format!(
+            "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: app}}\nspec:\n  source: {{http: \
+             {{url: 'https://origin.invalid/app.tgz'}}}}\n  version: v1\n{more}"
+        );
+        let parsed = crate::intent::parse_documents(std::path::Path::new("app.yaml"), &yaml).unwrap();
+        parsed.into_iter().next().unwrap().artifact.unwrap()
+    }
+
+    fn previous(size: u64, bytes: u64) -> ManifestHead {
+        let digest = Digest::sha256(b"x");
+        ManifestHead {
+            format: 1,
+            artifact: "app".parse().unwrap(),
+            version: "v0".parse().unwrap(),
+            source_url: "https://origin.invalid/app.tgz".into(),
+            archive: Archive { digest: digest.clone(), size, verified_by: vec![], weak: true, kept: false },
+            resolved_from: ResolvedFrom::default(),
+            published_at: jiff::Timestamp::UNIX_EPOCH,
+            recipe: digest.clone(),
+            tree_digest: digest,
+            bytes,
+            files: 1,
+        }
+    }
+
+    fn seen(bytes: u64, total_bytes: Option<u64>, unpacked_bytes: u64) -> Option<Snapshot> {
+        Some(Snapshot { phase: Phase::Downloading, bytes, total_bytes, unpacked_bytes, entries: 1 })
+    }
+
+    #[test]
+    fn what_a_download_needs_is_told_from_what_is_known() {
+        let artifact = artifact("");
+        let like = previous(100, 300);
+        assert_eq!(need(&artifact, None, None), 0);
+        assert_eq!(need(&artifact, Some(&like), None), 400);
+        assert_eq!(need(&artifact, None, seen(0, Some(1000), 0)), 2000);
+        assert_eq!(need(&artifact, Some(&like), seen(0, Some(1000), 0)), 4000);
+        assert_eq!(need(&artifact, Some(&like), seen(10, Some(1000), 5000)), 6000, "more than likely already");
+        // Half of it tells what all of it takes.
+        assert_eq!(need(&artifact, Some(&like), seen(500, Some(1000), 3200)), 7400);
+        // All here, and it swells: always a little ahead of what is there.
+        assert_eq!(need(&artifact, None, seen(1000, Some(1000), 16_000)), 18_000);
+        assert_eq!(need(&artifact, None, seen(700, None, 160)), 870);
+    }
+
+    #[test]
+    fn the_message_names_the_limit_and_the_need() {
+        let room = Room { max_bytes: Some(5 << 20), used: 4 << 20, min_free: 1 << 20, free: 9 << 20 };
+        let no_room = NoRoom { artifact: Some("app".parse().unwrap()), bytes: 3 << 20, room, freed: 1 << 20 };
+        let text = no_room.to_string();
+        let said = "there is no space for the next version of app, which needs 3.0 MiB: store.maxBytes is 5.0 MiB, of \
+                    which 4.0 MiB are taken, and no more than 1.0 MiB can be freed; ";
+        assert!(text.starts_with(said), "{text}");
+        let room = Room { max_bytes: None, free: 2 << 20, ..room };
+        let text = NoRoom { artifact: None, bytes: 0, room, freed: 0 }.to_string();
+        assert!(text.contains("store.minFree keeps 1.0 MiB of the disk free, and 2.0 MiB are"), "{text}");
+    }
+}

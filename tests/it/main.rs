@@ -15,6 +15,7 @@ mod fixture;
 
 mod bad_upstream;
 mod cli_contract;
+mod collection;
 mod formats;
 mod full_disk;
 mod http_contract;
