@@ -178,6 +178,7 @@ impl Shared {
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
         let _turn = store_turn(&self.house.turn);
         self.store.sweep()?;
+        self.clear_staging()?;
         match self.collect_for(None) {
             Ok(fates) => Ok(fates),
             Err(RoomError::Store(error)) => Err(error),
@@ -189,6 +190,23 @@ impl Shared {
             }
             Err(RoomError::Task(error)) => unreachable!("nothing is spawned on this path: {error}"),
         }
+    }
+
+    /// Removes downloads begun for documents that are gone: nobody will take them up.
+    fn clear_staging(&self) -> Result<(), StoreError> {
+        for name in self.store.staged()? {
+            let gate = self.staging_gate(&name);
+            // Taken: one that was given up is still ending.
+            let Ok(_alone) = gate.try_lock() else { continue };
+            let world = self.world();
+            let declared = world.catalog.artifacts.contains_key(&name) || world.catalog.refusal_of(&name).is_some();
+            drop(world);
+            if !declared {
+                self.store.discard_staged(&name)?;
+                tracing::info!(artifact = %name, "staging of an undeclared artifact removed");
+            }
+        }
+        Ok(())
     }
 
     /// Promises a download so many bytes, what is in their way removed. Blocks.

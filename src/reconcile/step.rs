@@ -105,11 +105,14 @@ impl Shared {
         }
     }
 
+    /// Held by whoever works in the artifact's staging directory.
+    pub(super) fn staging_gate(&self, artifact: &crate::intent::ArtifactName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.entry(artifact.clone()).or_default().clone()
+    }
+
     async fn acquire(self: &Arc<Self>, artifact: &Arc<Artifact>, resolution: &Resolution, cancel: &CancellationToken) {
-        let gate = {
-            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.entry(artifact.name.clone()).or_default().clone()
-        };
+        let gate = self.staging_gate(&artifact.name);
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
             (_alone, permit) = async { (gate.lock_owned().await, self.downloads.acquire().await) } => {

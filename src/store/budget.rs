@@ -130,6 +130,17 @@ impl Store {
         })
     }
 
+    /// Artifacts of which something is staged, or was.
+    pub fn staged(&self) -> fs::Result<Vec<ArtifactName>> {
+        let name = |entry: fs::DirEntry| entry.name.to_str()?.parse().ok();
+        Ok(entries(&self.staging)?.into_iter().filter_map(name).collect())
+    }
+
+    /// Removes what is staged of an artifact, of which nothing may be running.
+    pub fn discard_staged(&self, artifact: &ArtifactName) -> fs::Result<()> {
+        self.staging.remove_tree(&artifact.as_component())
+    }
+
     /// Bytes in quarantine.
     pub fn quarantined(&self) -> fs::Result<u64> {
         entries(&self.quarantine)?

@@ -19,7 +19,7 @@ pub(super) struct Lease;
 pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
 
 impl Store {
-    /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more.
+    /// Moves `name` below `dir` out of sight; a sweep removes it once nobody reads it any more.
     pub(super) fn drain(&self, dir: &Dir, name: &RelPath, readers: Option<Weak<Lease>>) -> fs::Result<()> {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         let aside = RelPath::parse([PREFIX, random.as_bytes()].concat())
@@ -27,7 +27,7 @@ impl Store {
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
         dir.sync()?;
         lock(&self.draining.0).push((aside, readers.unwrap_or_default()));
-        self.sweep()
+        Ok(())
     }
 
     /// Removes what was drained and has no reader left.

@@ -250,13 +250,17 @@ impl Store {
 
     /// Removes a version that nobody leased or opened meanwhile and that is not current; false when it stays.
     pub fn remove_unclaimed(&self, artifact: &ArtifactName, version: &VersionName) -> Result<bool, StoreError> {
-        let _granting = lock(&self.timed_leases.granting);
+        let granting = lock(&self.timed_leases.granting);
         let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
         let current = self.holding(artifact).current.as_ref() == Some(version);
         if leased || current || self.is_read(artifact, version) {
             return Ok(false);
         }
-        self.remove_version(artifact, version).map(|()| true)
+        self.hide_version(artifact, version)?;
+        // Removing the bytes takes its time: nobody who wants a lease waits for that.
+        drop(granting);
+        self.sweep()?;
+        Ok(true)
     }
 }
 

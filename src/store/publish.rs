@@ -129,6 +129,7 @@ impl Store {
         }
         if replace {
             self.drain(staging.dir(), &Staging::version_name(), readers)?;
+            self.sweep()?;
         }
         staging.dir().sync()?;
         Ok(head)

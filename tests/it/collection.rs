@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::fixture::archive::app;
 use crate::fixture::http::Response;
 use crate::fixture::node::{Node, Over, version_row};
+use crate::fixture::origin::Fault;
 use crate::fixture::releases::Releases;
 use crate::fixture::{PATIENCE, scratch, until};
 
@@ -154,7 +155,9 @@ fn leases_live_over_kills_and_end() {
         put(&node, Over::Socket, "/v1/artifacts/none/leases/a", json!({"version": "current", "ttl": "1m"})).status,
         404
     );
-    assert_eq!(put(&node, Over::Tcp, LEASE, json!({"version": "v2", "ttl": "1m"})).status, 403);
+    // Refused before any body is read.
+    assert_eq!(ask(&node, Over::Tcp, "PUT", LEASE, None).status, 403);
+    assert_eq!(ask(&node, Over::Tcp, "DELETE", LEASE, None).status, 403);
 }
 
 #[test]
@@ -287,4 +290,19 @@ fn quarantine_gives_way_before_versions_do() {
     take(&node, &releases, &["v4"], 1_000_000);
     assert!(!bad.exists());
     assert_eq!(held(&node), ["v1", "v2", "v4"]);
+}
+
+#[test]
+fn downloads_of_documents_that_are_gone_are_not_kept() {
+    let releases = Releases::with("v1");
+    releases.origin.always(&Releases::path("v1"), Fault::StallAfter(100_000));
+    let node =
+        Node::builder().settings("fetch: {stallTimeout: 1h}").document("artifacts.yaml", &releases.document()).start();
+    let staged = node.store().join("staging/app");
+    until("the download to begin", PATIENCE, || staged.join("archive.part").exists().then_some(()));
+    node.write_config("artifacts.yaml", "");
+    until("its part to go", PATIENCE, || {
+        node.cli(&["gc"]).ok();
+        (!staged.exists()).then_some(())
+    });
 }
