@@ -90,8 +90,8 @@ async fn lease(
     request: Request,
 ) -> Result<Json<TimedLease>, Problem> {
     app.gate.may_change(peer, &headers).await?;
-    let holder = holder(path)?;
     let body: LeaseBody = json(request).await?;
+    let holder = holder(path)?;
     let version = named_version(&body.version)?;
     Ok(Json(app.reconciler.lease(&name, version, &holder, body.ttl.0).await?))
 }

@@ -80,7 +80,7 @@ pub enum LeaseError {
         given: Box<str>,
     },
     /// For no time at all, or for too long.
-    #[error("a lease is for more than nothing and at most 7 days; renew it while it is needed")]
+    #[error("a lease is for more than nothing and at most 168h; renew it while it is needed")]
     Time,
     /// Too many.
     #[error("there are {MOST} leases on this node already, which is the most it takes; drop those that are not needed")]
