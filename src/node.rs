@@ -16,7 +16,8 @@ use crate::seed::{Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
 use crate::store::{Limits, OpenError, Store};
 
-/// How long work in flight may take to end once the node is told to stop; below the 30 s that Kubernetes gives a pod.
+/// How long work in flight may take to end once the node is told to stop: above the time that the server gives requests,
+/// below the 30 s that Kubernetes gives a pod.
 const DRAIN: Duration = Duration::from_secs(25);
 
 /// What the command line says about the node to run.
@@ -89,6 +90,7 @@ impl Node {
     pub async fn start(options: Options) -> Result<Self, NodeError> {
         let (given, settings) = tokio::task::spawn_blocking(move || settings(options)).await??;
         let talks_text = start_logging(&settings)?;
+        raise_descriptor_limit();
         let (config, opened) = (given.config.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
         let Opened { catalog, store, seeder, records } = opened.await??;
@@ -149,32 +151,42 @@ fn tell_refused(catalog: &intent::Catalog) {
 async fn follow(options: Options, running: Settings, reconciler: Reconciler, cancel: CancellationToken) {
     let mut watch = intent::Watch::new(&options.config);
     let mut told = None;
+    // The first reading comes without a hint: between the start's own and the watch something may have changed.
     loop {
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = watch.hint() => {}
-        }
         let again = options.clone();
         let read = tokio::task::spawn_blocking(move || {
             let catalog = intent::load_catalog(&again.config).map_err(NodeError::Documents);
             (catalog, settings(again).map(|(_, settings)| settings))
         });
-        let Ok((catalog, settings)) = read.await else { continue };
-        match catalog {
-            Ok(catalog) => {
-                if reconciler.set_catalog(catalog) {
-                    tell_refused(&reconciler.catalog());
-                    tracing::info!("documents changed and were taken up");
-                }
+        if let Ok((catalog, settings)) = read.await {
+            take_up(&reconciler, catalog);
+            tell_settings(&mut told, &running, settings);
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = watch.hint() => {}
+        }
+    }
+}
+
+fn take_up(reconciler: &Reconciler, catalog: Result<intent::Catalog, NodeError>) {
+    match catalog {
+        Ok(catalog) => {
+            if reconciler.set_catalog(catalog) {
+                tell_refused(&reconciler.catalog());
+                tracing::info!("documents changed and were taken up");
             }
-            // A directory that is being replaced: what was read last goes on.
-            Err(error) => tracing::warn!(error = intent::error_chain(&error), "documents cannot be read now"),
         }
-        match settings {
-            Ok(settings) if settings == running => told = None,
-            Ok(_) => tell_once(&mut told, "restart the daemon for the changed settings to take effect".into()),
-            Err(error) => tell_once(&mut told, intent::error_chain(&error)),
-        }
+        // A directory that is being replaced: what was read last goes on.
+        Err(error) => tracing::warn!(error = intent::error_chain(&error), "documents cannot be read now"),
+    }
+}
+
+fn tell_settings(told: &mut Option<String>, running: &Settings, settings: Result<Settings, NodeError>) {
+    match settings {
+        Ok(settings) if settings == *running => *told = None,
+        Ok(_) => tell_once(told, "restart the daemon for the changed settings to take effect".into()),
+        Err(error) => tell_once(told, intent::error_chain(&error)),
     }
 }
 
@@ -220,4 +232,33 @@ fn start_logging(settings: &Settings) -> Result<bool, NodeError> {
         subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     Ok(text)
+}
+
+/// Takes all the descriptors that the system allows: connections, trees being seeded and downloads need many, and what
+/// shells and container engines give at first is few.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::debug!(from = current, to = maximum, "limit of open files raised"),
+        Err(error) => tracing::warn!(%error, limit = current, "limit of open files stays low"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_the_descriptors_there_are_can_be_used() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let low = maximum.map_or(1 << 20, |most| most - 1);
+        assert!(setrlimit(Resource::Nofile, Rlimit { current: Some(low), maximum }).is_ok());
+        raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+    }
 }

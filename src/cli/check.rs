@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use crate::fs;
 use crate::intent::{Builder, DocumentError, error_chain, is_settings, parse_documents, parse_settings, read};
 
-/// Checks files and directories, a line for each document. True when all is well. Documents are held against each other,
-/// as a daemon reading all the paths would.
+/// Checks files and directories, a line for each document. True when all is well. The documents of a directory are held
+/// against each other, as the daemon that reads it would; so are those of all the files that are named one by one.
 pub(super) fn run(paths: &[PathBuf], out: &mut impl Write) -> io::Result<bool> {
     let mut check = Check { out, builder: Builder::default(), good: 0, bad: 0 };
     for path in paths {
         match fs::documents_in(path) {
-            Ok(files) => files.iter().try_for_each(|file| check.file(file))?,
+            Ok(files) if files == [path.as_path()] => check.file(path)?,
+            Ok(files) => {
+                let single_files = std::mem::take(&mut check.builder);
+                files.iter().try_for_each(|file| check.file(file))?;
+                check.builder = single_files;
+            }
             Err(error) => check.refuse(&error.into())?,
         }
     }
@@ -49,10 +54,8 @@ impl<W: Write> Check<'_, W> {
             Err(error) => return self.refuse(&error),
         };
         for parsed in parsed {
-            let refused = self.builder.catalog.refused.len();
             let name = parsed.name.clone();
-            self.builder.add(file, parsed);
-            match self.builder.catalog.refused.get(refused).map(|refused| refused.error.clone()) {
+            match self.builder.add(file, parsed) {
                 Some(error) => self.refuse(&error)?,
                 None => self.accept(file, name.as_ref().map_or("document", |name| name.as_str()))?,
             }
@@ -89,6 +92,22 @@ mod tests {
     }
 
     #[test]
+    fn only_what_one_daemon_would_read_is_held_against_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name).join("a.yaml");
+        for name in ["one", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            let document = "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {name: a}\nspec:\n  \
+                            source: {file: {path: x}}\n";
+            std::fs::write(file(name), document).unwrap();
+        }
+        let (good, said) = check(&[dir.path().join("one"), file("one"), dir.path().join("other")]);
+        assert!(good, "{said}");
+        let (good, said) = check(&[file("one"), dir.path().join("one"), file("other")]);
+        assert!(!good && said.contains("other/a.yaml:3:12: metadata.name: "), "{said}");
+    }
+
+    #[test]
     fn each_problem_is_a_line_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let document = "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {name: a}\nspec:\n  \
@@ -100,7 +119,7 @@ mod tests {
         assert!(!good);
         for part in [
             "a.yaml: a: ok",
-            "a.yaml:6:1: metadata.name: ",
+            "a.yaml:9:12: metadata.name: ",
             "b.yaml:5:19: spec.source.file.pth: ",
             "seedcache.yaml:1:1: logs: ",
             "missing.yaml",

@@ -54,7 +54,7 @@ async fn show(
             Ok(state) => {
                 meter.add(start.elapsed(), state.progress.as_ref().map_or(0, |progress| progress.bytes));
                 match doing(&state) {
-                    Some(doing) => Line::plain(name, doing),
+                    Some(doing) => progress::seeding(&state).unwrap_or_else(|| Line::plain(name, doing)),
                     None => progress::line(&state, meter.rate(), Timestamp::now()),
                 }
             }

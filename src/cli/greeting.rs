@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::human;
+use crate::intent::{Catalog, error_chain};
 use crate::node::Node;
 use crate::reconcile::{ArtifactState, State};
 
@@ -14,7 +15,7 @@ pub(super) async fn greet(node: &Node, out: &mut impl Write) -> std::io::Result<
         changes.borrow_and_update();
         let states = node.reconciler.states();
         if states.iter().all(is_settled) {
-            return write(out, node, &states);
+            return write(out, node, &states, &node.reconciler.catalog());
         }
         if changes.changed().await.is_err() {
             return Ok(());
@@ -30,8 +31,15 @@ fn is_settled(state: &ArtifactState) -> bool {
     }
 }
 
-fn write(out: &mut impl Write, node: &Node, states: &[ArtifactState]) -> std::io::Result<()> {
+fn write(out: &mut impl Write, node: &Node, states: &[ArtifactState], catalog: &Catalog) -> std::io::Result<()> {
     writeln!(out, "The daemon is running; Ctrl-C stops it.")?;
+    // The others stand among the states, by their names.
+    for refused in catalog.refused.iter().filter(|refused| refused.name.is_none()) {
+        writeln!(out, "refused: {}", error_chain(&*refused.error))?;
+    }
+    if states.is_empty() {
+        writeln!(out, "No document declares an artifact yet; documents put beside the settings are taken up at once.")?;
+    }
     for state in states {
         tell(out, state, &node.seed_root)?;
     }

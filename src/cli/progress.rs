@@ -79,6 +79,21 @@ pub(super) fn line(state: &ArtifactState, rate: Option<u64>, now: Timestamp) -> 
     }
 }
 
+/// How far the seed is that has most left to do; `None` while nothing is being seeded.
+pub(super) fn seeding(state: &ArtifactState) -> Option<Line> {
+    let under_way = state.seeds.iter().filter_map(|seed| seed.progress);
+    let seed = under_way.max_by_key(|seed| seed.total_entries.saturating_sub(seed.entries))?;
+    let share = (seed.total_entries > 0).then(|| (seed.entries as f64 / seed.total_entries as f64).min(1.0));
+    let text = format!(
+        "{}: seeding, {} of {}, {}",
+        state.name,
+        seed.entries,
+        count(seed.total_entries, "entry", "entries"),
+        size(seed.bytes)
+    );
+    Some(Line { full: text.clone(), brief: text, share })
+}
+
 /// The phase in a word.
 pub(super) fn word(phase: Phase) -> &'static str {
     match phase {
@@ -145,6 +160,17 @@ mod tests {
     use super::*;
     use crate::cli::tests::{artifact, progress};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_seed_under_way_is_told_with_its_share() {
+        let mut state = artifact(None);
+        assert_eq!(seeding(&state), None);
+        let progress = crate::reconcile::SeedProgressState { entries: 20, total_entries: 80, bytes: 358_400_000 };
+        state.seeds[0].progress = Some(progress);
+        let line = seeding(&state).unwrap();
+        assert_eq!(line.full, "smartos-platform: seeding, 20 of 80 entries, 358 MB");
+        assert_eq!(line.share, Some(0.25));
+    }
 
     fn now() -> Timestamp {
         "2026-01-01T12:00:00Z".parse().unwrap()

@@ -30,7 +30,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
     let Args { config, root, listen, socket } = args;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(async {
+    std::panic::set_hook(Box::new(tell_panic));
+    let ended = runtime.block_on(async {
         let mut stop = Stop::new().map_err(Failure::Runtime)?;
         let node = Node::start(Options { config, root, listen, socket }).await?;
         let told = async {
@@ -43,9 +44,25 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
             () = stop.asked() => {}
             failed = told => failed?,
         }
-        node.stop().await;
+        // Told twice, it ends at once, as after a kill: what is durable stays, the rest is resumed.
+        tokio::select! {
+            () = node.stop() => {}
+            () = stop.asked() => tracing::warn!("told to stop again: work in flight is given up"),
+        }
         Ok(Exit::Done)
-    })
+    });
+    // Blocking work that outlasted its time is not waited for once more.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Panics go to the log like all else: one line, with the place.
+fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let what = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let place = panic.location().map(tracing::field::display);
+    tracing::error!(what, place, thread = std::thread::current().name(), "a defect of seedcache; please report it");
 }
 
 /// The signals that end the daemon.

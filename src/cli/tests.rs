@@ -48,6 +48,7 @@ pub(super) fn artifact(progress: Option<ProgressState>) -> ArtifactState {
         refreshed_at: None,
         observed_generation: Some(Digest::sha256(b"document")),
         seeds: vec![SeedState {
+            progress: None,
             target: "/data/smartos".to_owned(),
             version: Some(OLD.parse().unwrap()),
             mode: Some(LinkMode::Hardlink),

@@ -43,10 +43,8 @@ impl Lock {
             Err(TryLockError::Error(e)) => return Err(Error::new("lock", &dir.path_of(name), e).into()),
         }
         let word = format!("process {}\n", std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(word.as_bytes()))
-            .map_err(|e| Error::new("write", &dir.path_of(name), e))?;
+        // On a full disk the lock holds without the word; only another's message gets poorer.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(word.as_bytes()));
         Ok(Self { _file: file })
     }
 }

@@ -9,7 +9,10 @@ use super::{Error, Result, Stat};
 
 /// Opens a regular file for reading.
 pub fn open_read(path: &Path) -> Result<File> {
-    let file = File::open(path).map_err(|e| Error::new("open", path, e))?;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // NONBLOCK: a fifo by that name must not hang the open.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(|e| Error::new("open", path, e))?;
     let meta = file.metadata().map_err(|e| Error::new("stat", path, e))?;
     if !meta.is_file() {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");

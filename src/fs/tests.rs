@@ -114,3 +114,11 @@ fn attributes_are_kept_where_the_file_system_has_them() {
         assert_eq!(held.xattr("user.seedcache").unwrap(), None);
     }
 }
+
+#[test]
+fn a_fifo_where_a_file_is_named_does_not_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert_eq!(open_read(&fifo).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::yaml::blank_is_default;
 use super::{ArtifactName, Bytes, Digest, Interval, VersionName};
 use crate::fs::RelPath;
 
@@ -37,7 +38,7 @@ pub struct Spec {
     /// Where the bytes come from.
     pub source: Source,
     /// `latest`, or one exact version.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub version: VersionWish,
     /// SHA-256 that the archive must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,16 +53,16 @@ pub struct Spec {
     #[serde(default = "default_refresh")]
     pub refresh: Interval,
     /// How the archive becomes a tree.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub unpack: Unpack,
     /// Keep the downloaded bytes beside the tree.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub keep_archive: bool,
     /// What collection leaves besides current, pinned, leased and seeded versions.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub retain: Retain,
     /// Targets that the daemon keeps seeded by itself.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<SeedTarget>,
 }
 
@@ -92,10 +93,10 @@ pub struct HttpSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksums: Option<Checksums>,
     /// Tried in order when `url` fails; the same digest is demanded of each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<String>,
     /// Sent with each request to the origin named here; not to another that it redirects to.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, HeaderValue>,
 }
 
@@ -116,6 +117,7 @@ pub struct FileSource {
 /// How `latest` becomes a version name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(transform = super::schema::url_or_path)]
 pub struct Latest {
     /// A small text object that holds the version (a pointer); for a file source its path.
     #[serde(default, alias = "path", skip_serializing_if = "Option::is_none")]
@@ -146,6 +148,7 @@ pub enum LatestFrom {
 /// A sums file (`HASH  name` or `HASH name` on each line).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(transform = super::schema::url_or_path)]
 pub struct Checksums {
     /// Where it is; for a file source its path.
     #[serde(alias = "path")]
@@ -212,21 +215,27 @@ impl From<VersionWish> for String {
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Unpack {
     /// The archive's format; `auto` is told by content.
+    #[serde(deserialize_with = "blank_is_default")]
     pub format: UnpackFormat,
     /// Leading components dropped from each entry's path; entries with no more than that many vanish.
+    #[serde(deserialize_with = "blank_is_default")]
     pub strip_components: u32,
     /// Directory that the tree is put under.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub prefix: Option<RelPath>,
     /// Globs on the path after stripping, before the prefix; with any, only what matches is kept.
+    #[serde(deserialize_with = "blank_is_default")]
     pub include: Vec<String>,
     /// Globs on the same path; what matches is left out, a directory with all below it.
+    #[serde(deserialize_with = "blank_is_default")]
     pub exclude: Vec<String>,
     /// Paths (with the prefix) that the tree must hold.
+    #[serde(deserialize_with = "blank_is_default")]
     #[schemars(with = "Vec<String>")]
     pub require: Vec<RelPath>,
     /// Where unpacking fails.
+    #[serde(deserialize_with = "blank_is_default")]
     pub limits: Limits,
     /// Owner of every entry; absent: as in the archive.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,10 +279,13 @@ pub struct Limits {
     /// Bytes of all files.
     pub bytes: Bytes,
     /// Unpacked to packed bytes.
+    #[schemars(range(min = 1))]
     pub ratio: u32,
     /// Entries.
+    #[schemars(range(min = 1))]
     pub entries: u64,
     /// Components of a path.
+    #[schemars(range(min = 1))]
     pub depth: u32,
 }
 
@@ -318,13 +330,13 @@ pub struct SeedTarget {
     #[schemars(with = "String")]
     pub target: RelPath,
     /// How files get there.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub link: Link,
     /// How a new version takes the old one's place.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "blank_is_default")]
     pub swap: Swap,
     /// Templated files put beside the tree.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
     pub render: Vec<Render>,
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Artifact, ArtifactName, DocumentError};
+use super::validate::overlap;
+use super::{Artifact, ArtifactName, DocumentError, SeedTarget};
+use crate::fs::RelPath;
 
 /// The declared artifacts, and the documents that were refused.
 #[derive(Debug, Clone, Default)]
@@ -27,15 +29,46 @@ pub struct Refused {
 }
 
 impl Catalog {
-    /// This catalog after a reload: what is refused now keeps the last good document of its name.
+    /// This catalog after a reload: what is refused now keeps the last good document of its name; where not even the
+    /// name could be read, every document goes on that the file held before. A target that another document has taken
+    /// meanwhile is the other's, as it would be after a restart. Each document that goes on so has its refusal.
     pub fn succeed(previous: &Catalog, mut next: Catalog) -> Catalog {
-        for refused in &next.refused {
-            let Some(name) = &refused.name else { continue };
-            if let Some(last_good) = previous.artifacts.get(name) {
-                next.artifacts.entry(name.clone()).or_insert_with(|| last_good.clone());
+        let mut held_up: Vec<Refused> = Vec::new();
+        for last_good in previous.artifacts.values() {
+            let refused = next.refused.iter().find(|refused| match &refused.name {
+                Some(name) => *name == last_good.name,
+                None => refused.file == last_good.file,
+            });
+            let Some(refused) = refused.filter(|_| !next.artifacts.contains_key(&last_good.name)).cloned() else {
+                continue;
+            };
+            if refused.name.is_none() {
+                held_up.push(Refused { name: Some(last_good.name.clone()), ..refused });
             }
+            let kept = next.without_taken_targets(last_good);
+            next.artifacts.insert(last_good.name.clone(), kept);
         }
+        // Whoever asks for such an artifact is told why its document is not taken up.
+        next.refused.retain(|refused| !held_up.iter().any(|held_up| Arc::ptr_eq(&held_up.error, &refused.error)));
+        next.refused.append(&mut held_up);
         next
+    }
+
+    fn without_taken_targets(&self, artifact: &Arc<Artifact>) -> Arc<Artifact> {
+        let taken = |seed: &SeedTarget| {
+            self.artifacts.values().flat_map(|other| &other.seeds).any(|other| overlap(&other.target, &seed.target))
+        };
+        if !artifact.seeds.iter().any(taken) {
+            return artifact.clone();
+        }
+        let mut rest = Artifact::clone(artifact);
+        rest.spec.seeds.retain(|seed| !taken(seed));
+        Arc::new(rest)
+    }
+
+    /// The artifact that declares a target, if one does.
+    pub fn declares(&self, target: &RelPath) -> Option<&Arc<Artifact>> {
+        self.artifacts.values().find(|artifact| artifact.seeds.iter().any(|seed| seed.target == *target))
     }
 
     /// Whether two catalogs declare and refuse the same.

@@ -2,7 +2,7 @@
 //! neighbours in the file nor other files with it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::located::Fields;
 use super::problem::{DocumentError, Place, Problem};
+use super::split::{Part, split};
+use super::yaml::{self, blank_is_default, read_loosely};
 use super::{Artifact, ArtifactName, Catalog, Digest, Refused, Settings, Spec, validate};
 use crate::fs;
 
@@ -17,6 +19,8 @@ use crate::fs;
 const FILE_LIMIT: u64 = 1 << 20;
 /// The most documents in a file.
 const DOCUMENTS_LIMIT: usize = 10_000;
+/// The fields at a document's top: `apiVersion`, `kind`, `metadata`, `spec`.
+const TOP_LEVEL: usize = 4;
 /// The settings' file in the configuration directory.
 const SETTINGS: &str = "seedcache.yaml";
 /// The only `apiVersion` there is.
@@ -24,7 +28,7 @@ pub(super) const API_VERSION: &str = "seedcache.dev/v1alpha1";
 /// The only `kind` there is.
 pub(super) const KIND: &str = "Artifact";
 
-/// A document as it is written.
+/// Declares an artifact: where its bytes come from, which version is wanted, how it is unpacked and where it is seeded.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[schemars(title = "Artifact", extend("$id" = "https://seedcache.dev/v1alpha1/artifact.json"))]
@@ -52,11 +56,11 @@ struct Metadata {
     #[allow(dead_code, reason = "named so that it is not refused as unknown")]
     namespace: Option<String>,
     /// Taken and not used.
-    #[serde(default, skip_serializing)]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing)]
     #[allow(dead_code, reason = "named so that it is not refused as unknown")]
     labels: BTreeMap<String, String>,
     /// Taken and not used.
-    #[serde(default, skip_serializing)]
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing)]
     #[allow(dead_code, reason = "named so that it is not refused as unknown")]
     annotations: BTreeMap<String, String>,
 }
@@ -70,6 +74,20 @@ struct Header {
     metadata: Option<HeaderMetadata>,
 }
 
+impl Header {
+    /// Whether it is one of our documents at all: what is wrong below says nothing where it is not.
+    fn check(&self) -> Result<(), (&'static str, Problem)> {
+        match (&self.kind, &self.api_version) {
+            (None, _) => Err(("kind", Problem::Missing)),
+            (Some(found), _) if found != KIND => Err(("kind", Problem::Kind { found: found.clone(), wanted: KIND })),
+            (_, Some(found)) if found != API_VERSION => {
+                Err(("apiVersion", Problem::ApiVersion { found: found.clone(), wanted: API_VERSION }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct HeaderMetadata {
@@ -79,12 +97,13 @@ struct HeaderMetadata {
 /// One document of a file, read or refused.
 #[derive(Debug)]
 pub struct Parsed {
-    /// The line it starts at.
-    pub line: u64,
     /// Its name, where that much could be read.
     pub name: Option<ArtifactName>,
     /// What it says, or why it is refused.
     pub artifact: Result<Artifact, DocumentError>,
+    /// Where its name stands, and its seeds' targets.
+    named: Place,
+    targets: Vec<Place>,
 }
 
 /// Reads `DIR/seedcache.yaml`; the defaults where there is none.
@@ -107,12 +126,15 @@ pub fn is_settings(path: &Path) -> bool {
 
 /// Checks the text of a settings file.
 pub fn parse_settings(file: &Path, text: &str) -> Result<Settings, DocumentError> {
-    let part = Part { file, text, first_line: 1, fields: Fields::of(text) };
-    if is_blank(text) {
-        return Ok(Settings::default());
+    let parts = split(text);
+    let Some(first) = parts.first() else { return Ok(Settings::default()) };
+    let text = Text::new(file, *first);
+    if let Some(second) = parts.get(1) {
+        let place = Place { file: file.into(), line: second.first_line, column: 1, field: String::new() };
+        return Err(DocumentError::At { place, problem: Problem::SecondSettings });
     }
-    let settings: Settings = part.read()?;
-    validate::settings(&settings).map_err(|(field, problem)| part.problem(&field, problem))?;
+    let settings: Settings = text.read()?;
+    settings.check().map_err(|(field, problem)| text.problem(&field, problem))?;
     Ok(settings)
 }
 
@@ -125,8 +147,10 @@ pub fn load_catalog(dir: &Path) -> Result<Catalog, DocumentError> {
             continue;
         }
         match read(&file).and_then(|text| parse_documents(&file, &text)) {
-            Ok(parsed) => parsed.into_iter().for_each(|parsed| builder.add(&file, parsed)),
-            Err(error) => builder.catalog.refused.push(Refused { file, name: None, error: Arc::new(error) }),
+            Ok(parsed) => parsed.into_iter().for_each(|parsed| drop(builder.add(&file, parsed))),
+            Err(error) => {
+                builder.refuse(&file, None, error);
+            }
         }
     }
     Ok(builder.catalog)
@@ -144,82 +168,71 @@ pub fn parse_documents(file: &Path, text: &str) -> Result<Vec<Parsed>, DocumentE
     if parts.len() > DOCUMENTS_LIMIT {
         return Err(DocumentError::TooMany { file: file.into(), limit: DOCUMENTS_LIMIT });
     }
-    let parts = parts.into_iter().filter(|(_, text)| !is_blank(text));
-    Ok(parts.map(|(line, text)| parse_document(file, line, text)).collect())
+    Ok(parts.into_iter().map(|part| parse_document(&Text::new(file, part))).collect())
 }
 
-/// The documents of a text, each with the line it starts at. `---` at the start of a line ends a document wherever it
-/// stands: YAML allows it in no block scalar (YAML 1.2.2, 9.1.2).
-fn split(text: &str) -> Vec<(u64, &str)> {
-    let mut parts = Vec::new();
-    let (mut start, mut first_line) = (0, 1);
-    let mut at = 0;
-    for (line, number) in text.split_inclusive('\n').zip(1..) {
-        let marker =
-            line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if marker && at > start {
-            parts.push((first_line, &text[start..at]));
-            (start, first_line) = (at, number);
-        }
-        at += line.len();
+fn parse_document(text: &Text<'_>) -> Parsed {
+    let header = read_loosely::<Header>(text.part.text);
+    let artifact = parse_artifact(text, header.as_ref());
+    // A slip of the pen below the name does not hide it: what stands above the slip is read alone.
+    let header = header.or_else(|| text.shortened().find_map(read_loosely));
+    let name = header.and_then(|header| header.metadata?.name?.parse().ok());
+    let seeds = artifact.as_ref().map_or(0, |artifact| artifact.seeds.len());
+    let targets = (0..seeds).map(|i| text.place_of(&format!("spec.seeds[{i}].target"))).collect();
+    Parsed { name, artifact, named: text.place_of("metadata.name"), targets }
+}
+
+fn parse_artifact(text: &Text<'_>, header: Option<&Header>) -> Result<Artifact, DocumentError> {
+    if let Some(header) = header {
+        header.check().map_err(|(field, problem)| text.problem(field, problem))?;
     }
-    parts.push((first_line, &text[start..]));
-    parts
-}
-
-/// Nothing but comments, markers and white space.
-fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| {
-        let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
-    })
-}
-
-fn parse_document(file: &Path, first_line: u64, text: &str) -> Parsed {
-    let part = Part { file, text, first_line, fields: Fields::of(text) };
-    let header = serde_saphyr::from_str::<Header>(text).unwrap_or_default();
-    let name = header.metadata.as_ref().and_then(|metadata| metadata.name.as_ref()?.parse().ok());
-    Parsed { line: first_line, name, artifact: parse_artifact(&part, &header) }
-}
-
-fn parse_artifact(part: &Part<'_>, header: &Header) -> Result<Artifact, DocumentError> {
-    for (field, found, wanted) in [("apiVersion", &header.api_version, API_VERSION), ("kind", &header.kind, KIND)] {
-        if let Some(found) = found.as_ref().filter(|found| *found != wanted) {
-            return Err(part.problem(field, Problem::Header { found: found.clone(), wanted }));
-        }
-    }
-    let document: Document = part.read()?;
+    let document: Document = text.read()?;
     let mut spec = document.spec;
-    validate::spec(&spec).map_err(|(field, problem)| part.problem(&format!("spec.{field}"), problem))?;
+    let below = |(field, problem): (String, Problem)| text.problem(&format!("spec.{field}"), problem);
+    validate::spec(&spec).map_err(below)?;
     let json = serde_json::to_vec(&spec).unwrap_or_else(|e| unreachable!("what was read from YAML serialises: {e}"));
-    let dir = part.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    validate::anchor(&mut spec, &fs::absolute(dir).map_err(DocumentError::Fs)?);
-    Ok(Artifact { name: document.metadata.name, spec, generation: Digest::sha256(&json), file: part.file.into() })
+    let dir = text.file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    validate::anchor(&mut spec, &fs::absolute(dir).map_err(DocumentError::Fs)?).map_err(below)?;
+    Ok(Artifact { name: document.metadata.name, spec, generation: Digest::sha256(&json), file: text.file.into() })
 }
 
-/// One document of a file.
-struct Part<'a> {
+/// One document's text, and where it stands.
+struct Text<'a> {
     file: &'a Path,
-    text: &'a str,
-    first_line: u64,
+    part: Part<'a>,
     fields: Fields,
 }
 
-impl Part<'_> {
+impl<'a> Text<'a> {
+    fn new(file: &'a Path, part: Part<'a>) -> Self {
+        Self { file, part, fields: Fields::of(part.text) }
+    }
+
     fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, DocumentError> {
-        serde_saphyr::from_str(self.text).map_err(|error| {
-            let place = error.location().map_or((1, 1), |location| (location.line().max(1), location.column().max(1)));
-            let field = self.fields.at(place).unwrap_or_default().to_owned();
-            DocumentError::At { place: self.place(place, field), problem: Problem::Yaml(Box::new(error)) }
+        yaml::read(self.part.text).map_err(|misread| {
+            let place = misread.place.unwrap_or_else(|| self.fields.place_of(&misread.field));
+            DocumentError::At { place: self.place(place, misread.field), problem: misread.problem }
         })
     }
 
     fn problem(&self, field: &str, problem: Problem) -> DocumentError {
-        DocumentError::At { place: self.place(self.fields.place_of(field), field.to_owned()), problem }
+        DocumentError::At { place: self.place_of(field), problem }
+    }
+
+    fn place_of(&self, field: &str) -> Place {
+        self.place(self.fields.place_of(field), field.to_owned())
     }
 
     fn place(&self, (line, column): (u64, u64), field: String) -> Place {
-        Place { file: self.file.into(), line: self.first_line + line - 1, column, field }
+        Place { file: self.file.into(), line: self.part.first_line + line - 1, column, field }
+    }
+
+    /// What stands above the top-level fields, one after the other from the last: the text in which less and less can be
+    /// wrong.
+    fn shortened(&self) -> impl Iterator<Item = &'a str> {
+        let text = self.part.text;
+        let starts_field = move |at: &usize| text[*at..].starts_with(|c: char| c.is_alphabetic());
+        text.rmatch_indices('\n').map(|(at, _)| at + 1).filter(starts_field).take(TOP_LEVEL).map(|at| &text[..at])
     }
 }
 
@@ -228,57 +241,50 @@ impl Part<'_> {
 pub struct Builder {
     /// What was taken and what was refused so far.
     pub catalog: Catalog,
-    places: BTreeMap<ArtifactName, (PathBuf, u64)>,
+    places: BTreeMap<ArtifactName, (Place, Vec<Place>)>,
 }
 
 impl Builder {
-    /// Adds what one document gave.
-    pub fn add(&mut self, file: &Path, parsed: Parsed) {
-        let at = |field: &str, problem| {
-            let place = Place { file: file.into(), line: parsed.line, column: 1, field: field.into() };
-            DocumentError::At { place, problem }
-        };
-        let taken = match parsed.artifact {
-            Ok(artifact) => match self.conflict(&artifact) {
-                None => Ok(artifact),
-                Some((field, problem)) => Err(at(&field, problem)),
-            },
-            Err(error) => Err(error),
-        };
+    /// Adds what one document of `file` gave. Returns why it was refused, if it was.
+    pub fn add(&mut self, file: &Path, parsed: Parsed) -> Option<Arc<DocumentError>> {
+        let Parsed { name, artifact, named, targets } = parsed;
+        let taken = artifact.and_then(|artifact| match self.conflict(&artifact, &named, &targets) {
+            None => Ok(artifact),
+            Some((place, problem)) => Err(DocumentError::At { place, problem }),
+        });
         match taken {
             Ok(artifact) => {
-                self.places.insert(artifact.name.clone(), (file.into(), parsed.line));
+                self.places.insert(artifact.name.clone(), (named, targets));
                 self.catalog.artifacts.insert(artifact.name.clone(), Arc::new(artifact));
+                None
             }
-            Err(error) => {
-                let refused = Refused { file: file.into(), name: parsed.name, error: Arc::new(error) };
-                self.catalog.refused.push(refused);
-            }
+            Err(error) => Some(self.refuse(file, name, error)),
         }
     }
 
-    fn conflict(&self, artifact: &Artifact) -> Option<(String, Problem)> {
-        let first = |name: &ArtifactName| {
-            self.places.get(name).map_or_else(String::new, |(file, line)| Place::line_of(file, *line))
-        };
-        if self.catalog.artifacts.contains_key(&artifact.name) {
-            let problem = Problem::Duplicate { name: artifact.name.to_string(), first: first(&artifact.name) };
-            return Some(("metadata.name".into(), problem));
+    /// Adds what is wrong with a document, or with a whole file.
+    pub fn refuse(&mut self, file: &Path, name: Option<ArtifactName>, error: DocumentError) -> Arc<DocumentError> {
+        let error = Arc::new(error);
+        self.catalog.refused.push(Refused { file: file.into(), name, error: error.clone() });
+        error
+    }
+
+    fn conflict(&self, artifact: &Artifact, named: &Place, targets: &[Place]) -> Option<(Place, Problem)> {
+        if let Some((first, _)) = self.places.get(&artifact.name) {
+            let problem = Problem::Duplicate { name: artifact.name.to_string(), first: first.line_of() };
+            return Some((named.clone(), problem));
         }
-        for (i, seed) in artifact.seeds.iter().enumerate() {
-            for other in self.catalog.artifacts.values() {
-                let overlaps = |o: &&super::SeedTarget| validate::overlap(&o.target, &seed.target);
-                if let Some(taken) = other.seeds.iter().find(overlaps) {
-                    let problem = Problem::TargetTaken { other: taken.target.to_string(), first: first(&other.name) };
-                    return Some((format!("spec.seeds[{i}].target"), problem));
+        for (seed, place) in artifact.seeds.iter().zip(targets) {
+            for (other, (_, others)) in &self.places {
+                let declared = self.catalog.artifacts.get(other).into_iter().flat_map(|other| &other.seeds).zip(others);
+                for (taken, first) in declared {
+                    if validate::overlap(&taken.target, &seed.target) {
+                        let problem = Problem::TargetTaken { other: taken.target.to_string(), first: first.line_of() };
+                        return Some((place.clone(), problem));
+                    }
                 }
             }
         }
         None
     }
-}
-
-/// The JSON Schema of a document (draft 2020-12).
-pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(Document).to_value()
 }

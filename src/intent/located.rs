@@ -1,17 +1,16 @@
-//! Where each field of a YAML text stands: what turns "line 7" into a field and a field into a line.
+//! Where each field of a YAML text stands: what turns a field into a line.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// A field's dotted path with the place of its name and of its value.
+/// A field's dotted path with the place of its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Field {
     path: String,
     /// Line and column, both from 1.
     name: (u64, u64),
-    value: (u64, u64),
 }
 
 /// Every field of one document, in the order of the text.
@@ -22,7 +21,7 @@ impl Fields {
     /// Finds the fields of a document; none where the text is no YAML (its error is told when it is read).
     pub(super) fn of(text: &str) -> Self {
         let mut fields = Fields::default();
-        if let Ok(tree) = serde_saphyr::from_str::<Tree>(text) {
+        if let Some(tree) = super::yaml::read_loosely::<Tree>(text) {
             fields.collect(&tree, "");
         }
         fields
@@ -46,7 +45,7 @@ impl Fields {
     }
 
     fn add(&mut self, path: String, name: (u64, u64), value: &Spanned<Tree>) {
-        self.0.push(Field { path: path.clone(), name, value: place(&value.referenced) });
+        self.0.push(Field { path: path.clone(), name });
         self.collect(&value.value, &path);
     }
 
@@ -62,13 +61,6 @@ impl Fields {
                 None => return (1, 1),
             }
         }
-    }
-
-    /// The field that a line and column belong to: the last one whose name or value starts there or before.
-    pub(super) fn at(&self, place: (u64, u64)) -> Option<&str> {
-        let exact = self.0.iter().rfind(|field| field.name == place).or(self.0.iter().rfind(|f| f.value == place));
-        let before = || self.0.iter().rfind(|field| field.name <= place);
-        exact.or_else(before).map(|field| field.path.as_str())
     }
 }
 
@@ -155,14 +147,12 @@ mod tests {
     const TEXT: &str = "a: 1\nb:\n  c: {d: x, e: [1, 2]}\n  f:\n    - g: 1\n    - g: 2\n";
 
     #[test]
-    fn fields_and_places_find_each_other() {
+    fn every_field_has_its_place() {
         let fields = Fields::of(TEXT);
         for (path, place) in [("a", (1, 1)), ("b", (2, 1)), ("b.c", (3, 3)), ("b.c.d", (3, 7)), ("b.f[1].g", (6, 7))] {
             assert_eq!(fields.place_of(path), place, "{path}");
-            assert_eq!(fields.at(place), Some(path), "{place:?}");
         }
         assert_eq!(fields.place_of("b.c.missing"), (3, 3));
         assert_eq!(fields.place_of("missing"), (1, 1));
-        assert_eq!(fields.at((3, 10)), Some("b.c.d"));
     }
 }

@@ -11,11 +11,14 @@ mod name;
 mod problem;
 mod quantity;
 mod recipe;
+mod schema;
 mod settings;
+mod split;
 #[cfg(test)]
 mod tests;
 mod validate;
 mod watch;
+mod yaml;
 
 pub use artifact::{
     Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Link, Owner, Render, Retain,
@@ -23,20 +26,20 @@ pub use artifact::{
 };
 pub use catalog::{Catalog, Refused};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
-pub use document::{
-    Builder, Parsed, is_settings, load_catalog, load_settings, parse_documents, parse_settings, read, schema,
-};
+pub use document::{Builder, Parsed, is_settings, load_catalog, load_settings, parse_documents, parse_settings, read};
 pub use name::{ArtifactName, NameError, VersionName};
 pub use problem::{DocumentError, Place, Problem};
 pub use quantity::{Bytes, Interval, MinFree};
 pub use recipe::recipe_digest;
+pub use schema::schema;
 pub use settings::{
     FetchSettings, Listen, LogFormat, LogSettings, ScrubSettings, SeedSettings, Settings, StoreSettings,
 };
 pub use watch::Watch;
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line: what a document made it say cannot break the line or steer a terminal.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
-    all.join(": ")
+    let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    all.join(": ").chars().map(plain).collect()
 }

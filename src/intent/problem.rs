@@ -1,7 +1,7 @@
 //! What can be wrong with a document or the settings, and where it stands.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Why a document, a file of them or the settings are refused.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +22,15 @@ pub enum DocumentError {
         file: PathBuf,
         /// The limit.
         limit: usize,
+    },
+    /// A word on the command line.
+    #[error("{option}")]
+    Option {
+        /// Which.
+        option: &'static str,
+        /// What is wrong with it.
+        #[source]
+        problem: Problem,
     },
     /// Something at one place.
     #[error("{place}")]
@@ -56,20 +65,64 @@ impl fmt::Display for Place {
 
 impl Place {
     /// `file:line`, for naming a second place within a message.
-    pub(super) fn line_of(file: &Path, line: u64) -> String {
-        format!("{}:{line}", file.display())
+    pub(super) fn line_of(&self) -> String {
+        format!("{}:{}", self.file.display(), self.line)
     }
 }
 
 /// What is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// No YAML, an unknown or missing field, or a value of the wrong form.
-    #[error("{}", message(.0))]
-    Yaml(Box<serde_saphyr::Error>),
+    /// No YAML, or a value of the wrong form.
+    #[error("{why}")]
+    Form {
+        /// What the parser says, its place left out.
+        why: Box<str>,
+    },
+    /// A field that there is not.
+    #[error("there is no such field{}; known here are {known}", meant(*.like))]
+    UnknownField {
+        /// What was probably meant.
+        like: Option<&'static str>,
+        /// What there is.
+        known: Box<str>,
+    },
+    /// A field that must be there.
+    #[error("the field is missing; add it")]
+    Missing,
+    /// A word that is none of the choices.
+    #[error("{given:?} is not known here{}; known are {known}", meant(*.like))]
+    UnknownChoice {
+        /// What was given.
+        given: Box<str>,
+        /// What was probably meant.
+        like: Option<&'static str>,
+        /// The choices.
+        known: Box<str>,
+    },
+    /// Nothing where a choice must be.
+    #[error("nothing is given; give one of {known}")]
+    NoChoice {
+        /// The choices.
+        known: Box<str>,
+    },
+    /// A field that stands there twice.
+    #[error("the field is given twice; keep one")]
+    GivenTwice,
+    /// A source of two kinds.
+    #[error("more than one kind is given; keep one")]
+    SeveralKinds,
+    /// Another kind of document.
+    #[error("a {found} does not belong here; every document is of kind {wanted}")]
+    Kind {
+        /// What it says.
+        found: String,
+        /// What it must say.
+        wanted: &'static str,
+    },
     /// Another API.
     #[error("{found:?} is not known here; write {wanted}")]
-    Header {
+    ApiVersion {
         /// What it says.
         found: String,
         /// What it must say.
@@ -107,11 +160,17 @@ pub enum Problem {
     #[error("it is no glob")]
     Glob(#[source] Box<globset::Error>),
     /// Not an address.
-    #[error("{given:?} is no http or https address")]
-    Url {
-        /// What was given, without secrets.
-        given: String,
-    },
+    #[error("it is no http or https address; write it like `https://host/path`")]
+    Url,
+    /// An address where a path belongs.
+    #[error("a file source takes paths on the node; for an address declare `source.http`")]
+    NotAPath,
+    /// An empty path.
+    #[error("the path is empty")]
+    EmptyPath,
+    /// The document's directory has no name in UTF-8.
+    #[error("it is relative to a directory whose name is no UTF-8; write it from the root `/`")]
+    DirectoryName,
     /// `{something}`.
     #[error("`{{{found}}}` is nothing that is filled in; known are `{{version}}` and `{{file}}`")]
     Placeholder {
@@ -124,6 +183,9 @@ pub enum Problem {
     /// `{version}` where the version is read from.
     #[error("`{{version}}` cannot stand here: the version is read from this very object")]
     VersionUnknown,
+    /// `{version}` with nothing that tells it.
+    #[error("nothing tells what `{{version}}` is; give `latest.url` (a pointer), or an exact `version`")]
+    VersionUntold,
     /// `from` names something that is not given.
     #[error("`from: {from}` needs `{needs}`")]
     FromNeeds {
@@ -155,6 +217,18 @@ pub enum Problem {
     /// Without meaning for a single file.
     #[error("`format: none` stores one file as it is; this field has no meaning there")]
     SingleFile,
+    /// Without meaning for an archive.
+    #[error("only a single file is named so; add `format: none`, or leave the field out")]
+    NotSingleFile,
+    /// Can never be there.
+    #[error("nothing can be there: the whole tree is put under {prefix}; put `{prefix}/` before it")]
+    OutsidePrefix {
+        /// The prefix.
+        prefix: String,
+    },
+    /// Two files in one place.
+    #[error("it is where another rendered file is, or lies in or around it; give each a path of its own")]
+    RenderTaken,
     /// Not one component.
     #[error("{given:?} is no file name; give one plain name without `/`")]
     FileName {
@@ -167,13 +241,29 @@ pub enum Problem {
         /// What was given.
         given: String,
     },
+    /// Not a filter for the log.
+    #[error("it is no log level or filter; write it like `info` or `seedcache=debug,info`")]
+    LogLevel(#[source] tracing_subscriber::filter::ParseError),
+    /// Not the name of a variable.
+    #[error("{given:?} is no name of an environment variable")]
+    EnvName {
+        /// What was given.
+        given: String,
+    },
+    /// Pods would be seeded into the store.
+    #[error("it lies in the store ({store}); choose a directory outside it")]
+    RootInStore {
+        /// The store's directory.
+        store: String,
+    },
+    /// A second document among the settings.
+    #[error("the settings are one document; artifacts are declared in other files")]
+    SecondSettings,
     /// Nowhere to listen.
     #[error("neither `http` nor `socket` is set: nobody could reach the daemon")]
     NowhereToListen,
 }
 
-/// The parser's message without its place, which stands before it already.
-fn message(error: &serde_saphyr::Error) -> String {
-    use serde_saphyr::MessageFormatter as _;
-    serde_saphyr::DefaultMessageFormatter.format_message(error.without_snippet()).into_owned()
+fn meant(like: Option<&str>) -> String {
+    like.map(|like| format!("; did you mean `{like}`?")).unwrap_or_default()
 }

@@ -112,11 +112,42 @@ enum TextOrNumber {
     Text(String),
 }
 
+/// As it is written down: people round, documents and their digests do not.
+trait Exact {
+    fn exact(&self) -> String;
+}
+
+impl Exact for Bytes {
+    fn exact(&self) -> String {
+        let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let whole = |(shift, _): &(u32, &str)| self.0 != 0 && self.0.trailing_zeros() >= *shift;
+        match units.into_iter().find(whole) {
+            Some((shift, unit)) => format!("{}{unit}", self.0 >> shift),
+            None => self.0.to_string(),
+        }
+    }
+}
+
+impl Exact for Interval {
+    fn exact(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Exact for MinFree {
+    fn exact(&self) -> String {
+        match self {
+            MinFree::Percent(_) => self.to_string(),
+            MinFree::Bytes(bytes) => Bytes(*bytes).exact(),
+        }
+    }
+}
+
 macro_rules! by_text {
     ($name:ident, $written:ident) => {
         impl Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(&self.exact())
             }
         }
 
@@ -156,6 +187,39 @@ mod tests {
         }
         for bad in ["", "-5%", "101%", "lots"] {
             assert!(bad.parse::<MinFree>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_back_the_same() {
+        for (bytes, written) in [
+            (0, "0"),
+            (1, "1"),
+            (1_234_567, "1234567"),
+            (10 << 10, "10KiB"),
+            (64 << 30, "64GiB"),
+            ((1 << 30) + 1, "1073741825"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(serde_json::to_value(Bytes(bytes)).unwrap(), written);
+            assert_eq!(written.parse(), Ok(Bytes(bytes)));
+            let free = serde_json::to_value(MinFree::Bytes(bytes)).unwrap();
+            assert_eq!(free.as_str().unwrap().parse(), Ok(MinFree::Bytes(bytes)));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_quantity_survives_being_written_down(
+            bytes in proptest::prelude::any::<u64>(), seconds in 0u64..=i64::MAX as u64, nanos in 0u32..1_000_000_000,
+            percent in 0.0f64..=100.0,
+        ) {
+            let bytes = Bytes(bytes);
+            proptest::prop_assert_eq!(serde_json::from_value::<Bytes>(serde_json::to_value(bytes).unwrap()).unwrap(), bytes);
+            let interval = Interval(Duration::new(seconds, nanos));
+            proptest::prop_assert_eq!(serde_json::from_value::<Interval>(serde_json::to_value(interval).unwrap()).unwrap(), interval);
+            let free = MinFree::Percent(percent);
+            proptest::prop_assert_eq!(serde_json::from_value::<MinFree>(serde_json::to_value(free).unwrap()).unwrap(), free);
         }
     }
 }

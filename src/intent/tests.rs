@@ -74,21 +74,38 @@ fn every_field_of_the_contract_is_read() {
 #[test]
 fn what_is_wrong_is_told_with_file_line_and_field() {
     for (from, to, told) in [
-        ("  keepArchive:", "  keepArchives:", ["spec.keepArchives", "unknown field"]),
-        ("        url: https://origin.example/SmartOS/latest", "        urll: x", ["urll", "unknown"]),
-        ("ratio: 200", "ratio: many", ["spec.unpack.limits.ratio", "invalid"]),
+        ("  keepArchive:", "  keepArchives:", ["spec.keepArchives", "did you mean `keepArchive`?"]),
+        (
+            "        url: https://origin.example/SmartOS/latest",
+            "        urll: x",
+            ["spec.source.http.latest.urll", "did you mean `url`?"],
+        ),
+        ("ratio: 200", "ratio: many", ["spec.unpack.limits.ratio", "whole number"]),
         ("bytes: 4GiB", "bytes: 4 parrots", ["spec.unpack.limits.bytes", "like `4GiB`"]),
         ("refresh: 1h", "refresh: soon", ["spec.refresh", "like `30s`"]),
         ("pin: 20260101T000000Z", "pin: ../x", ["spec.pin", "no version name"]),
         ("name: smartos-platform", "name: Smart_OS", ["metadata.name", "no artifact name"]),
-        ("kind: Artifact", "kind: ConfigMap", ["kind", "write Artifact"]),
+        ("kind: Artifact", "kind: ConfigMap", [": kind: ", "a ConfigMap does not belong here"]),
+        ("v1alpha1\n", "v1\n", ["apiVersion", "write seedcache.dev/v1alpha1"]),
+        ("labels: {a: b}", "label: {a: b}", ["metadata.label", "did you mean `labels`?"]),
+        ("  version: latest\n", "  version: latest\n  version: x\n", ["spec.version", "given twice"]),
+        ("    http:\n", "    htp:\n", ["spec.source", "did you mean `http`?"]),
+        ("swap: exchange", "swap: inplace", ["spec.seeds[0].swap", "did you mean `inPlace`?"]),
+        ("keepArchive: false", "keepArchive: maybe", ["spec.keepArchive", "true or false"]),
+        ("mirrors: ['https://mirror.example/{version}/{file}']", "mirrors: none", ["mirrors", "a list belongs here"]),
+        ("{uid: 0, gid: 0}", "{uid: 0}", ["spec.unpack.owner.gid", "missing"]),
+        ("prefix: platform", "fileName: x", ["spec.unpack.fileName", "format: none"]),
+        ("bytes: 4GiB", "bytes: 0", ["spec.unpack.limits.bytes", "at least 1"]),
+        ("refresh: 1h", "refresh: 10ms", ["spec.refresh", "at least 1s"]),
+        ("{fromFile: secret/token}", "{fromFile: ''}", ["headers.X-Token.fromFile", "empty"]),
+        ("SmartOS/latest", "SmartOS/{version}/latest", ["spec.source.http.latest.url", "cannot stand here"]),
         ("target: sdc-ipxe/smartos", "target: ../etc", ["spec.seeds[0].target", "`..`"]),
         ("target: sdc-ipxe/smartos", "target: .seedcache/x", ["spec.seeds[0].target", "store"]),
         ("(?<version>", "(?<version", ["spec.source.http.latest.pattern", "regular expression"]),
         ("(?<version>", "(?<stamp>", ["pattern", "`version`"]),
         ("'platform-*.tgz'", "'platform-[.tgz'", ["checksums.file", "glob"]),
         ("{version}/{file}\n", "{stamp}/{file}\n", ["spec.source.http.url", "`{stamp}`"]),
-        ("        file: 'platform-*.tgz'\n", "", ["mirrors[0]", "checksums.file"]),
+        ("        file: 'platform-*.tgz'\n", "", ["spec.source.http.url", "checksums.file"]),
         ("https://mirror", "ftp://mirror", ["mirrors[0]", "http or https"]),
         ("X-Plain: text", "X Plain: text", ["headers", "header name"]),
         ("link: auto", "link: symbolic", ["spec.seeds[0].link", "symbolic"]),
@@ -140,7 +157,7 @@ fn one_bad_document_takes_nobody_with_it_and_the_second_of_a_name_is_refused() {
     assert_eq!(catalog.artifacts.keys().map(ArtifactName::as_str).collect::<Vec<_>>(), ["one", "three"]);
     let refused: Vec<String> = catalog.refused.iter().map(|refused| error_chain(&*refused.error)).collect();
     assert_eq!(refused.len(), 5, "{refused:#?}");
-    for (i, part) in ["b.yaml", "spec.refresh", "a.yaml:1", "t/three", "UTF-8"].iter().enumerate() {
+    for (i, part) in ["b.yaml", "spec.refresh", "d.yaml:3:12: metadata.name: ", "t/three", "UTF-8"].iter().enumerate() {
         assert!(refused[i].contains(part), "{part}: {}", refused[i]);
     }
     assert_eq!(load_settings(dir.path()).unwrap().log.level, "debug");
@@ -161,13 +178,204 @@ fn a_refused_document_leaves_the_last_good_one_of_its_name() {
 }
 
 #[test]
+fn a_slip_that_hides_the_name_leaves_the_last_good_documents_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.yaml");
+    let second = GOOD.replace("smartos-platform", "other").replace("sdc-ipxe", "sdc-other");
+    fs::write(&file, format!("{GOOD}---\n{second}")).unwrap();
+    let first = load_catalog(dir.path()).unwrap();
+    assert_eq!(first.artifacts.len(), 2);
+    // Below the name: what stands above the slip says whose document it is. Above it, or no text at all: the file does.
+    let below = GOOD.replace("  refresh: 1h", "  refresh: [1h");
+    let above = GOOD.replace("metadata: {", "metadata: {{");
+    for (text, name) in [(below.as_bytes(), Some("smartos-platform")), (above.as_bytes(), None), (b"\xff", None)] {
+        fs::write(&file, [text, b"\n---\n", second.as_bytes()].concat()).unwrap();
+        let next = load_catalog(dir.path()).unwrap();
+        assert_eq!(next.refused[0].name.as_ref().map(ArtifactName::as_str), name, "{:?}", next.refused);
+        assert_eq!(next.artifacts.len(), usize::from(text != b"\xff"));
+        let next = Catalog::succeed(&first, next);
+        assert_eq!(next.artifacts, first.artifacts);
+        // Each document that goes on so tells why.
+        let smartos = next.refusal_of(&"smartos-platform".parse().unwrap());
+        assert!(smartos.is_some_and(|refused| refused.file == file), "{:?}", next.refused);
+        assert_eq!(next.refusal_of(&"other".parse().unwrap()).is_some(), text == b"\xff");
+        let raw = load_catalog(dir.path()).unwrap();
+        assert!(next.says_the_same(&Catalog::succeed(&next, raw)), "read again, it says nothing new");
+    }
+    // What is not refused but gone is gone.
+    fs::write(&file, &second).unwrap();
+    assert_eq!(Catalog::succeed(&first, load_catalog(dir.path()).unwrap()).artifacts.len(), 1);
+}
+
+#[test]
+fn a_last_good_document_gives_way_where_another_took_its_target() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
+    let first = load_catalog(dir.path()).unwrap();
+    fs::write(dir.path().join("a.yaml"), GOOD.replace("1h", "never")).unwrap();
+    fs::write(dir.path().join("b.yaml"), GOOD.replace("smartos-platform", "heir")).unwrap();
+    let next = Catalog::succeed(&first, load_catalog(dir.path()).unwrap());
+    let target = "sdc-ipxe/smartos".parse().unwrap();
+    assert_eq!(next.declares(&target).unwrap().name.as_str(), "heir");
+    assert!(next.declares(&"sdc-ipxe".parse().unwrap()).is_none());
+    assert!(next.artifacts[&"smartos-platform".parse().unwrap()].seeds.is_empty());
+}
+
+#[test]
+fn a_mounted_config_map_is_read_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = dir.path().join("..2026_01_01");
+    fs::create_dir(&mounted).unwrap();
+    fs::write(mounted.join("a.yaml"), GOOD).unwrap();
+    std::os::unix::fs::symlink("..2026_01_01", dir.path().join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/a.yaml", dir.path().join("a.yaml")).unwrap();
+    let catalog = load_catalog(dir.path()).unwrap();
+    assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
+    let Source::Http(http) = &catalog.artifacts[&"smartos-platform".parse().unwrap()].source else { panic!() };
+    // Beside the name as given: what the links lead to is gone after the next swap.
+    assert_eq!(http.headers["X-Token"], HeaderValue::File { from_file: dir.path().join("secret/token") });
+}
+
+/// A document with a file source, or another one, and whatever else.
+fn with_source(source: &str, rest: &str) -> String {
+    format!(
+        "apiVersion: {}\nkind: Artifact\nmetadata: {{name: a}}\nspec:\n  source: {source}\n{rest}",
+        "seedcache.dev/v1alpha1"
+    )
+}
+
+#[test]
+fn paths_of_a_file_source_are_relative_to_the_document() {
+    let text =
+        with_source("{file: {path: 'o/{version}.tgz', latest: {path: ../latest}, checksums: {path: /sums}}}", "");
+    let artifact = parse(&text).remove(0).unwrap();
+    let Source::File(file) = &artifact.source else { panic!("{:?}", artifact.source) };
+    assert_eq!(file.path, "/etc/o/{version}.tgz");
+    assert_eq!(file.latest.as_ref().unwrap().url.as_deref(), Some("/etc/../latest"));
+    assert_eq!(file.checksums.as_ref().unwrap().url, "/sums");
+}
+
+#[test]
+fn sources_that_could_never_be_resolved_are_refused() {
+    let versioned = "url: 'http://h/{version}'";
+    for (source, rest, told) in [
+        (format!("{{http: {{{versioned}}}}}"), "", "spec.source.http.url: nothing tells what `{version}` is"),
+        (format!("{{http: {{{versioned}, latest: {{from: topDirectory}}}}}}"), "", "nothing tells"),
+        (format!("{{http: {{{versioned}, latest: {{from: pointer}}}}}}"), "", "latest.from: `from: pointer` needs"),
+        (format!("{{http: {{{versioned}, latest: {{from: checksums}}}}}}"), "", "latest.from: `from: checksums` needs"),
+        (
+            "{http: {url: 'http://h/{file}', checksums: {url: 'http://h/sums', file: 'x-{version}'}}}".into(),
+            "",
+            "checksums.file: `{version}` cannot stand here",
+        ),
+        ("{http: {url: 'http://h/{file}'}}".into(), "", "spec.source.http.url: `{file}` needs `checksums.file`"),
+        (
+            "{http: {url: 'http:///x'}}".into(),
+            "  version: '1'\n  unpack: {format: none}\n  sha256: ''\n",
+            "spec.sha256",
+        ),
+        ("{http: {url: 'http://h:99999/x'}}".into(), "", "no http or https address"),
+        ("{file: {path: 'https://h/x'}}".into(), "", "spec.source.file.path: a file source takes paths"),
+        ("{file: {path: ''}}".into(), "", "spec.source.file.path: the path is empty"),
+        (
+            "{file: {path: x, latest: {from: topDirectory}}}".into(),
+            "  unpack: {format: none}\n",
+            "spec.source.file.latest.from: `format: none`",
+        ),
+        ("{}".into(), "", "spec.source: one kind"),
+        (
+            "{file: {path: x}}".into(),
+            "  unpack:\n    format: none\n    stripComponents: 1\n",
+            "d.yaml:8:5: spec.unpack.stripComponents: `format: none`",
+        ),
+        ("{http: {url: 'http://h/x'}, file: {path: x}}".into(), "", "d.yaml:5:39: spec.source: more than one kind"),
+        ("".into(), "", "spec.source: nothing is given; give one of http, file"),
+    ] {
+        let error = refusal(&with_source(&source, rest));
+        assert!(error.contains(told), "{source} {rest}: {error}");
+    }
+    for (source, rest) in [
+        (format!("{{http: {{{versioned}}}}}"), "  version: 1.10\n  pin: 1.9\n"),
+        (format!("{{http: {{{versioned}, latest: {{url: 'http://h/latest'}}}}}}"), ""),
+        ("{http: {url: 'http://h/{file}', latest: {pattern: 'x-(?<version>.*)'}, checksums: {url: 'http://h/s', file: 'x-*'}}}".into(), ""),
+        ("{http: {url: 'http://h/a b'}}".into(), "  sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"),
+        ("{file: {path: x}}".into(), "  unpack:\n  retain:\n  seeds:\n  keepArchive:\n  pin:\n"),
+    ] {
+        let text = with_source(&source, rest);
+        assert!(parse(&text).remove(0).is_ok(), "{text}: {:?}", parse(&text));
+    }
+    let version = parse(&with_source("{file: {path: x}}", "  version: 1.10\n")).remove(0).unwrap().version.clone();
+    assert_eq!(version, VersionWish::Exact("1.10".parse().unwrap()), "a version is text, not a number");
+}
+
+#[test]
+fn two_seeds_of_a_document_are_apart_and_so_is_what_they_render() {
+    let seeds = |list: &str| refusal(&with_source("{file: {path: x}}", &format!("  seeds: [{list}]\n")));
+    assert!(seeds("{target: a}, {target: a/b}").contains("spec.seeds[1].target: the target overlaps with a,"));
+    let twice = seeds("{target: a, render: [{path: x, template: ''}, {path: x/y, template: ''}]}");
+    assert!(twice.contains("spec.seeds[0].render[1].path: "), "{twice}");
+}
+
+#[test]
+fn hostile_texts_are_refused_and_cost_little() {
+    let laughs = (1..9).fold("  a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, i| {
+        let before = vec![format!("*a{}", i - 1); 9].join(", ");
+        text + &format!("  a{i}: &a{i} [{before}]\n")
+    });
+    for text in [
+        with_source("{file: {path: x}}", &laughs),
+        with_source(&"[".repeat(100_000), ""),
+        with_source(&"{a: ".repeat(100_000), ""),
+        with_source(&format!("{{file: {{path: {}}}}}", "x, ".repeat(200_000)), ""),
+        with_source("&s {file: *s}", ""),
+        "- ".repeat(100_000),
+        "? ".repeat(100_000),
+    ] {
+        let error = refusal(&text);
+        assert!(error.starts_with("/etc/d.yaml:") && error.len() < 1000, "{error}");
+    }
+    assert!(parse_documents(Path::new("d.yaml"), &"--- 1\n".repeat(10_001)).is_err());
+}
+
+#[test]
+fn what_is_wrong_never_tells_a_secret_nor_steers_a_terminal() {
+    for source in [
+        "{http: {url: 'ftp://u:s3cret@h/x?sig=s3cret'}}",
+        "{http: {url: 'http://u:s3cret@h:x/x?sig=s3cret'}}",
+        "{http: {url: 'http://h/x', headers: {A: [s3cret]}}}",
+        "{http: {url: 'http://h/x', headers: {A: {frmFile: s3cret}}}}",
+        "{http: {url: 'http://h/x', headers: {A: \"s3cret\\n\"}}}",
+        "{http: {url: 'http://h/x', mirrors: ['s3cret']}}",
+    ] {
+        let error = refusal(&with_source(source, ""));
+        assert!(error.contains("spec.source.http.") && !error.contains("s3cret"), "{error}");
+    }
+    let steering = refusal(&with_source("{file: {path: x}}", "  \"a\\n\\e[31m\": 1\n"));
+    assert!(!steering.contains(char::is_control), "{steering}");
+}
+
+#[test]
 fn a_generation_changes_with_what_the_spec_says_and_with_nothing_else() {
     let generation = |text: &str| parse(text).remove(0).unwrap().generation;
     assert_eq!(
         generation(GOOD),
         generation(&GOOD.replace("labels: {a: b}", "labels: {}").replace("refresh: 1h", "refresh: 60m"))
     );
-    assert_ne!(generation(GOOD), generation(&GOOD.replace("refresh: 1h", "refresh: 2h")));
+    for (from, to) in [
+        ("refresh: 1h", "refresh: 2h"),
+        ("bytes: 4GiB", "bytes: 4294967297"),
+        ("X-Plain: text", "X-Plain: other"),
+        ("fromFile: secret/token", "fromFile: secret/other"),
+        ("pin: 20260101T000000Z", "pin: 20260102T000000Z"),
+        ("swap: exchange", "swap: symlink"),
+        ("#!ipxe", "#!sh"),
+        ("mirrors: ['https://mirror.example/{version}/{file}']", "mirrors: []"),
+        ("owner: {uid: 0, gid: 0}", "owner: {uid: 0, gid: 1}"),
+        ("keepArchive: false", "keepArchive: true"),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        assert_ne!(generation(GOOD), generation(&GOOD.replace(from, to)), "{to}");
+    }
 }
 
 #[test]
@@ -190,23 +398,25 @@ fn settings_have_the_contracts_defaults_and_name_what_is_wrong() {
         ("store: {minFree: 120%}", "store.minFree"),
         ("listen: {http: here}", "listen.http: \"here\" is no address"),
         ("listen: {http: null, socket: null}", "nobody could reach"),
+        ("listen: {http: '::1'}", "listen.http: \"::1\" is no address"),
+        ("store: {root: ''}", "store.root: the path is empty"),
+        ("store: {root: /a}\nseed: {root: /a/b}", "seedcache.yaml:2:8: seed.root: it lies in the store"),
+        ("seed: {env: [HOME, A=B]}", "seed.env[1]: \"A=B\""),
+        ("log: {level: '=,='}", "log.level"),
+        ("log: {}\n---\nseed: {}\n", "seedcache.yaml:2:1: the settings are one document"),
+        ("- a", "seedcache.yaml:1:1: fields"),
     ] {
         let error = error_chain(&parse(text).unwrap_err());
         assert!(error.contains(told), "{text}: {error}");
     }
+    assert_eq!(parse("---\nstore:\n  # root: /elsewhere\nlog:\n").unwrap(), defaults, "all commented out");
     let mut settings = parse("store: {root: data}").unwrap();
     settings.apply(Some(Path::new("/r")), Some("[::1]:0".into()), Some("s".into())).unwrap();
     assert_eq!(settings.store.root, Path::new("/r/.seedcache"));
     assert!(settings.listen.socket.unwrap().is_absolute());
-    assert!(Settings::default().apply(None, Some("nowhere".into()), None).is_err());
-}
-
-#[test]
-fn the_schema_names_every_field() {
-    let schema = schema().to_string();
-    for field in ["apiVersion", "stripComponents", "keepArchive", "fromFile", "inPlace", "tar.zst", "topDirectory"] {
-        assert!(schema.contains(field), "{field}");
-    }
+    let error = Settings::default().apply(None, Some("nowhere".into()), None).unwrap_err();
+    assert!(error_chain(&error).starts_with("--listen: \"nowhere\" is no address"), "{error:?}");
+    assert!(Settings::default().apply(Some(Path::new("")), None, None).is_err());
 }
 
 #[test]
@@ -217,6 +427,61 @@ fn the_shipped_configurations_are_sound() {
         let catalog = load_catalog(&dir).unwrap();
         assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
         assert!(!catalog.artifacts.is_empty());
+    }
+}
+
+fn word() -> impl Strategy<Value = String> {
+    // Words that YAML takes for something else are among them.
+    prop_oneof!["[a-z0-9][a-z0-9.]{0,8}", Just("no".to_owned()), Just("1e3".to_owned()), Just("0x10".to_owned())]
+        .prop_filter("names are components", |word| !word.contains("..") && !word.ends_with('.'))
+}
+
+prop_compose! {
+    fn any_spec()(
+        words in proptest::collection::vec(word(), 8),
+        text in "\\PC{0,40}",
+        lines in "([ -~]{0,12}\n){0,4}",
+        numbers in proptest::collection::vec(1u32..u32::MAX, 6),
+        choice in 0usize..4,
+        flag in any::<bool>(),
+    ) -> Spec {
+        let path = |word: &str| word.parse::<crate::fs::RelPath>().unwrap();
+        let version: VersionName = words[0].parse().unwrap();
+        let seconds = |n: u32| Interval(std::time::Duration::from_secs(u64::from(n)));
+        let headers = [("A".to_owned(), HeaderValue::Text(words[1].clone())),
+            ("B".to_owned(), HeaderValue::File { from_file: format!("/{}", words[2]).into() })].into();
+        let source = if flag {
+            let url = format!("https://{}.example/{}", words[3], words[4]);
+            Source::Http(HttpSource { url: url.clone(), latest: None, checksums: None, mirrors: vec![url], headers })
+        } else {
+            let latest = Latest { url: Some("/latest".into()), pattern: Some(words[5].replace('.', "\\.")), from: None };
+            let checksums = Checksums { url: "/sums".into(), file: Some(format!("{}*", words[6])) };
+            Source::File(FileSource { path: "/{file}".into(), latest: Some(latest), checksums: Some(checksums) })
+        };
+        let unpack = Unpack {
+            format: [UnpackFormat::Auto, UnpackFormat::Tar, UnpackFormat::TarZst, UnpackFormat::TarBz2][choice],
+            strip_components: numbers[0],
+            prefix: flag.then(|| path(&words[1])),
+            include: vec![words[2].clone()],
+            require: vec![path(&words[1])],
+            limits: Limits { bytes: Bytes(u64::from(numbers[1]) << choice), ratio: numbers[2], ..Limits::default() },
+            owner: flag.then_some(Owner { uid: numbers[3], gid: numbers[4] }),
+            ..Unpack::default()
+        };
+        let render = vec![Render { path: path(&words[7]), template: lines + &text }];
+        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Swap::InPlace, render };
+        Spec {
+            source,
+            version: if flag { VersionWish::Exact(version.clone()) } else { VersionWish::Latest },
+            sha256: flag.then(|| Digest::sha256(text.as_bytes())),
+            sha512: None,
+            pin: (!flag).then_some(version),
+            refresh: seconds(numbers[5]),
+            unpack,
+            keep_archive: flag,
+            retain: Retain { versions: numbers[0], age: seconds(numbers[1]) },
+            seeds: vec![seed],
+        }
     }
 }
 
@@ -242,5 +507,16 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn any_spec_survives_being_written_down(spec in any_spec()) {
+        let written = serde_saphyr::to_string(&serde_json::json!({
+            "apiVersion": "seedcache.dev/v1alpha1", "kind": "Artifact", "metadata": { "name": "a" }, "spec": spec,
+        })).unwrap();
+        let read = parse(&written).remove(0);
+        prop_assert_eq!(read.as_ref().map(|artifact| &artifact.spec), Ok(&spec), "{}", written);
+        let json = serde_json::to_value(&spec).unwrap();
+        prop_assert_eq!(serde_json::from_value::<Spec>(json).unwrap(), spec);
     }
 }

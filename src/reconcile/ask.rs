@@ -98,9 +98,7 @@ impl Reconciler {
             force: ask.force,
             target,
         };
-        let seeded = self.shared.seed_one(ask.artifact, version, request, progress).await;
-        self.shared.changed();
-        seeded
+        self.shared.seed_one(ask.artifact, version, request, progress).await
     }
 
     /// The version to seed: waited for while it may still come.

@@ -7,13 +7,19 @@ mod lease;
 mod plan;
 mod room;
 mod run;
+mod seeding;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
+mod turns;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
 pub use lease::LeaseAskError;
 pub use run::{Parts, Reconciler};
-pub use state::{ArtifactState, LeaseState, ProgressState, SeedState, State, VerifyResult, VersionState};
+pub use state::{
+    ArtifactState, LeaseState, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
+};
 pub use wait::{RefreshError, WaitError};

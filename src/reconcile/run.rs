@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::plan::{self, Facts, Moment, Plan, Step};
+use super::seeding::UnderWay;
 use super::state::{self, ArtifactState, Failure, LastSeed};
+use super::turns::Turns;
 use crate::acquire::{Fetcher, Progress};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName};
@@ -57,13 +59,14 @@ pub(super) struct Shared {
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
     pub(super) downloads: Semaphore,
-    pub(super) seeding: Semaphore,
+    pub(super) turns: Turns,
+    pub(super) under_way: UnderWay,
     pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
     pub(super) staging: Mutex<BTreeMap<ArtifactName, Arc<tokio::sync::Mutex<()>>>>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     world: Mutex<World>,
     wake: Notify,
     changes: watch::Sender<u64>,
@@ -107,7 +110,8 @@ impl Reconciler {
             fetcher: parts.fetcher,
             seeder: parts.seeder,
             downloads: Semaphore::new(parts.concurrency.max(1)),
-            seeding: Semaphore::new(SEEDS_AT_ONCE),
+            turns: Turns::new(SEEDS_AT_ONCE),
+            under_way: UnderWay::default(),
             house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
@@ -224,6 +228,7 @@ impl Shared {
             fates: &self.fates_of(world, name, &holding),
             leases: self.store.leases_on(name),
             records: &world.records,
+            seeding: &self.under_way.of(name),
             now: self.now(),
             wall_clock: Timestamp::now(),
         };
@@ -343,7 +348,7 @@ async fn keep_house(shared: Arc<Shared>) {
         }
         let keeping = shared.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
-            tracing::warn!(error = state::chain(&error), "not all was collected; tried again later");
+            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again later");
         }
     }
 }

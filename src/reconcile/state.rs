@@ -1,13 +1,15 @@
 //! An artifact's state as the API tells it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Moment};
 use super::run::Tracked;
 use crate::acquire::Phase;
-use crate::fs::LinkMode;
-use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish};
+use crate::fs::{LinkMode, RelPath};
+use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish, error_chain};
 use crate::seed::Record;
 use crate::store::{Fate, HolderName, Holding, ManifestHead, Report, TimedLease};
 
@@ -123,8 +125,24 @@ pub struct SeedState {
     pub mode: Option<LinkMode>,
     /// Why not by a better way, or why it failed.
     pub reason: Option<String>,
-    /// `Pending` until seeded, `Ready` when it holds the version it should, `Failed` when the last try failed.
+    /// `Pending` until seeded, `Warming` while it is, `Ready` when it holds the version it should, `Failed` when the last
+    /// try failed.
     pub state: State,
+    /// How far its seeding is, while it is being seeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<SeedProgressState>,
+}
+
+/// How far a seeding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SeedProgressState {
+    /// Entries done.
+    pub entries: u64,
+    /// Entries in all; 0 until they are counted.
+    pub total_entries: u64,
+    /// Bytes done.
+    pub bytes: u64,
 }
 
 /// A consumer's hold on a version.
@@ -180,21 +198,17 @@ pub(super) struct Seen<'a> {
     pub(super) records: &'a [Record],
     pub(super) fates: &'a [Fate],
     pub(super) leases: Vec<TimedLease>,
+    /// Targets being seeded from this artifact.
+    pub(super) seeding: &'a BTreeMap<RelPath, SeedProgressState>,
     pub(super) now: Moment,
     pub(super) wall_clock: Timestamp,
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
-    all.join(": ")
 }
 
 /// Tells an artifact's state.
 pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
     let tracked = seen.tracked;
     let (last_error, last_error_at) = match (tracked.and_then(|t| t.failure.as_ref()), seen.refusal) {
-        (_, Some(refused)) => (Some(chain(&*refused.error)), None),
+        (_, Some(refused)) => (Some(error_chain(&*refused.error)), None),
         (Some(failure), None) => (Some(failure.error.clone()), Some(failure.at)),
         (None, None) => (None, None),
     };
@@ -272,9 +286,8 @@ fn version_state(head: &ManifestHead, fate: &Fate) -> VersionState {
 }
 
 fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
-    let record_of = |target: &crate::fs::RelPath| {
-        seen.records.iter().find(|record| record.target == *target && record.artifact == *name)
-    };
+    let record_of =
+        |target: &RelPath| seen.records.iter().find(|record| record.target == *target && record.artifact == *name);
     let declared = seen.artifact.map_or(&[][..], |artifact| &artifact.seeds);
     let mut states: Vec<SeedState> = declared
         .iter()
@@ -285,9 +298,11 @@ fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
             let state = match &error {
                 Some(_) => State::Failed,
                 None if holds.is_some() && holds == seen.holding.current.as_ref() => State::Ready,
+                None if seen.seeding.contains_key(&seed.target) => State::Warming,
                 None => State::Pending,
             };
             SeedState {
+                progress: seen.seeding.get(&seed.target).copied(),
                 target: seed.target.to_string(),
                 version: holds.cloned(),
                 mode: record.map(|record| record.mode),
@@ -298,11 +313,21 @@ fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
         .collect();
     let by_hand = |record: &&Record| record.artifact == *name && !declared.iter().any(|s| s.target == record.target);
     states.extend(seen.records.iter().filter(by_hand).map(|record| SeedState {
+        progress: seen.seeding.get(&record.target).copied(),
         target: record.target.to_string(),
         version: Some(record.version.clone()),
         mode: Some(record.mode),
         reason: record.reason.clone(),
         state: State::Ready,
+    }));
+    let new = |target: &&RelPath| !declared.iter().any(|seed| seed.target == **target) && record_of(target).is_none();
+    states.extend(seen.seeding.iter().filter(|(target, _)| new(target)).map(|(target, progress)| SeedState {
+        target: target.to_string(),
+        version: None,
+        mode: None,
+        reason: None,
+        state: State::Warming,
+        progress: Some(*progress),
     }));
     states
 }

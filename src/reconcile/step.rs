@@ -1,18 +1,21 @@
 //! The planner's steps, carried out one by one; what came of it goes back into what is known.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{self, Failing, Judgement, Step};
+use super::WaitError;
+use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
 use super::run::{Shared, Tracked};
-use super::state::{Failure, LastSeed, chain};
+use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, Digest, VersionName, VersionWish, recipe_digest};
-use crate::seed::{self, SeedProgress, Seeded};
+use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain, recipe_digest};
+use crate::seed::{self, PATIENCE, SeedError, SeedProgress, Seeded};
 use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
 
 /// Why a step of the source failed.
@@ -32,6 +35,8 @@ enum StepError {
     Store(#[from] StoreError),
     #[error("a task ended unexpectedly; this is a defect of seedcache, please report it")]
     Task(#[from] tokio::task::JoinError),
+    #[error("a step ended unexpectedly, the log says where; this is a defect of seedcache, please report it")]
+    Panicked,
     #[error(
         "the source now names other bytes for version {version} ({found}) than the node has ({held}); a version never \
          changes its bytes: ask the origin's owner, or remove the version to take the new bytes"
@@ -49,7 +54,9 @@ impl StepError {
             StepError::Room(error) => matches!(error, RoomError::NoRoom(_)),
             StepError::Publish(PublishError::OtherBytes { .. })
             | StepError::OtherBytes { .. }
-            | StepError::OtherVersion { .. } => true,
+            | StepError::OtherVersion { .. }
+            // Whatever the bytes set off, they will again.
+            | StepError::Panicked => true,
             StepError::Publish(_) | StepError::Fs(_) | StepError::Store(_) | StepError::Task(_) => false,
         };
         if content { Failing::Content } else { Failing::Passing }
@@ -65,12 +72,28 @@ impl StepError {
 }
 
 impl Shared {
+    /// Carries a step out. One that panics counts as failed: were it left as begun, its artifact would never be looked
+    /// at again.
     pub(super) async fn carry_out(self: Arc<Self>, step: Step, artifact: Arc<Artifact>, cancel: CancellationToken) {
+        let begun = step.clone();
+        let done = AssertUnwindSafe(self.act(step, &artifact, &cancel)).catch_unwind().await;
+        if done.is_ok() {
+            return;
+        }
+        let error = StepError::Panicked;
+        match begun {
+            Step::Resolve { .. } | Step::Acquire { .. } => self.failed(&artifact, &error),
+            Step::Switch { version, .. } => self.not_switched(&artifact, &version, &error).await,
+            Step::Seed { target, .. } => self.not_seeded(&artifact, target, error_chain(&error)),
+        }
+    }
+
+    async fn act(self: &Arc<Self>, step: Step, artifact: &Arc<Artifact>, cancel: &CancellationToken) {
         match step {
-            Step::Resolve { wish, .. } => self.resolve(&artifact, &wish, &cancel).await,
-            Step::Acquire { resolution, .. } => self.acquire(&artifact, &resolution, &cancel).await,
-            Step::Switch { version, .. } => self.switch(&artifact, version).await,
-            Step::Seed { version, target, .. } => self.seed_declared(&artifact, version, target).await,
+            Step::Resolve { wish, .. } => self.resolve(artifact, &wish, cancel).await,
+            Step::Acquire { resolution, .. } => self.acquire(artifact, &resolution, cancel).await,
+            Step::Switch { version, .. } => self.switch(artifact, version).await,
+            Step::Seed { version, target, .. } => self.seed_declared(artifact, version, target).await,
         }
     }
 
@@ -155,7 +178,10 @@ impl Shared {
                 return Err(error.into());
             }
             Ok(Err(error)) => {
-                self.clean_up(artifact, &staging, &error).await?;
+                if let Err(left) = self.clean_up(artifact, &staging, &error).await {
+                    // What is to be told is why the bytes are bad.
+                    tracing::warn!(artifact = %artifact.name, error = error_chain(&left), "bad bytes not in quarantine");
+                }
                 return Err(error.into());
             }
         };
@@ -202,7 +228,15 @@ impl Shared {
         }
         let reason = Reason::new("acquire", error);
         let (store, name, staging) = (self.store.clone(), artifact.name.clone(), staging.clone());
-        Ok(tokio::task::spawn_blocking(move || store.quarantine_download(&name, &staging, &reason)).await??)
+        let put_aside = move || {
+            let done = store.quarantine_download(&name, &staging, &reason);
+            if done.is_err() {
+                // Bad bytes are not resumed from.
+                staging.discard_tree().and_then(|()| staging.discard_download())?;
+            }
+            done
+        };
+        Ok(tokio::task::spawn_blocking(put_aside).await??)
     }
 
     fn progress(&self, artifact: &Artifact) -> Arc<crate::acquire::Progress> {
@@ -230,7 +264,7 @@ impl Shared {
     fn failed(&self, artifact: &Artifact, error: &StepError) {
         let failing = error.failing();
         let now = self.now();
-        let text = chain(error);
+        let text = error_chain(error);
         self.update(artifact, |tracked| {
             tracked.settle();
             tracked.facts.failures = tracked.facts.failures.saturating_add(1);
@@ -254,44 +288,45 @@ impl Shared {
                 self.update(artifact, |tracked| tracked.facts.switching = false);
                 self.house.due.notify_one();
             }
-            Err(error) => {
-                tracing::error!(artifact = %artifact.name, %version, error = %chain(&error), "current not switched");
-                // Tried again when the next round is due, not in a loop.
-                tokio::select! {
-                    () = self.cancel.cancelled() => {}
-                    () = tokio::time::sleep(plan::back_off(Failing::Passing, 3, fastrand::f64())) => {}
-                }
-                self.update(artifact, |tracked| tracked.facts.switching = false);
-            }
+            Err(error) => self.not_switched(artifact, &version, &error).await,
         }
+    }
+
+    async fn not_switched(&self, artifact: &Artifact, version: &VersionName, error: &StepError) {
+        tracing::error!(artifact = %artifact.name, %version, error = %error_chain(error), "current not switched");
+        // Tried again when the next round is due, not in a loop.
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep(plan::back_off(Failing::Passing, 3, fastrand::f64())) => {}
+        }
+        self.update(artifact, |tracked| tracked.facts.switching = false);
     }
 
     async fn seed_declared(self: &Arc<Self>, artifact: &Arc<Artifact>, version: VersionName, target: RelPath) {
         let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
         let request = seed::Request { target: target.clone(), link: declared.link, swap: declared.swap, force: false };
         let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
+        if let Err(error) = seeded {
+            return self.not_seeded(artifact, target, error_chain(&error));
+        }
         let tree = self.store.head(&artifact.name, &version).map(|head| head.tree_digest.clone());
+        self.update(artifact, |tracked| {
+            let holds = tree.map(|tree| (version, tree));
+            tracked.facts.seeds.insert(target.clone(), SeedFacts { holds, ..SeedFacts::default() });
+            tracked.seeds.insert(target, LastSeed { error: None });
+        });
+    }
+
+    fn not_seeded(&self, artifact: &Artifact, target: RelPath, error: String) {
+        tracing::warn!(artifact = %artifact.name, %target, error, "declared target not seeded");
         let now = self.now();
         self.update(artifact, |tracked| {
             let facts = tracked.facts.seeds.entry(target.clone()).or_default();
             facts.busy = false;
-            let error = match &seeded {
-                Ok(_) => {
-                    facts.failures = 0;
-                    facts.next_try = None;
-                    facts.holds = tree.map(|tree| (version, tree));
-                    None
-                }
-                Err(error) => {
-                    facts.failures = facts.failures.saturating_add(1);
-                    facts.next_try =
-                        Some(now + plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64()));
-                    let error = chain(error);
-                    tracing::warn!(artifact = %artifact.name, %target, %error, "declared target not seeded");
-                    Some(error)
-                }
-            };
-            tracked.seeds.insert(target, LastSeed { error });
+            facts.failures = facts.failures.saturating_add(1);
+            let wait = plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64());
+            facts.next_try = Some(now + wait);
+            tracked.seeds.insert(target, LastSeed { error: Some(error) });
         });
     }
 
@@ -303,24 +338,31 @@ impl Shared {
         request: seed::Request,
         progress: Arc<SeedProgress>,
     ) -> Result<Seeded, super::SeedAskError> {
-        // Never closed: an error here cannot be.
-        let _turn = self.seeding.acquire().await.ok();
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.turns.enter(&request.target) => turn,
+        };
+        let Some(turn) = turn else {
+            return Err(SeedError::Busy { target: request.target, seconds: PATIENCE.as_secs() }.into());
+        };
         let shared = self.clone();
-        let (seeded, record, opened) = tokio::task::spawn_blocking(move || {
+        let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
+            let under_way = shared.under_way.begin(artifact, request.target.clone(), progress.clone());
             let seeded = shared.seeder.seed(&version, &request, &progress)?;
-            Ok::<_, super::SeedAskError>((seeded, shared.seeder.record(&request.target), version))
-        })
-        .await??;
-        if let Some(record) = record {
-            self.note_record(record);
-        }
-        // Held until the record speaks for it.
-        drop(opened);
-        tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
-            mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
-            changed = seeded.changed, elapsed_ms = seeded.elapsed_ms, "seeded");
-        Ok(seeded)
+            if let Some(record) = shared.seeder.record(&request.target) {
+                shared.note_record(record);
+            }
+            tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
+                mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
+                changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
+            drop(under_way);
+            shared.changed();
+            // Held to the end, and what was done is noted, also when whoever asked has gone away.
+            drop(turn);
+            Ok(seeded)
+        };
+        self.tasks.spawn_blocking(work).await?
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::ArtifactState;
 use super::run::{Reconciler, World};
-use super::{ArtifactState, State};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Why the wait ended without a version.
@@ -134,7 +134,8 @@ impl Reconciler {
                 Look::NotYet => {}
             }
             let waiting = state()?;
-            if waiting.observed_generation.is_none() && waiting.state == State::Failed {
+            // No document to follow: nothing will come.
+            if waiting.observed_generation.is_none() {
                 return Err(WaitError::Failed { state: waiting });
             }
             tokio::select! {

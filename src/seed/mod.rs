@@ -26,6 +26,7 @@ mod tree;
 pub use error::SeedError;
 pub use ladder::{Next, Rung, Why, next_rung};
 pub use record::Record;
+pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
 pub use target::TargetError;
 

@@ -24,7 +24,7 @@ use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{ManifestHead, Store, Version};
 
 /// How long one who asks waits for another who works on the same target.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,10 +160,6 @@ impl Seeder {
         let head = version.head();
         let outcome = self.work(version, request, progress).map_err(|error| error.at(path.clone()))?;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            artifact = %head.artifact, version = %head.version, target = %path.display(), mode = %outcome.mode,
-            reason = outcome.reason, changed = outcome.changed, written = outcome.written, elapsed_ms, "seeded"
-        );
         Ok(Seeded {
             artifact: head.artifact.clone(),
             version: head.version.clone(),

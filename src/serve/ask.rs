@@ -5,14 +5,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::extract::rejection::QueryRejection;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::patience::Patience;
-use super::problem::{Kind, Problem, chain};
-use crate::intent::{Link, Swap, VersionName};
+use super::problem::{Kind, Problem};
+use crate::intent::{Link, Swap, VersionName, error_chain};
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -76,12 +76,12 @@ pub(super) fn named_wait(given: &str, default: Duration) -> Result<Duration, Pro
 }
 
 fn malformed(error: impl std::error::Error + 'static) -> Problem {
-    Problem::new(Kind::Malformed, chain(&error), "mend what the detail names, then ask again")
+    Problem::new(Kind::Malformed, error_chain(&error), "mend what the detail names, then ask again")
 }
 
-/// Reads a JSON body. The media type is demanded: without it a page in a browser could send one unasked.
+/// Reads a JSON body, whatever media type it is said to have: `curl -d` and `wget --post-data` name that of forms.
 pub(super) async fn json<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
-    require_json(&request)?;
+    refuse_forms(&request)?;
     let bytes = bytes(request.into_body()).await?;
     serde_json::from_slice(&bytes).map_err(malformed)
 }
@@ -91,7 +91,12 @@ pub(super) async fn json_or_default<T: DeserializeOwned + Default>(request: Requ
     if http_body::Body::is_end_stream(request.body()) { Ok(T::default()) } else { json(request).await }
 }
 
-fn require_json(request: &Request) -> Result<(), Problem> {
+/// Browsers send an `Origin` with each change, and let a page send the media types of forms to anywhere unasked: from
+/// them the one of JSON is demanded, which they send only where the page came from.
+fn refuse_forms(request: &Request) -> Result<(), Problem> {
+    if !request.headers().contains_key(ORIGIN) {
+        return Ok(());
+    }
     let value = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -115,7 +120,7 @@ async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(Kind::Malformed, chain(&rejection), "mend the query, then ask again")
+        Self::new(Kind::Malformed, error_chain(&rejection), "mend the query, then ask again")
     }
 }
 
@@ -146,12 +151,36 @@ mod tests {
             json::<SeedBody>(request(media_type, body.to_owned())).await.unwrap_err().into_response().status()
         };
         let json = "application/json";
-        assert_eq!(status("text/plain", r#"{"target":"x"}"#).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(status("text/plain", "target=x").await, StatusCode::BAD_REQUEST);
         assert_eq!(status(json, r#"{"target":"x","forse":true}"#).await, StatusCode::BAD_REQUEST);
         assert_eq!(status(json, "{}").await, StatusCode::BAD_REQUEST);
         assert_eq!(status(json, r#"{"target":"x","wait":"2h"}"#).await, StatusCode::BAD_REQUEST);
         let large = format!(r#"{{"target":"{}"}}"#, "x".repeat(BODY_LIMIT));
         assert_eq!(status(json, &large).await, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[tokio::test]
+    async fn only_browsers_must_name_the_media_type() {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        let asked = async |media_type: Option<&str>, origin: Option<&str>| {
+            let mut request = Request::builder();
+            for (name, value) in [(CONTENT_TYPE, media_type), (ORIGIN, origin)] {
+                request = value.into_iter().fold(request, |request, value| request.header(&name, value));
+            }
+            let request = request.body(Body::from(r#"{"target":"x"}"#)).unwrap();
+            json::<SeedBody>(request).await.map(|ask| ask.target).map_err(|p| p.into_response().status())
+        };
+        let page = Some("http://127.0.0.1:7070");
+        for media_type in [None, Some(FORM), Some("text/plain"), Some("application/json")] {
+            assert_eq!(asked(media_type, None).await.as_deref(), Ok("x"), "{media_type:?}");
+        }
+        for origin in [page, Some("null")] {
+            assert_eq!(asked(Some("application/json"), origin).await.as_deref(), Ok("x"));
+            for media_type in [None, Some(FORM), Some("text/plain")] {
+                let refused = asked(media_type, origin).await;
+                assert_eq!(refused, Err(StatusCode::UNSUPPORTED_MEDIA_TYPE), "{media_type:?} from {origin:?}");
+            }
+        }
     }
 
     #[tokio::test]

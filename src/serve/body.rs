@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::problem::chain;
+use crate::intent::error_chain;
 use crate::store::Version;
 
 /// Bytes read at once.
@@ -58,7 +58,7 @@ impl<R: Read + Send + Unpin + 'static> http_body::Body for Pieces<R> {
                 Ok(Frame::data(piece))
             }
             Err(error) => {
-                tracing::error!(error = chain(&error), left = self.left, "body cut short");
+                tracing::error!(error = error_chain(&error), left = self.left, "body cut short");
                 Err(error)
             }
         }))

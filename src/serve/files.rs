@@ -18,13 +18,13 @@ use super::body::{FileRange, stream};
 use super::conditional::etag_of;
 use super::content::{ContentError, media_type, open_entry};
 use super::manifests::Manifests;
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 use super::reply::{Representation, reply};
 use super::resolve::{Found, ResolveError, children, content_of, resolve};
 use super::tree_tar::{self, TreeTar};
 use crate::fs::RelPath;
-use crate::intent::{ArtifactName, Digest, VersionName};
-use crate::store::{Entry, EntryType, Manifest, Store, Version};
+use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
+use crate::store::{Entry, EntryType, Manifest, ManifestHead, Store, Version};
 
 /// Where versions are read from.
 #[derive(Debug, Clone)]
@@ -88,6 +88,13 @@ fn representation(version: &Version, addressed: &Addressed, etag: String, length
     }
 }
 
+/// Tells a manifest's bytes, and what is listed from it, from all others: the head holds the digest of the entries, and
+/// besides it what changes when the same tree is published anew or under another name.
+fn head_digest(head: &ManifestHead) -> Digest {
+    let head = serde_json::to_vec(head).unwrap_or_else(|e| unreachable!("plain fields always serialise: {e}"));
+    Digest::sha256(&head)
+}
+
 fn published(version: &Version) -> Option<u64> {
     u64::try_from(version.head().published_at.as_second()).ok()
 }
@@ -102,7 +109,7 @@ async fn manifest(
         let version = shelf.open(&addressed)?;
         let file = version.manifest_file()?;
         let length = file.metadata().map_err(|error| Problem::internal(&error))?.len();
-        let etag = etag_of(&version.head().tree_digest);
+        let etag = etag_of(&head_digest(version.head()));
         let what = Representation {
             modified: published(&version),
             media_type: "application/json",
@@ -158,7 +165,7 @@ fn node(shelf: &Shelf, addressed: &Addressed) -> Result<Node, Problem> {
     };
     let listing = serde_json::to_vec(&Listing::of(&manifest, dir))
         .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
-    let etag = etag_of(&version.head().tree_digest);
+    let etag = etag_of(&head_digest(version.head()));
     let what = Representation {
         modified: published(&version),
         media_type: "application/json",
@@ -299,7 +306,7 @@ impl From<ContentError> for Problem {
             ContentError::Fs(error) => error.into(),
             ContentError::Damaged { ref artifact, ref version, .. } => {
                 let next = format!("run `seedcache verify {artifact}@{version} --repair`");
-                Self::new(Kind::Internal, chain(&error), next)
+                Self::new(Kind::Internal, error_chain(&error), next)
             }
         }
     }

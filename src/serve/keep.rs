@@ -10,9 +10,9 @@ use serde::Deserialize;
 use super::address::{Addressed, Named};
 use super::ask::{json, named_version};
 use super::caller::Peer;
-use super::problem::{Kind, Problem, chain};
+use super::problem::{Kind, Problem};
 use super::routes::App;
-use crate::intent::Interval;
+use crate::intent::{Interval, error_chain};
 use crate::reconcile::{CollectError, Collected, FateState, LeaseAskError, RemoveError};
 use crate::store::{HolderName, LeaseError, TimedLease};
 
@@ -109,8 +109,9 @@ async fn drop_lease(
 }
 
 fn holder(path: Result<Path<(String, String)>, PathRejection>) -> Result<HolderName, Problem> {
-    let Path((_, holder)) =
-        path.map_err(|rejection| Problem::new(Kind::Malformed, chain(&rejection), "name the holder in plain ASCII"))?;
+    let Path((_, holder)) = path.map_err(|rejection| {
+        Problem::new(Kind::Malformed, error_chain(&rejection), "name the holder in plain ASCII")
+    })?;
     Ok(holder.parse().map_err(LeaseAskError::from)?)
 }
 

@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 
 use super::caller::Peer;
 use super::patient::Patient;
+use crate::intent::error_chain;
 
 /// Bytes of a request's head, and of an answer waiting to be sent.
 const BUFFER: usize = 64 * 1024;
@@ -42,7 +43,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(30) }
+        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
     }
 }
 
@@ -134,7 +135,7 @@ impl Connections {
         let end = self.end.clone();
         self.tasks.spawn(async move {
             if let Some(Err(error)) = end.run_until_cancelled(connection).await {
-                tracing::debug!(?peer, error = super::problem::chain(&error), "connection ended");
+                tracing::debug!(?peer, error = error_chain(&error), "connection ended");
             }
             drop(place);
         });

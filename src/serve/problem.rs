@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::caller::Denied;
 use crate::fs;
+use crate::intent::error_chain;
 use crate::reconcile::{ArtifactState, RefreshError, SeedAskError, VerifyAskError, WaitError};
 use crate::seed::SeedError;
 use crate::store::StoreError;
@@ -87,7 +88,7 @@ impl Problem {
     /// An error that the caller has no part in.
     pub(super) fn internal(error: &(dyn Error + 'static)) -> Self {
         let next = "see the daemon's log; trying again may help";
-        Self { internal: true, ..Self::new(Kind::Internal, chain(error), next) }
+        Self { internal: true, ..Self::new(Kind::Internal, error_chain(error), next) }
     }
 
     /// A file operation that failed: on a full disk said so, else internal.
@@ -186,12 +187,6 @@ pub(super) fn write(mut response: Response, request_id: &str, trusted: bool) -> 
     written
 }
 
-/// An error with all its causes.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let all: Vec<String> = causes(error).map(ToString::to_string).collect();
-    all.join(": ")
-}
-
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
@@ -223,7 +218,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Manifest { ref artifact, ref version, .. } => {
                 let next = format!("run `seedcache verify {artifact}@{version} --repair`");
-                Self::new(Kind::Internal, chain(&error), next)
+                Self::new(Kind::Internal, error_chain(&error), next)
             }
         }
     }
@@ -258,7 +253,7 @@ impl From<WaitError> for Problem {
 
 impl From<RefreshError> for Problem {
     fn from(error: RefreshError) -> Self {
-        Self::new(Kind::NotFound, chain(&error), "`seedcache status` lists the artifacts there are")
+        Self::new(Kind::NotFound, error_chain(&error), "`seedcache status` lists the artifacts there are")
     }
 }
 
@@ -267,7 +262,7 @@ impl From<VerifyAskError> for Problem {
         match error {
             VerifyAskError::Store(error) => error.into(),
             VerifyAskError::Task(_) => Self::internal(&error),
-            other => Self::new(Kind::NotFound, chain(&other), "`seedcache status` lists the artifacts there are"),
+            other => Self::new(Kind::NotFound, error_chain(&other), "`seedcache status` lists the artifacts there are"),
         }
     }
 }
@@ -280,7 +275,7 @@ impl From<SeedError> for Problem {
             #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
             error => match file_error(&error) {
                 Some(file) => Self::file_operation(&error, file.is_no_space()),
-                None => Self::new(Kind::Conflict, chain(&error), "change what the detail names, then ask again"),
+                None => Self::new(Kind::Conflict, error_chain(&error), "change what the detail names, then ask again"),
             },
         }
     }
@@ -294,7 +289,7 @@ impl From<SeedAskError> for Problem {
             SeedAskError::Seed(error) => error.into(),
             SeedAskError::Target(error) => Self::new(
                 Kind::Malformed,
-                chain(&error),
+                error_chain(&error),
                 "give a directory below seed.root, absolute or relative to it",
             ),
             SeedAskError::Task(_) => Self::internal(&error),

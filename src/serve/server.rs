@@ -70,7 +70,7 @@ impl Server {
         self.unix.as_ref().map(|(socket, _)| socket.path())
     }
 
-    /// Serves until `cancel`, then finishes what is in flight (within 30 s) and returns. `registry` holds the metrics of
+    /// Serves until `cancel`, then finishes what is in flight (within 20 s) and returns. `registry` holds the metrics of
     /// other rooms, to be shown with this one's.
     pub async fn serve(self, reconciler: Reconciler, registry: Registry, cancel: CancellationToken) {
         let gate = Gate {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::Store;
 use super::layout::lock;
 use crate::fs::{self, Dir, RelPath, Rename};
+use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// What drained directories in `staging/` start with; no artifact's name can.
 const PREFIX: &[u8] = b".drain-";
@@ -19,18 +20,30 @@ pub(super) struct Lease;
 pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
 
 impl Store {
-    /// Moves `name` below `dir` out of sight; a sweep removes it once nobody reads it any more.
-    pub(super) fn drain(&self, dir: &Dir, name: &RelPath, readers: Option<Weak<Lease>>) -> fs::Result<()> {
+    /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more. `readers` is asked once
+    /// nobody can open it any more: whoever opened it before is among them.
+    pub(super) fn drain(
+        &self,
+        dir: &Dir,
+        name: &RelPath,
+        readers: impl FnOnce() -> Option<Weak<Lease>>,
+    ) -> fs::Result<()> {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         let aside = RelPath::parse([PREFIX, random.as_bytes()].concat())
             .unwrap_or_else(|e| unreachable!("a prefix and letters are a component: {e}"));
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
-        dir.sync()?;
-        lock(&self.draining.0).push((aside, readers.unwrap_or_default()));
-        Ok(())
+        lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
+        dir.sync()
     }
 
-    /// Removes what was drained and has no reader left.
+    /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.
+    pub(super) fn tidy(&self) {
+        if let Err(error) = self.sweep() {
+            tracing::warn!(error = error_chain(&error), "drained versions not removed yet");
+        }
+    }
+
+    /// Removes what was drained and has no reader left; what cannot be removed is tried again by the next sweep.
     pub fn sweep(&self) -> fs::Result<()> {
         let unread = |readers: &Weak<Lease>| readers.strong_count() == 0;
         let ready: Vec<RelPath> = {
@@ -39,17 +52,27 @@ impl Store {
             draining.retain(|(_, readers)| !unread(readers));
             ready
         };
-        ready.iter().try_for_each(|name| self.staging.remove_tree(name))
+        let mut outcome = Ok(());
+        for name in ready {
+            if let Err(error) = self.staging.remove_tree(&name) {
+                lock(&self.draining.0).push((name, Weak::new()));
+                outcome = outcome.and(Err(error));
+            }
+        }
+        outcome
     }
 
     /// Removes what an earlier run drained: its readers are gone with it.
     pub(super) fn clear_drained(&self) -> fs::Result<()> {
-        for entry in self.staging.entries()? {
-            if entry.name.as_bytes().starts_with(PREFIX) {
-                self.staging.remove_tree(&entry.name)?;
-            }
-        }
-        Ok(())
+        let left = self.staging.entries()?.into_iter().filter(|entry| entry.name.as_bytes().starts_with(PREFIX));
+        lock(&self.draining.0).extend(left.map(|entry| (entry.name, Weak::new())));
+        self.sweep()
+    }
+
+    /// Whether this is still the lease of that version's readers.
+    pub(super) fn is_leased(&self, artifact: &ArtifactName, version: &VersionName, lease: &Arc<Lease>) -> bool {
+        let leases = lock(&self.leases);
+        leases.get(&(artifact.clone(), version.clone())).is_some_and(|known| known.as_ptr() == Arc::as_ptr(lease))
     }
 
     /// Whether anybody has the version open.
@@ -59,7 +82,7 @@ impl Store {
     }
 
     /// The lease that all readers of a version share.
-    pub(super) fn lease(&self, key: (crate::intent::ArtifactName, crate::intent::VersionName)) -> Arc<Lease> {
+    pub(super) fn lease(&self, key: (ArtifactName, VersionName)) -> Arc<Lease> {
         let mut leases = lock(&self.leases);
         if let Some(lease) = leases.get(&key).and_then(Weak::upgrade) {
             return lease;
@@ -68,5 +91,28 @@ impl Store {
         let lease = Arc::new(Lease);
         leases.insert(key, Arc::downgrade(&lease));
         lease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_removed_holds_up_nothing_else_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let name = |text: &str| text.parse::<RelPath>().unwrap();
+        store.staging.write_atomic(&name("file"), b"", 0o600).unwrap();
+        store.staging.make_dir(&name(".drain-b"), 0o700).unwrap();
+        // Below a file nothing can be looked up, be it to remove it.
+        let drained = [name("file/x"), name(".drain-b")].map(|name| (name, Weak::new()));
+        lock(&store.draining.0).extend(drained);
+        store.sweep().unwrap_err();
+        assert_eq!(store.staging.stat(&name(".drain-b")).unwrap(), None);
+        store.staging.remove_file(&name("file")).unwrap();
+        store.sweep().unwrap();
+        assert!(lock(&store.draining.0).is_empty());
     }
 }

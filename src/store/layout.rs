@@ -10,7 +10,7 @@ use super::index::Index;
 use super::leases::Leases;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
-use crate::intent::{ArtifactName, VersionName};
+use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// The on-disk format that this code reads and writes.
 const FORMAT: &str = "1";
@@ -26,6 +26,8 @@ pub struct Store {
     pub(super) index: Index,
     pub(super) inventory: RwLock<Inventory>,
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
+    /// Held while a manifest is read: those who want it too wait for it, rather than each read one of their own.
+    pub(super) reading: Mutex<()>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
     pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
@@ -98,9 +100,11 @@ impl Store {
     /// Opens the store at `path`, made where nothing is, locks it and finds what it holds.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let root = Dir::create_all(path)?;
-        check_format(&root)?;
+        let is_new = check_format(&root)?;
         let lock = Lock::try_take(&root, &own("lock"))?;
-        root.write_atomic(&own("FORMAT"), format!("{FORMAT}\n").as_bytes(), 0o644)?;
+        if is_new {
+            root.write_atomic(&own("FORMAT"), format!("{FORMAT}\n").as_bytes(), 0o644)?;
+        }
         let versions = root.ensure_dir(&own("versions"), 0o755)?;
         let current = root.ensure_dir(&own("current"), 0o755)?;
         let staging = root.ensure_dir(&own("staging"), 0o700)?;
@@ -117,12 +121,15 @@ impl Store {
             index,
             inventory: RwLock::default(),
             manifests: Mutex::default(),
+            reading: Mutex::default(),
             leases: Mutex::default(),
             timed_leases,
             draining: Draining::default(),
             _lock: lock,
         };
-        store.clear_drained()?;
+        if let Err(error) = store.clear_drained() {
+            tracing::warn!(error = error_chain(&error), "drained versions not removed yet");
+        }
         let inventory = scan::scan(&store)?;
         *store.inventory.write().unwrap_or_else(PoisonError::into_inner) = inventory;
         Ok(store)
@@ -178,17 +185,18 @@ impl Store {
     }
 }
 
-fn check_format(root: &Dir) -> Result<(), OpenError> {
+/// Whether the store is yet to be made.
+fn check_format(root: &Dir) -> Result<bool, OpenError> {
     match root.read(&own("FORMAT"), 1024) {
         Ok(bytes) => {
             let found = String::from_utf8_lossy(&bytes).trim().to_owned();
-            if found == FORMAT { Ok(()) } else { Err(OpenError::Format { path: root.path().into(), found }) }
+            if found == FORMAT { Ok(false) } else { Err(OpenError::Format { path: root.path().into(), found }) }
         }
         Err(e) if e.is_not_found() => {
             // A first start that was cut short leaves the lock and perhaps a temporary FORMAT.
             let ours = |name: &[u8]| name == b"lock" || name.starts_with(b".FORMAT.seedcache-");
             let foreign = root.entries()?.iter().any(|entry| !ours(entry.name.as_bytes()));
-            if foreign { Err(OpenError::Foreign { path: root.path().into() }) } else { Ok(()) }
+            if foreign { Err(OpenError::Foreign { path: root.path().into() }) } else { Ok(true) }
         }
         Err(e) => Err(e.into()),
     }

@@ -259,7 +259,7 @@ impl Store {
         self.hide_version(artifact, version)?;
         // Removing the bytes takes its time: nobody who wants a lease waits for that.
         drop(granting);
-        self.sweep()?;
+        self.tidy();
         Ok(true)
     }
 }

@@ -117,8 +117,14 @@ impl Store {
         self.versions.sync()?;
         let how = if replace { Rename::Exchange } else { Rename::NoReplace };
         staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
-        parent.sync()?;
-        let stamp = parent.open_dir(&version.as_component())?.stat(&own("manifest.json"))?.map(|stat| stat.stamp);
+        if let Err(error) = parent.sync() {
+            // Not known to be durable, it must not be seen: what stood there before stands again.
+            let _ = parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how);
+            return Err(error.into());
+        }
+        // Only for the index: a start without it reads the manifest.
+        let stamp = parent.open_dir(&version.as_component()).and_then(|dir| dir.stat(&own("manifest.json")));
+        let stamp = stamp.ok().flatten().map(|stat| stat.stamp);
         let readers = lock(&self.leases).remove(&(artifact.clone(), version.clone()));
         self.change_inventory(|inventory| {
             let holding = inventory.entry(artifact.clone()).or_default();
@@ -128,8 +134,8 @@ impl Store {
             self.index.put(&head, &stamp);
         }
         if replace {
-            self.drain(staging.dir(), &Staging::version_name(), readers)?;
-            self.sweep()?;
+            self.drain(staging.dir(), &Staging::version_name(), || readers)?;
+            self.tidy();
         }
         staging.dir().sync()?;
         Ok(head)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::layout::{lock, own};
 use super::{Staging, Store, StoreError};
 use crate::fs::{self, Dir, RelPath, Rename};
-use crate::intent::{ArtifactName, VersionName};
+use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// Why something is in quarantine; stands beside it as `reason.json`.
 #[derive(Debug, Clone, Serialize)]
@@ -24,8 +24,7 @@ pub struct Reason {
 impl Reason {
     /// The reason that an error gives, its chain of sources included.
     pub fn new(check: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        let chain: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
-        Self { check: check.into(), error: chain.join(": "), at: Timestamp::now() }
+        Self { check: check.into(), error: error_chain(error), at: Timestamp::now() }
     }
 }
 
@@ -82,6 +81,8 @@ impl Store {
         let json = serde_json::to_vec_pretty(reason)
             .unwrap_or_else(|e| unreachable!("three plain fields always serialise: {e}"));
         place.write_atomic(&own("reason.json"), &json, 0o600)?;
+        parent.sync()?;
+        self.quarantine.sync()?;
         Ok(place)
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::index::Row;
 use super::layout::own;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Reason, Store};
-use crate::fs::{self, Dir, Kind};
-use crate::intent::{ArtifactName, VersionName};
+use crate::fs::{self, Dir, Kind, RelPath};
+use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// Walks `versions/`. A version whose row in the index fits its manifest file is taken from there; any other has its
 /// manifest read, and one that is damaged goes into quarantine.
@@ -17,8 +17,14 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     let mut inventory = Inventory::new();
     for (artifact, dir) in named_dirs::<ArtifactName>(&store.versions)? {
         for (version, dir) in named_dirs::<VersionName>(&dir)? {
-            if let Some(head) = read_version(store, &artifact, &version, &dir, &mut rows)? {
-                inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
+            match read_version(store, &artifact, &version, &dir, &mut rows) {
+                Ok(Some(head)) => {
+                    inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
+                }
+                Ok(None) => {}
+                // One that cannot be read now takes neither the others down nor itself away.
+                Err(error) => tracing::error!(%artifact, %version, error = error_chain(&error),
+                    "version cannot be read and is left out until the next start"),
             }
         }
     }
@@ -26,10 +32,41 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     for (artifact, version) in rows.into_keys() {
         store.index.remove(&artifact, &version);
     }
-    for (artifact, holding) in &mut inventory {
-        holding.current = read_current(store, artifact)?.filter(|version| holding.versions.contains_key(version));
-    }
+    find_current(store, &mut inventory)?;
     Ok(inventory)
+}
+
+/// Reads `current/`; links to what is not there (any more) are removed, other things left alone.
+fn find_current(store: &Store, inventory: &mut Inventory) -> fs::Result<()> {
+    for entry in store.current.entries()? {
+        // What a switch that was cut short left.
+        if entry.name.as_bytes().starts_with(b".") && entry.kind == Kind::Symlink {
+            store.current.remove_file(&entry.name)?;
+            continue;
+        }
+        let artifact = entry.name.to_str().and_then(|text| text.parse::<ArtifactName>().ok());
+        let Some(artifact) = artifact.filter(|_| entry.kind == Kind::Symlink) else {
+            tell_foreign(&store.current, &entry.name);
+            continue;
+        };
+        let version = current_version(&artifact, &store.current.read_link(&entry.name)?);
+        let holding = inventory.get_mut(&artifact);
+        match holding.filter(|holding| version.as_ref().is_some_and(|v| holding.versions.contains_key(v))) {
+            Some(holding) => holding.current = version,
+            None if stands(store, &artifact, version.as_ref())? => {}
+            None => {
+                tracing::warn!(%artifact, "current link to what is not in the store removed");
+                store.current.remove_file(&entry.name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a version that could not be read is there all the same.
+fn stands(store: &Store, artifact: &ArtifactName, version: Option<&VersionName>) -> fs::Result<bool> {
+    let Some(version) = version else { return Ok(false) };
+    Ok(store.versions.stat(&own(&format!("{artifact}/{version}")))?.is_some())
 }
 
 type Rows = HashMap<(ArtifactName, VersionName), Row>;
@@ -59,6 +96,8 @@ fn read_version(
         Ok(Ok(Manifest { head, .. })) => {
             ManifestError::Misplaced { says: format!("{}@{}", head.artifact, head.version).into() }
         }
+        // The disk's fault, or a want of descriptors: no word on the bytes.
+        Ok(Err(ManifestError::Read(source))) => return Err(fs::Error::new("read", &dir.path_of(&name), source)),
         Ok(Err(error)) => error,
         Err(e) if e.is_not_found() => ManifestError::Truncated,
         Err(e) => return Err(e),
@@ -74,22 +113,24 @@ fn named_dirs<N: std::str::FromStr>(dir: &Dir) -> fs::Result<Vec<(N, Dir)>> {
     for entry in dir.entries()? {
         let name = entry.name.to_str().and_then(|text| text.parse::<N>().ok());
         match name {
-            Some(name) if entry.kind == Kind::Dir => found.push((name, dir.open_dir(&entry.name)?)),
-            _ => tracing::warn!(path = %dir.path_of(&entry.name).display(), "not made by seedcache, left alone"),
+            Some(name) if entry.kind == Kind::Dir => match dir.open_dir(&entry.name) {
+                Ok(dir) => found.push((name, dir)),
+                Err(error) => tracing::error!(error = error_chain(&error), "left out until the next start"),
+            },
+            _ => tell_foreign(dir, &entry.name),
         }
     }
     Ok(found)
 }
 
-fn read_current(store: &Store, artifact: &ArtifactName) -> fs::Result<Option<VersionName>> {
-    let target = match store.current.read_link(&artifact.as_component()) {
-        Ok(target) => target,
-        Err(e) if e.is_not_found() || e.kind() == std::io::ErrorKind::InvalidInput => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let version = || {
-        let text = std::str::from_utf8(&target).ok()?;
-        text.strip_prefix("../versions/")?.strip_prefix(artifact.as_str())?.strip_prefix('/')?.strip_suffix("/tree")
-    };
-    Ok(version().and_then(|text| text.parse().ok()))
+fn tell_foreign(dir: &Dir, name: &RelPath) {
+    tracing::warn!(path = %dir.path_of(name).display(), "not made by seedcache, left alone");
+}
+
+/// The version that a link of `current/` names.
+fn current_version(artifact: &ArtifactName, target: &[u8]) -> Option<VersionName> {
+    let text = std::str::from_utf8(target).ok()?;
+    let version =
+        text.strip_prefix("../versions/")?.strip_prefix(artifact.as_str())?.strip_prefix('/')?.strip_suffix("/tree")?;
+    version.parse().ok()
 }

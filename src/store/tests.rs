@@ -65,6 +65,17 @@ fn publish_as(
     recipe: &str,
 ) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
     let (staging, entries) = stage(store, content);
+    publish_entries(store, name, content, recipe, &staging, entries)
+}
+
+fn publish_entries(
+    store: &Store,
+    name: &str,
+    content: &[u8],
+    recipe: &str,
+    staging: &Staging,
+    entries: Vec<Entry>,
+) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
     let new = NewVersion {
         artifact: artifact(),
         version: version(name),
@@ -77,7 +88,7 @@ fn publish_as(
         keep_archive: false,
         entries,
     };
-    store.publish(&staging, new, Timestamp::now())
+    store.publish(staging, new, Timestamp::now())
 }
 
 fn publish(store: &Store, name: &str, content: &[u8]) {
@@ -344,4 +355,137 @@ fn bad_downloads_are_put_aside_with_the_reason_and_replace_each_other() {
     }
     assert_eq!(sys::read(root.join("quarantine/os/.download/archive")).unwrap(), b"other");
     assert!(sys::read_to_string(root.join("quarantine/os/.download/reason.json")).unwrap().contains("wrong digest"));
+}
+
+#[test]
+fn a_start_writes_nothing_that_is_there_already() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    drop(Store::open(&root).unwrap());
+    let format = || sys::metadata(root.join("FORMAT")).unwrap().ino();
+    // Held open, so that its inode's number is not given to another.
+    let (before, _held) = (format(), sys::File::open(root.join("FORMAT")).unwrap());
+    drop(Store::open(&root).unwrap());
+    assert_eq!(format(), before, "a full disk must not keep the daemon from starting");
+}
+
+#[test]
+fn a_current_link_never_dangles() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+        store.switch_current(&artifact(), &version("1")).unwrap();
+    }
+    Dir::open(&root).unwrap().remove_tree(&path("versions/os/1")).unwrap();
+    std::os::unix::fs::symlink("../versions/other/9/tree", root.join("current/other")).unwrap();
+    // Left by a switch that was cut short.
+    std::os::unix::fs::symlink("../versions/os/1/tree", root.join("current/.os.seedcache-abcdefghijkl")).unwrap();
+    sys::write(root.join("current/.note"), "somebody's own").unwrap();
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.holding(&artifact()).current, None);
+    let left: Vec<_> = sys::read_dir(root.join("current")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, [".note"]);
+}
+
+#[test]
+fn a_version_whose_manifest_cannot_be_read_is_left_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+        publish(&store, "2", b"two");
+        store.switch_current(&artifact(), &version("2")).unwrap();
+    }
+    // A directory in the manifest's place fails the open itself, as a broken disk would.
+    let manifest = root.join("versions/os/2/manifest.json");
+    sys::remove_file(&manifest).unwrap();
+    sys::create_dir(&manifest).unwrap();
+    let store = Store::open(&root).unwrap();
+    let holding = store.holding(&artifact());
+    assert_eq!(holding.versions.keys().collect::<Vec<_>>(), [&version("1")]);
+    assert_eq!(holding.current, None);
+    assert_eq!(sys::read(root.join("current/os/d/f")).unwrap(), b"two", "its link is left, too");
+}
+
+#[test]
+fn a_current_link_removed_by_hand_does_not_hold_up_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    publish(&store, "2", b"two");
+    store.switch_current(&artifact(), &version("1")).unwrap();
+    sys::remove_file(root.join("current/os")).unwrap();
+    let reason = Reason::new("verify", &std::io::Error::other("bad"));
+    store.quarantine_version(&artifact(), &version("1"), &reason).unwrap();
+    assert_eq!(store.holding(&artifact()).current, None);
+}
+
+#[test]
+fn a_quarantine_that_fails_leaves_no_current_that_is_not_linked() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    store.switch_current(&artifact(), &version("1")).unwrap();
+    // In the way of the artifact's place in quarantine.
+    sys::write(root.join("quarantine/os"), "").unwrap();
+    let reason = Reason::new("verify", &std::io::Error::other("bad"));
+    store.quarantine_version(&artifact(), &version("1"), &reason).unwrap_err();
+    assert!(!root.join("current/os").exists());
+    assert_eq!(store.holding(&artifact()).current, None, "the planner must see that there is a link to make");
+}
+
+#[test]
+fn readers_are_counted_once_nobody_can_open_the_version_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    let reader = store.open_version(&artifact(), &version("1")).unwrap();
+    let versions = Dir::open(&root.join("versions/os")).unwrap();
+    let readers = || {
+        assert!(!root.join("versions/os/1").exists(), "whoever opens it now would not be counted");
+        layout::lock(&store.leases).get(&(artifact(), version("1"))).cloned()
+    };
+    store.drain(&versions, &path("1"), readers).unwrap();
+    assert_eq!((content_of(&reader), drained(&root)), (b"one".to_vec(), 1));
+    drop(reader);
+    store.sweep().unwrap();
+    assert_eq!(drained(&root), 0);
+}
+
+#[test]
+fn a_crowd_that_wants_one_manifest_reads_it_once() {
+    const CROWD: usize = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (staging, mut entries) = stage(&store, b"one");
+    // So many that one who reads it is at it while the others come.
+    entries.extend(
+        (0..20_000).map(|at| Entry { path: path(&format!("e{at:05}")), ..entries[0].clone() }).collect::<Vec<_>>(),
+    );
+    publish_entries(&store, "1", b"one", "recipe", &staging, entries).unwrap();
+    let (began, read) = (std::sync::Barrier::new(CROWD), std::sync::Barrier::new(CROWD));
+    let one = || {
+        let version = store.open_version(&artifact(), &version("1")).unwrap();
+        began.wait();
+        let manifest = store.manifest(&version).unwrap();
+        read.wait();
+        std::sync::Arc::as_ptr(&manifest) as usize
+    };
+    let different: std::collections::BTreeSet<usize> = std::thread::scope(|scope| {
+        let crowd: Vec<_> = (0..CROWD).map(|_| scope.spawn(one)).collect();
+        crowd.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(different.len(), 1);
+}
+
+fn drained(root: &Path) -> usize {
+    let names = sys::read_dir(root.join("staging")).unwrap().map(|e| e.unwrap().file_name());
+    names.filter(|name| name.as_encoded_bytes().starts_with(b".drain-")).count()
 }

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Entry, EntryType, Manifest, Store, StoreError, Version};
 use crate::fs::{Dir, Kind, RelPath, Stat};
+use crate::intent::error_chain;
 
 /// So many damaged entries are named; the rest are counted.
 const NAMED: usize = 100;
@@ -85,7 +86,7 @@ impl<'a> Check<'a> {
             Ok(Some(stat)) => stat,
             Ok(None) => return Ok(Some("it is missing".into())),
             // A parent that became a file or symlink.
-            Err(e) => return Ok(Some(chain(&e))),
+            Err(e) => return Ok(Some(error_chain(&e))),
         };
         if let Some(what) = compare(entry, &stat) {
             return Ok(Some(what));
@@ -152,7 +153,7 @@ impl<'a> Check<'a> {
             Ok(None) => return Ok(()),
             Ok(Some(file)) => file,
             Err(e) => {
-                self.damage(&path, chain(&e));
+                self.damage(&path, error_chain(&e));
                 return Ok(());
             }
         };
@@ -167,11 +168,6 @@ impl<'a> Check<'a> {
         }
         Ok(())
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let all: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
-    all.join(": ")
 }
 
 /// What of an entry's metadata differs from the manifest, in words.

@@ -57,6 +57,8 @@ impl Store {
             Ok((dir, tree))
         };
         match open() {
+            // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
+            Ok(_) if !self.is_leased(artifact, version, &lease) => self.open_version(artifact, version),
             Ok((dir, tree)) => Ok(Version { head, dir, tree, _lease: lease }),
             Err(e) if e.is_not_found() => {
                 tracing::error!(%artifact, %version, "version directory vanished from the store");
@@ -70,9 +72,15 @@ impl Store {
     /// The manifest of an open version, checked; shared among those who hold it at the same time.
     pub fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
         let key = (version.head.artifact.clone(), version.head.version.clone());
-        if let Some(manifest) = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)
-            && manifest.head == *version.head
-        {
+        let known = || {
+            let manifest = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)?;
+            (manifest.head == *version.head).then_some(manifest)
+        };
+        if let Some(manifest) = known() {
+            return Ok(manifest);
+        }
+        let _reading = lock(&self.reading);
+        if let Some(manifest) = known() {
             return Ok(manifest);
         }
         let file = version.manifest_file()?;
@@ -104,7 +112,8 @@ impl Store {
     /// Takes a published version away; readers that have it open keep its bytes until they are done.
     pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
         self.hide_version(artifact, version)?;
-        Ok(self.sweep()?)
+        self.tidy();
+        Ok(())
     }
 
     /// Takes it out of sight; its bytes go with the next sweep.
@@ -112,9 +121,9 @@ impl Store {
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
-        let readers = lock(&self.leases).get(&(artifact.clone(), version.clone())).cloned();
         self.unlink_current_if(artifact, version)?;
         let dir = self.versions.open_dir(&artifact.as_component())?;
+        let readers = || lock(&self.leases).get(&(artifact.clone(), version.clone())).cloned();
         self.drain(&dir, &version.as_component(), readers)?;
         self.forget(artifact, version);
         Ok(())
@@ -122,10 +131,19 @@ impl Store {
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.
     pub(super) fn unlink_current_if(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
-        if self.holding(artifact).current.as_ref() == Some(version) {
-            self.current.remove_file(&artifact.as_component())?;
-            self.current.sync()?;
+        if self.holding(artifact).current.as_ref() != Some(version) {
+            return Ok(());
         }
+        match self.current.remove_file(&artifact.as_component()) {
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => self.current.sync()?,
+        }
+        // Known at once: whatever fails from here on, the planner switches to what is left.
+        self.change_inventory(|inventory| {
+            if let Some(holding) = inventory.get_mut(artifact) {
+                holding.current = None;
+            }
+        });
         Ok(())
     }
 }

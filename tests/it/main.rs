@@ -14,16 +14,22 @@
 mod fixture;
 
 mod bad_upstream;
+mod budget;
 mod cli_contract;
 mod collection;
 mod formats;
 mod full_disk;
+mod herd;
 mod http_contract;
 mod http_files;
 mod index;
 mod kill9;
+mod life;
 mod linux_tree;
+mod month;
+mod plain;
 mod readme;
+mod reload;
 mod rooms;
 mod seeding;
 mod seeds_case;

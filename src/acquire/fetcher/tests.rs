@@ -521,3 +521,10 @@ async fn a_body_that_ends_early_without_saying_so_is_refused() {
     assert!(matches!(error, AcquireError::Digest { .. }), "{error}");
     bench.leaves(&["archive.part", "download.json"]);
 }
+
+impl Fetcher {
+    /// One that takes no bytes, by a panic: as a defect in unpacking would be.
+    pub(crate) fn that_panics() -> Self {
+        Self { sink: |_, _, _, _, _| panic!("as told to"), ..Self::new(&FetchSettings::default()).unwrap() }
+    }
+}

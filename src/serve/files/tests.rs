@@ -163,9 +163,25 @@ async fn the_manifest_as_it_stands_on_disk() {
     std::io::Read::read_to_end(&mut version.manifest_file().unwrap(), &mut on_disk).unwrap();
     let answer = fixture.get("", &[]).await;
     assert_eq!(answer.bytes(), on_disk);
-    assert_eq!(answer.header("etag"), format!("\"{}\"", version.head().tree_digest));
     let current = fixture.ask(Method::GET, "/v1/artifacts/thing/versions/current", &[]).await;
-    assert_eq!(current.bytes(), on_disk);
+    assert_eq!((current.bytes(), current.header("etag")), (&on_disk[..], answer.header("etag")));
+    let again = fixture.get("", &[("if-none-match", answer.header("etag"))]).await;
+    assert_eq!(again.status, 304);
+}
+
+#[tokio::test]
+async fn a_manifest_written_anew_has_another_etag() {
+    let (fixture, anew) = (Fixture::new(), Fixture::with_archive(false));
+    let trees = [&fixture, &anew].map(|fixture| fixture.opened().0.head().tree_digest.clone());
+    assert_eq!(trees[0], trees[1], "the same tree");
+    for what in ["", "/files/", "/files/dir"] {
+        let etag = fixture.get(what, &[]).await.header("etag").to_owned();
+        let other = anew.get(what, &[("if-none-match", &etag)]).await;
+        assert_eq!(other.status, 200, "{what}");
+        assert_ne!(other.header("etag"), etag, "{what}");
+    }
+    let etag = fixture.get("/tree.tar", &[]).await.header("etag").to_owned();
+    assert_eq!(anew.get("/tree.tar", &[("if-none-match", &etag)]).await.status, 304);
 }
 
 #[tokio::test]

@@ -1,0 +1,140 @@
+//! The runner on a real store, with a file as its source.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::acquire::Fetcher;
+use crate::intent::{Digest, FetchSettings, load_catalog};
+use crate::seed::{SeedProgress, Seeder};
+use crate::store::Store;
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Running {
+    root: tempfile::TempDir,
+    reconciler: Reconciler,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Running {
+    fn fetcher() -> Fetcher {
+        Fetcher::new(&FetchSettings::default()).unwrap()
+    }
+
+    /// A node with the artifact `thing`, a file; `spec` is what its document says besides.
+    fn start(spec: &str, fetcher: Fetcher) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&root.path().join("store")).unwrap());
+        Self::start_on(root, store, spec, fetcher)
+    }
+
+    fn start_on(root: tempfile::TempDir, store: Arc<Store>, spec: &str, fetcher: Fetcher) -> Self {
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir(at("config")).unwrap();
+        std::fs::write(at("config/bytes"), "bytes").unwrap();
+        std::fs::write(at("config/thing.yaml"), document(spec)).unwrap();
+        let seeder = Arc::new(Seeder::open(&at("seeds"), store.clone()).unwrap());
+        let catalog = load_catalog(&at("config")).unwrap();
+        assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
+        let parts = Parts { store, fetcher, seeder, catalog, records: vec![], concurrency: 1, limits };
+        let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
+        Self { root, reconciler, tasks, cancel }
+    }
+
+    async fn wait(&self) -> Result<ArtifactState, WaitError> {
+        self.reconciler.wait(&"thing".parse().unwrap(), None, LONG).await
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn document(spec: &str) -> String {
+    format!(
+        "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: thing}}\n\
+         spec:\n  source: {{file: {{path: bytes}}}}\n  unpack: {{format: none}}\n{spec}"
+    )
+}
+
+fn ask(target: &str) -> SeedAsk {
+    SeedAsk {
+        artifact: "thing".parse().unwrap(),
+        version: None,
+        target: target.into(),
+        link: None,
+        swap: None,
+        force: false,
+        wait: Duration::ZERO,
+        declared_only: false,
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_panics_counts_as_failed_and_is_tried_again() {
+    let node = Running::start("", Fetcher::that_panics());
+    let Err(WaitError::Failed { state }) = node.wait().await else { panic!("no bytes can have come") };
+    assert_eq!((state.state, state.failures), (State::Failed, 1));
+    assert!(state.last_error.unwrap().contains("defect"));
+    assert!(state.next_try.is_some(), "it is not busy any more");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_seed_is_finished_and_noted_when_whoever_asked_goes_away() {
+    let node = Running::start("", Running::fetcher());
+    node.wait().await.unwrap();
+    {
+        let seeding = node.reconciler.seed(ask("mine"), Arc::new(SeedProgress::default()));
+        tokio::pin!(seeding);
+        // Polled once, so that it is begun, and dropped.
+        assert!(futures_util::poll!(&mut seeding).is_pending());
+    }
+    node.cancel.cancel();
+    node.tasks.close();
+    node.tasks.wait().await;
+    let seeds = node.reconciler.state(&"thing".parse().unwrap()).unwrap().seeds;
+    assert_eq!(seeds.iter().map(|seed| &seed.target[..]).collect::<Vec<_>>(), ["mine"]);
+}
+
+#[tokio::test]
+async fn bad_bytes_are_told_of_also_where_they_cannot_be_put_aside() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(&root.path().join("store")).unwrap());
+    std::fs::write(root.path().join("store/quarantine/thing"), "in the way").unwrap();
+    let spec = format!("  sha256: {}\n", Digest::sha256(b"other bytes").hex());
+    let node = Running::start_on(root, store, &spec, Running::fetcher());
+    let Err(WaitError::Failed { state }) = node.wait().await else { panic!("the bytes are wrong") };
+    let told = state.last_error.unwrap();
+    assert!(told.contains("have the digest"), "{told}");
+    assert_eq!(std::fs::read_dir(staged(&node.root)).unwrap().count(), 0);
+    node.stop().await;
+}
+
+fn staged(root: &tempfile::TempDir) -> std::path::PathBuf {
+    Path::new(root.path()).join("store/staging/thing")
+}
+
+#[tokio::test]
+async fn nobody_waits_for_what_no_document_declares_any_more() {
+    let node = Running::start("", Running::fetcher());
+    node.wait().await.unwrap();
+    std::fs::remove_file(node.root.path().join("config/thing.yaml")).unwrap();
+    assert!(node.reconciler.set_catalog(load_catalog(&node.root.path().join("config")).unwrap()));
+    let (name, version) = ("thing".parse().unwrap(), "none".parse().unwrap());
+    let waited = node.reconciler.wait(&name, Some(&version), LONG).await;
+    assert!(matches!(waited, Err(WaitError::Failed { .. })), "{waited:?}");
+    assert!(node.wait().await.is_ok(), "what is here is here");
+    node.stop().await;
+}

@@ -1,0 +1,83 @@
+//! Whose turn it is to seed: a few at once, and of those who want one target one. Who waits for a target that is being
+//! seeded keeps nobody from another.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::fs::RelPath;
+use crate::seed::PATIENCE;
+
+type Gate = tokio::sync::Mutex<()>;
+
+/// The turns that there are.
+#[derive(Debug)]
+pub(super) struct Turns {
+    places: Arc<Semaphore>,
+    /// Of targets that somebody seeds or waits for.
+    gates: Mutex<BTreeMap<RelPath, Weak<Gate>>>,
+}
+
+/// The right to seed a target; dropped, the next may.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
+    _alone: OwnedMutexGuard<()>,
+}
+
+impl Turns {
+    /// So many at once.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(at_once)), gates: Mutex::default() }
+    }
+
+    /// Waits for the turn at `target`; `None` when it did not come in [`PATIENCE`].
+    pub(super) async fn enter(&self, target: &RelPath) -> Option<Turn> {
+        let gate = self.gate(target);
+        let turn = async {
+            let alone = gate.lock_owned().await;
+            // Never closed: an error here cannot be.
+            let permit = self.places.clone().acquire_owned().await.ok()?;
+            Some(Turn { _permit: permit, _alone: alone })
+        };
+        timeout(PATIENCE, turn).await.ok().flatten()
+    }
+
+    fn gate(&self, target: &RelPath) -> Arc<Gate> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = gates.get(target).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        gates.insert(target.clone(), Arc::downgrade(&gate));
+        gate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures_util::{FutureExt as _, poll};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_at_one_target_keeps_nobody_from_another() {
+        let turns = Turns::new(2);
+        let [busy, free] = ["busy", "free"].map(|target| target.parse::<RelPath>().unwrap());
+        let working = turns.enter(&busy).await.unwrap();
+        let mut waiting = Box::pin(turns.enter(&busy));
+        let mut more = Box::pin(turns.enter(&busy));
+        assert!(poll!(&mut waiting).is_pending() && poll!(&mut more).is_pending());
+        let other = turns.enter(&free).now_or_never().unwrap().unwrap();
+        drop(working);
+        let next = waiting.await.unwrap();
+        assert!(poll!(&mut more).is_pending());
+        drop((other, next, more));
+        assert!(turns.enter(&free).now_or_never().unwrap().is_some());
+        assert_eq!(turns.gates.lock().unwrap().len(), 1, "gates go with those who want them");
+    }
+}
