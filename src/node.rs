@@ -14,7 +14,7 @@ use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler};
 use crate::seed::{Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
-use crate::store::{ManifestHead, OpenError, Store};
+use crate::store::{Limits, ManifestHead, OpenError, Store};
 
 /// How long work in flight may take to end once the node is told to stop: above the time that the server gives requests,
 /// below the 30 s that Kubernetes gives a pod.
@@ -120,8 +120,10 @@ impl Node {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
         let concurrency = settings.fetch.concurrency as usize;
-        let parts =
-            Parts { store, fetcher, seeder, catalog, records, concurrency, scrub: settings.scrub.clone(), repairs };
+        let limits =
+            Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
+        let scrub = settings.scrub.clone();
+        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
         let mut registry = Registry::default();
         reconciler.register(&mut registry);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
 use super::note::Note;
-use super::pipeline::{IngestError, Input, Outcome, Sink, Work, ingest};
+use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
 use super::resolve::{Known, NamingError, by_digest, find_version};
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
@@ -384,14 +384,6 @@ async fn read_file(
     };
     drop(guard);
     accept(outcome?, &work, url)
-}
-
-struct AbortOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for AbortOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 fn name(naming: &Naming, digest: &Digest, unpacked: &Unpacked, url: &str) -> Result<VersionName, AcquireError> {

@@ -12,18 +12,21 @@ use crate::intent::{Artifact, ArtifactName, VersionWish, error_chain, recipe_dig
 use crate::store::{ManifestHead, NewVersion, Reason, Staging};
 
 impl Shared {
+    /// Held by whoever works in the artifact's staging directory.
+    pub(super) fn staging_gate(&self, artifact: &ArtifactName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.entry(artifact.clone()).or_default().clone()
+    }
+
     /// Waits until nobody else uses the artifact's staging directory, and for a download's place.
     pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn<'_> {
-        let gate = {
-            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.entry(artifact.clone()).or_default().clone()
-        };
+        let gate = self.staging_gate(artifact);
         Turn { _alone: gate.lock_owned().await, _permit: self.downloads.acquire().await.ok() }
     }
 
     /// With what is being repaired: it comes back as it was.
     pub(super) async fn fetch_and_publish(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         wish: &VersionWish,
         resolution: &Resolution,
@@ -34,9 +37,16 @@ impl Shared {
         let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
         let progress = self.progress(artifact);
         let began = tokio::time::Instant::now();
-        let acquired = match self.fetcher.acquire(artifact, resolution, &staging, &progress, cancel).await {
-            Ok(acquired) => acquired,
+        let stop = cancel.child_token();
+        let work = self.fetcher.acquire(artifact, resolution, &staging, &progress, &stop);
+        let acquired = match self.within_room(artifact, &progress, &stop, work).await {
+            Ok(Ok(acquired)) => acquired,
             Err(error) => {
+                // What does not fit takes no room while it waits for more.
+                empty(staging).await?;
+                return Err(error.into());
+            }
+            Ok(Err(error)) => {
                 if let Err(left) = self.clean_up(artifact, &staging, &error).await {
                     // What is to be told is why the bytes are bad.
                     tracing::warn!(artifact = %artifact.name, error = error_chain(&left), "bad bytes not in quarantine");
@@ -49,9 +59,7 @@ impl Shared {
         if let VersionWish::Exact(wanted) = wish
             && *wanted != acquired.version
         {
-            let emptied = staging.clone();
-            tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
-                .await??;
+            empty(staging).await?;
             return Err(StepError::OtherVersion { wanted: wanted.clone(), found: acquired.version });
         }
         progress.enter(Phase::Publishing);
@@ -124,6 +132,11 @@ fn as_it_was(new: &mut NewVersion, head: &ManifestHead) -> Timestamp {
     new.verified_by.clone_from(&head.archive.verified_by);
     new.resolved_from = head.resolved_from.clone();
     head.published_at
+}
+
+/// Forgets what was downloaded and unpacked.
+async fn empty(staging: Staging) -> Result<(), StepError> {
+    Ok(tokio::task::spawn_blocking(move || staging.discard_tree().and_then(|()| staging.discard_download())).await??)
 }
 
 fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {

@@ -195,6 +195,7 @@ impl Shared {
             }
         }
         drop(world);
+        self.house.due.notify_one();
         self.changed();
     }
 }

@@ -227,7 +227,7 @@ impl Shared {
     }
 
     async fn have_again(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         head: &Arc<ManifestHead>,
         cancel: &CancellationToken,
@@ -262,7 +262,7 @@ impl Shared {
     }
 
     async fn as_declared(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         head: &Arc<ManifestHead>,
         cancel: &CancellationToken,

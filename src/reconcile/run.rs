@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::collect::House;
 use super::counts::Counts;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
@@ -23,7 +24,7 @@ use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
 use crate::seed::{Record, Seeder};
-use crate::store::{ManifestHead, Store};
+use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub scrub: ScrubSettings,
     /// Damaged versions that an earlier run did not have again.
     pub repairs: Vec<ManifestHead>,
+    /// The room that the store may take.
+    pub limits: Limits,
 }
 
 /// The running reconciler. Cheap to clone.
@@ -67,6 +70,7 @@ pub(super) struct Shared {
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
+    pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
@@ -98,6 +102,7 @@ impl Reconciler {
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
+            house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
@@ -143,6 +148,7 @@ impl Reconciler {
                 .or_insert_with(|| Tracked::new(artifact.generation.clone(), self.shared.cancel.child_token()));
         }
         drop(world);
+        self.shared.house.due.notify_one();
         self.shared.changed();
         true
     }
@@ -213,11 +219,14 @@ impl Shared {
     }
 
     pub(super) fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
+        let holding = self.store.holding(name);
         let seen = state::Seen {
             artifact: world.catalog.artifacts.get(name).map(|artifact| &**artifact),
             refusal: world.catalog.refusal_of(name),
             tracked: world.tracked.get(name),
-            holding: &self.store.holding(name),
+            holding: &holding,
+            fates: &self.fates_of(world, name, &holding),
+            leases: self.store.leases_on(name),
             node_pin: self.store.pin_of(name),
             records: &world.records,
             seeding: &self.under_way.of(name),
@@ -315,19 +324,20 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     (begun, next)
 }
 
-/// From time to time: removes what readers have let go of, and looks whether seeded targets still stand.
+/// From time to time, and when something may have become collectable: looks whether seeded targets still stand, and
+/// removes what retention and readers have let go of.
 async fn keep_house(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
+            () = shared.house.due.notified() => {}
             () = tokio::time::sleep(HOUSE_ROUND) => {}
         }
-        let (store, seeder) = (shared.store.clone(), shared.seeder.clone());
-        let round = tokio::task::spawn_blocking(move || (store.sweep(), seeder.records()));
-        let Ok((swept, records)) = round.await else { continue };
-        if let Err(error) = swept {
-            tracing::warn!(%error, "drained versions not removed yet");
+        let keeping = shared.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
+            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again later");
         }
-        shared.note_records(records);
+        // Leases end and versions age by themselves.
+        shared.changed();
     }
 }

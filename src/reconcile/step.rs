@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
+use super::room::RoomError;
 use super::run::Shared;
 use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Resolution, ResolveError};
@@ -24,6 +25,8 @@ pub(super) enum StepError {
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -48,6 +51,7 @@ impl StepError {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
             StepError::Acquire(error) => !error.is_transient(),
+            StepError::Room(error) => matches!(error, RoomError::NoRoom(_)),
             StepError::Publish(PublishError::OtherBytes { .. })
             | StepError::OtherBytes { .. }
             | StepError::OtherVersion { .. }
@@ -139,7 +143,7 @@ impl Shared {
     }
 
     async fn acquire(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         wish: &VersionWish,
         resolution: &Resolution,
@@ -159,6 +163,7 @@ impl Shared {
                 tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
                     bytes = head.bytes, files = head.files, "version published");
                 self.succeeded(artifact, wish, Some(head.version.clone()));
+                self.house.due.notify_one();
             }
             Err(error) => self.failed(artifact, &error),
         }
@@ -205,6 +210,7 @@ impl Shared {
             Ok(()) => {
                 tracing::info!(artifact = %artifact.name, %version, "current switched");
                 self.update(artifact, |tracked| tracked.facts.switching = false);
+                self.house.due.notify_one();
             }
             Err(error) => self.not_switched(artifact, &version, &error).await,
         }

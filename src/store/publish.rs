@@ -137,6 +137,7 @@ impl Store {
         }
         if replace {
             self.drain(staging.dir(), &Staging::version_name(), || readers)?;
+            self.tidy();
         }
         staging.dir().sync()?;
         Ok(head)

@@ -119,6 +119,13 @@ impl Store {
 
     /// Takes a published version away; readers that have it open keep its bytes until they are done.
     pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        self.hide_version(artifact, version)?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Takes it out of sight; its bytes go with the next sweep.
+    pub(super) fn hide_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }

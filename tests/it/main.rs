@@ -16,6 +16,7 @@ mod fixture;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
+mod collection;
 mod events;
 mod formats;
 mod full_disk;
