@@ -8,7 +8,7 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 
 use super::address::{Addressed, Named};
-use super::ask::{json, named_version};
+use super::ask::{json, json_or_default, named_version};
 use super::caller::Peer;
 use super::problem::{Kind, Problem};
 use super::routes::App;
@@ -31,17 +31,24 @@ struct CollectQuery {
     dry_run: bool,
 }
 
+/// The body of a request that needs none: read all the same, since a client may be sending it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoBody {}
+
 /// A dry run changes nothing and tells no more than the states do: it is open, as they are.
 async fn collect(
     State(app): State<App>,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     query: Result<Query<CollectQuery>, QueryRejection>,
+    request: Request,
 ) -> Result<Json<Collected>, Problem> {
     let Query(query) = query?;
     if !query.dry_run {
         app.gate.may_change(peer, &headers).await?;
     }
+    let NoBody {} = json_or_default(request).await?;
     Ok(Json(app.reconciler.collect(query.dry_run).await?))
 }
 
