@@ -14,7 +14,7 @@ use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler};
 use crate::seed::{Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
-use crate::store::{OpenError, Store};
+use crate::store::{Limits, ManifestHead, OpenError, Store};
 
 /// How long work in flight may take to end once the node is told to stop: above the time that the server gives requests,
 /// below the 30 s that Kubernetes gives a pod.
@@ -112,7 +112,7 @@ impl Node {
         raise_descriptor_limit();
         let (config, opened) = (given.config.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
-        let Opened { catalog, store, seeder, records } = opened.await??;
+        let Opened { catalog, store, seeder, records, repairs } = opened.await??;
         tell_refused(&catalog);
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
         let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
@@ -120,9 +120,14 @@ impl Node {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
         let concurrency = settings.fetch.concurrency as usize;
-        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency };
+        let limits =
+            Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
+        let scrub = settings.scrub.clone();
+        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
-        tasks.spawn(server.serve(reconciler.clone(), Registry::default(), cancel.child_token()));
+        let mut registry = Registry::default();
+        reconciler.register(&mut registry);
+        tasks.spawn(server.serve(reconciler.clone(), registry, cancel.child_token()));
         tasks.spawn(follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), store = %settings.store.root.display(),
             seed_root = %settings.seed.root.display(), http = http.map(tracing::field::display),
@@ -219,6 +224,7 @@ struct Opened {
     store: Arc<Store>,
     seeder: Arc<Seeder>,
     records: Vec<Record>,
+    repairs: Vec<ManifestHead>,
 }
 
 fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeError> {
@@ -226,7 +232,8 @@ fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeErr
     let store = Arc::new(Store::open(&settings.store.root).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
     let records = seeder.records();
-    Ok(Opened { catalog, store, seeder, records })
+    let repairs = store.pending_repairs().map_err(|error| NodeError::Store(error.into()))?;
+    Ok(Opened { catalog, store, seeder, records, repairs })
 }
 
 /// Logs go to standard error. Returns whether they are lines for people.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
 use super::note::Note;
-use super::pipeline::{IngestError, Input, Outcome, Sink, Work, ingest};
+use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
 use super::resolve::{Known, NamingError, by_digest, find_version};
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
@@ -302,7 +302,8 @@ impl Fetcher {
                 resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);
                 (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
             }
-            (Source::File(_), Some(location @ Location::File(path))) => {
+            // Of a source of any kind: what is here already, in an archive that was kept, comes this way too.
+            (_, Some(location @ Location::File(path))) => {
                 let url = location.redacted();
                 let (size, digest, unpacked) = read_file(artifact, path.clone(), &url, work, cancel).await?;
                 (url, size, digest, unpacked)
@@ -376,14 +377,6 @@ async fn read_file(
     };
     drop(guard);
     accept(outcome?, &work, url)
-}
-
-struct AbortOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for AbortOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 fn name(naming: &Naming, digest: &Digest, unpacked: &Unpacked, url: &str) -> Result<VersionName, AcquireError> {

@@ -29,6 +29,15 @@ const DRAIN: u64 = 256 << 20;
 /// What unpacks: [`super::unpack`], or another one in tests.
 pub(super) type Sink = fn(Intake, &Unpack, &str, &Dir, &Progress) -> Result<Unpacked, UnpackError>;
 
+/// Ends the pass when it is dropped.
+pub(super) struct AbortOnDrop<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for AbortOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// What is fed.
 pub(super) enum Feed {
     /// The next bytes.

@@ -73,7 +73,29 @@ impl Location {
     }
 }
 
+impl Location {
+    /// The place that a manifest says its version came from, whose secrets are not known any more.
+    pub fn recorded(source_url: &str) -> Option<Self> {
+        let url = Url::parse(source_url).ok()?;
+        match url.scheme() {
+            "http" | "https" => Some(Location::Http(url)),
+            _ => url.to_file_path().ok().map(Location::File),
+        }
+    }
+}
+
 impl Resolution {
+    /// The bytes of a version that the node had, to be had again at a place.
+    pub fn recorded(head: &ManifestHead, location: Location) -> Self {
+        Self {
+            naming: Naming::Known(head.version.clone()),
+            locations: vec![location],
+            demanded: vec![head.archive.digest.clone()],
+            resolved_from: head.resolved_from.clone(),
+            file_name: fill::last_segment(&head.source_url, true).unwrap_or_else(|| "data".into()),
+        }
+    }
+
     /// The version's name, where it is known before the bytes are.
     pub fn version(&self) -> Option<&VersionName> {
         match &self.naming {

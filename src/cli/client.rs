@@ -13,7 +13,7 @@ use super::events::Events;
 use super::server::Server;
 use super::wait;
 use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
-use crate::reconcile::{ArtifactState, PinAnswer, VerifyResult};
+use crate::reconcile::{ArtifactState, Collected, PinAnswer, VerifyResult};
 use crate::seed::Seeded;
 
 /// How long a plain question may take, and how much longer than its wait one that waits.
@@ -22,6 +22,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 const SEEDING: Duration = Duration::from_secs(3600);
 /// How long reading an artifact's versions may take.
 const VERIFYING: Duration = Duration::from_secs(6 * 3600);
+/// How long removing versions may take.
+const COLLECTING: Duration = Duration::from_secs(3600);
 /// Left as they are in a path segment and in a query.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -181,6 +183,12 @@ impl Client {
     ) -> Result<Vec<VerifyResult>, ClientError> {
         let question = post(path(name, "/verify"), json(&VerifyQuestion { version, repair }), VERIFYING);
         self.ask(&question).await.map(|answer: Results| answer.results)
+    }
+
+    /// Has versions removed that nothing keeps, or only told which.
+    pub(super) async fn collect(&self, dry_run: bool) -> Result<Collected, ClientError> {
+        let path = "/v1/gc".to_owned() + &query(&[("dryRun", if dry_run { "true" } else { "false" })]);
+        self.ask(&post(path, Bytes::new(), COLLECTING)).await
     }
 
     async fn send(&self, question: &Question) -> Result<Bytes, ClientError> {

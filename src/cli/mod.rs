@@ -10,6 +10,7 @@ mod details;
 mod events;
 mod exit;
 mod follow;
+mod gc;
 mod greeting;
 mod human;
 mod named;
@@ -105,6 +106,8 @@ enum Ask {
     Refresh(refresh::Args),
     /// Read versions again and compare every byte with their manifests
     Verify(verify::Args),
+    /// Remove versions that retention lets go, and tell each version's fate
+    Gc(gc::Args),
 }
 
 /// Form of the answer.
@@ -166,6 +169,7 @@ async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Re
         Ask::Unpin(args) => pin::unpin(args, client, out).await,
         Ask::Refresh(args) => refresh::run(args, client, out).await,
         Ask::Verify(args) => verify::run(args, client, out).await,
+        Ask::Gc(args) => gc::run(args, client, out).await,
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn artifact(progress: Option<ProgressState>) -> ArtifactState {
             reason: Some("no reflink: the file system has none".to_owned()),
             state: State::Ready,
         }],
+        leases: vec![],
     }
 }
 

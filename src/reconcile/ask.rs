@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::run::Reconciler;
 use super::{VerifyResult, WaitError};
-use crate::intent::{ArtifactName, Link, Swap, VersionName};
+use crate::intent::{ArtifactName, Link, Swap, VersionName, error_chain};
 use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
-use crate::store::{Reason, StoreError};
+use crate::store::{Report, StoreError};
 
 /// A seed asked for by a caller.
 #[derive(Debug, Clone)]
@@ -80,7 +80,7 @@ pub enum VerifyAskError {
 
 impl Reconciler {
     /// Seeds a target, waiting for the version where it is not there yet.
-    pub async fn seed(&self, ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
+    pub async fn seed(&self, mut ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
         let target = self.shared.seeder.target(&ask.target)?;
         let declared = {
             let world = self.shared.world();
@@ -91,14 +91,31 @@ impl Reconciler {
         if ask.declared_only && (declared.is_none() || ask.force) {
             return Err(SeedAskError::NotDeclared { artifact: ask.artifact, target: ask.target });
         }
-        let version = self.version_for(&ask).await?;
         let request = Request {
             link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
             swap: ask.swap.or(declared.as_ref().map(|seed| seed.swap)).unwrap_or_default(),
             force: ask.force,
             target,
         };
-        self.shared.seed_one(ask.artifact, version, request, progress).await
+        let deadline = tokio::time::Instant::now() + ask.wait;
+        let name = ask.artifact.clone();
+        let seed =
+            |version: VersionName| self.shared.seed_one(name.clone(), version, request.clone(), progress.clone());
+        let mut seeded = seed(self.version_for(&ask).await?).await;
+        if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded
+            && !ask.wait.is_zero()
+        {
+            match self.wait_for_repair(&name, version, ask.wait).await {
+                Ok(_) => {
+                    ask.wait = deadline.saturating_duration_since(tokio::time::Instant::now());
+                    seeded = seed(self.version_for(&ask).await?).await;
+                }
+                Err(error @ (WaitError::TimedOut { .. } | WaitError::ShuttingDown)) => return Err(error.into()),
+                // Nobody can have it again: the damage is what there is to tell.
+                Err(WaitError::Failed { .. } | WaitError::Unknown { .. }) => {}
+            }
+        }
+        seeded
     }
 
     /// The version to seed: waited for while it may still come.
@@ -106,7 +123,7 @@ impl Reconciler {
         let (name, version) = (&ask.artifact, ask.version.as_ref());
         if let Some(version) = version
             && self.shared.store.head(name, version).is_none()
-            && self.is_settled(name)
+            && self.is_settled(name, version)
         {
             return Err(StoreError::NoVersion { artifact: name.clone(), version: version.clone() }.into());
         }
@@ -117,12 +134,14 @@ impl Reconciler {
     }
 
     /// The source was asked and answered, and all that it named is here: no other version is about to come.
-    fn is_settled(&self, name: &ArtifactName) -> bool {
+    fn is_settled(&self, name: &ArtifactName, version: &VersionName) -> bool {
         let world = self.shared.world();
-        world.tracked.get(name).is_none_or(|tracked| {
-            let facts = &tracked.facts;
-            !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
-        })
+        let repairable = world.tracked.contains_key(name) && world.repairs.holds(name, version);
+        !repairable
+            && world.tracked.get(name).is_none_or(|tracked| {
+                let facts = &tracked.facts;
+                !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
+            })
     }
 
     /// Reads a version (all of the artifact's when `None`) and compares it with its manifest; with `repair` a damaged
@@ -145,10 +164,6 @@ impl Reconciler {
         for version in versions {
             results.push(self.verify_one(name.clone(), version, repair).await?);
         }
-        if results.iter().any(|result| result.repairing) {
-            // Unknown only when no document declares it: then nothing is fetched again, and the state says so.
-            let _ = self.refresh(name);
-        }
         Ok(results)
     }
 
@@ -162,15 +177,20 @@ impl Reconciler {
         let result = tokio::task::spawn_blocking(move || {
             let store = &shared.store;
             let opened = store.open_version(&artifact, &version)?;
-            let report = store.verify(&opened, |_| {})?;
+            let report = match store.verify(&opened, |_| {}) {
+                Err(error @ StoreError::Manifest { .. }) if repair => Report::unreadable(error_chain(&error)),
+                report => report?,
+            };
             let damaged = report.damaged > 0;
             if damaged {
                 tracing::error!(%artifact, %version, damaged = report.damaged,
                     first = report.damage.first().map(|d| format!("{}: {}", d.path, d.what)), "version is damaged");
             }
             if damaged && repair {
-                let found = Damaged { entries: report.damaged };
-                store.quarantine_version(&artifact, &version, &Reason::new("verify", &found))?;
+                let first = report.damage.first().map(|d| format!(", the first {}: {}", d.path, d.what));
+                let what =
+                    format!("{} entries are not as the manifest says{}", report.damaged, first.unwrap_or_default());
+                shared.take_out(&opened, "verify", &what)?;
             }
             Ok::<_, StoreError>(VerifyResult { artifact, version, report, repairing: damaged && repair })
         })
@@ -178,11 +198,4 @@ impl Reconciler {
         self.shared.changed();
         Ok(result)
     }
-}
-
-/// The reason that stands in quarantine.
-#[derive(Debug, thiserror::Error)]
-#[error("{entries} entries are not as the manifest says")]
-struct Damaged {
-    entries: u64,
 }

@@ -2,21 +2,31 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod collect;
+mod counts;
+mod fetch;
+mod lease;
 mod pin;
 mod plan;
+mod repair;
+mod room;
 mod run;
+mod scrub;
 mod seeding;
 mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod turns;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
+pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
+pub use lease::LeaseAskError;
 pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
 pub use state::{
-    ArtifactState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
+    ArtifactState, LeaseState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
 };
 pub use wait::{RefreshError, WaitError};

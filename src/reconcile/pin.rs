@@ -167,11 +167,15 @@ impl Reconciler {
             let Some(tracked) = world.tracked.get(name) else { return Look::Done };
             let Facts { busy, asked, switching, pending, .. } = &tracked.facts;
             let wanted = reconciler.wanted(&world, name);
+            let artifact = world.catalog.artifacts.get(name);
+            let wish = artifact.map(|artifact| plan::wish(artifact, reconciler.shared.store.pin_of(name).as_ref()));
+            // Answered, and about to be fetched.
+            let pending = pending.as_ref().is_some_and(|(answered, _)| Some(answered) == wish.as_ref());
             let current = reconciler.shared.store.holding(name).current;
             match (*asked || *switching, wanted.is_some() && current == wanted) {
                 (true, _) => Look::NotYet,
-                (false, true) if !*busy => Look::Done,
-                _ if *busy || pending.is_some() => Look::NotYet,
+                (false, true) if !*busy && !pending => Look::Done,
+                _ if *busy || pending => Look::NotYet,
                 _ if tracked.failure.is_some() => Look::Failed,
                 _ => Look::NotYet,
             }
@@ -195,11 +199,12 @@ impl Shared {
             }
         }
         drop(world);
+        self.house.due.notify_one();
         self.changed();
     }
 }
 
-impl super::run::Tracked {
+impl super::tracked::Tracked {
     /// Ends the step of the source that is under way; what comes of it is not heard.
     fn give_up(&mut self) {
         self.step.cancel();

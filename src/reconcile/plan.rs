@@ -3,6 +3,7 @@
 //! Moments are counted from the daemon's start by the monotonic clock, so that a wall clock that jumps moves nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::Resolution;
@@ -30,6 +31,8 @@ pub(super) struct Facts {
     pub(super) asked: bool,
     /// Tries that failed since the last success.
     pub(super) failures: u32,
+    /// A damaged version is being had again: targets wait for it rather than go back to an older one.
+    pub(super) repairing: bool,
     /// Declared targets.
     pub(super) seeds: BTreeMap<RelPath, SeedFacts>,
 }
@@ -65,6 +68,13 @@ pub(super) enum Step {
         wish: VersionWish,
         /// From where.
         resolution: Box<Resolution>,
+    },
+    /// Have a damaged version again.
+    Repair {
+        /// Of which artifact.
+        artifact: ArtifactName,
+        /// What it was.
+        head: Arc<ManifestHead>,
     },
     /// Make a version on the node the current one.
     Switch {
@@ -170,6 +180,9 @@ fn plan_source(
 }
 
 fn plan_seeds(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment, plan: &mut Plan) {
+    if facts.repairing {
+        return;
+    }
     let Some(head) = holding.current.as_ref().and_then(|current| holding.versions.get(current)) else { return };
     let unknown = SeedFacts::default();
     for seed in &artifact.seeds {
@@ -241,7 +254,7 @@ fn declared_digests(artifact: &Artifact) -> Vec<Digest> {
 }
 
 /// A demanded digest and the one held, where they are of one algorithm and differ.
-fn contradiction(demanded: &[Digest], head: &ManifestHead) -> Option<(Digest, Digest)> {
+pub(super) fn contradiction(demanded: &[Digest], head: &ManifestHead) -> Option<(Digest, Digest)> {
     let held = |algorithm: Algorithm| {
         let recorded = head.archive.verified_by.iter().chain(std::iter::once(&head.archive.digest));
         recorded.into_iter().find(|digest| digest.algorithm() == algorithm)
@@ -280,8 +293,6 @@ pub(super) fn next_refresh(interval: Duration, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
-
     use jiff::Timestamp;
     use proptest::prelude::*;
 
@@ -370,6 +381,7 @@ mod tests {
         let name = |step: &Step| match step {
             Step::Resolve { wish, .. } => format!("resolve {}", String::from(wish.clone())),
             Step::Acquire { resolution, .. } => format!("acquire {}", resolution.version().unwrap()),
+            Step::Repair { head, .. } => format!("repair {}", head.version),
             Step::Switch { version, .. } => format!("switch {version}"),
             Step::Seed { version, target, .. } => format!("seed {target} {version}"),
         };
@@ -390,6 +402,8 @@ mod tests {
         let fetched = Facts { seeds: BTreeMap::new(), ..settled("2") };
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], None), now), ["switch 2"]);
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
+        let repairing = Facts { repairing: true, ..fetched };
+        assert_eq!(planned(&follows, &repairing, &holding(&["2"], Some("2")), now), [""; 0]);
         let rest = plan(&follows, None, &settled("2"), &holding(&["2"], Some("2")), now);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
         assert_eq!(planned(&follows, &settled("2"), &holding(&["2"], Some("2")), HOUR), ["resolve latest"]);
@@ -534,6 +548,7 @@ mod tests {
                         let here = pin.is_some_and(|pin| holding.versions.contains_key(pin));
                         prop_assert!(*wish == wanted || here);
                     }
+                    Step::Repair { .. } => prop_assert!(!busy),
                     Step::Acquire { wish, .. } => prop_assert!(!busy && *wish == wanted),
                     Step::Switch { version, .. } => {
                         prop_assert!(holding.versions.contains_key(version));

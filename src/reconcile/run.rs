@@ -5,20 +5,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::plan::{self, Facts, Moment, Plan, Step};
+use super::collect::House;
+use super::counts::Counts;
+use super::plan::{self, Moment, Plan, Step};
+use super::repair::{self, Repairs};
+use super::scrub;
 use super::seeding::UnderWay;
-use super::state::{self, ArtifactState, Failure, LastSeed};
+use super::state::{self, ArtifactState};
+use super::tracked::Tracked;
 use super::turns::Turns;
-use crate::acquire::{Fetcher, Progress};
+use crate::acquire::Fetcher;
 use crate::fs::RelPath;
-use crate::intent::{Artifact, ArtifactName, Catalog, Digest, VersionName, VersionWish};
+use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
 use crate::seed::{Record, Seeder};
-use crate::store::Store;
+use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
@@ -42,6 +48,12 @@ pub struct Parts {
     pub records: Vec<Record>,
     /// Downloads at once.
     pub concurrency: usize,
+    /// How what is held is checked.
+    pub scrub: ScrubSettings,
+    /// Damaged versions that an earlier run did not have again.
+    pub repairs: Vec<ManifestHead>,
+    /// The room that the store may take.
+    pub limits: Limits,
 }
 
 /// The running reconciler. Cheap to clone.
@@ -58,10 +70,12 @@ pub(super) struct Shared {
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
+    pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
     pub(super) staging: Mutex<BTreeMap<ArtifactName, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) counts: Counts,
     pub(super) tasks: TaskTracker,
     world: Mutex<World>,
     wake: Notify,
@@ -75,32 +89,7 @@ pub(super) struct World {
     /// What was seeded where, as it was last looked at.
     pub(super) records: Vec<Record>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
-}
-
-/// What is known of one declared artifact.
-#[derive(Debug)]
-pub(super) struct Tracked {
-    pub(super) generation: Digest,
-    pub(super) facts: Facts,
-    pub(super) failure: Option<Failure>,
-    pub(super) refreshed_at: Option<Timestamp>,
-    /// What the source named last, whether it can be had or not.
-    pub(super) named: Option<VersionName>,
-    /// Answers of the source, good or bad: how a waiter knows that its question was answered.
-    pub(super) answers: u64,
-    pub(super) running: Option<Running>,
-    pub(super) seeds: BTreeMap<RelPath, LastSeed>,
-    pub(super) cancel: CancellationToken,
-    /// Ends the step of the source that is being carried out, and that alone.
-    pub(super) step: CancellationToken,
-}
-
-/// A step of the source that is being carried out.
-#[derive(Debug, Clone)]
-pub(super) struct Running {
-    pub(super) progress: Arc<Progress>,
-    pub(super) version: Option<VersionName>,
-    pub(super) wish: VersionWish,
+    pub(super) repairs: Repairs,
 }
 
 impl Reconciler {
@@ -113,18 +102,26 @@ impl Reconciler {
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
+            house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
+            counts: Counts::default(),
             tasks: tasks.clone(),
-            world: Mutex::new(World { records: parts.records, ..World::default() }),
+            world: Mutex::new(World {
+                records: parts.records,
+                repairs: Repairs::of(parts.repairs),
+                ..World::default()
+            }),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
         });
         let reconciler = Self { shared: shared.clone() };
         reconciler.set_catalog(parts.catalog);
         tasks.spawn(reconcile(shared.clone()));
-        tasks.spawn(keep_house(shared));
+        tasks.spawn(keep_house(shared.clone()));
+        tasks.spawn(repair::attend(shared.clone()));
+        tasks.spawn(scrub::run(shared, parts.scrub));
         reconciler
     }
 
@@ -151,8 +148,14 @@ impl Reconciler {
                 .or_insert_with(|| Tracked::new(artifact.generation.clone(), self.shared.cancel.child_token()));
         }
         drop(world);
+        self.shared.house.due.notify_one();
         self.shared.changed();
         true
+    }
+
+    /// Registers what this room counts.
+    pub fn register(&self, registry: &mut Registry) {
+        self.shared.counts.register(registry);
     }
 
     /// What operators want, as it was last taken.
@@ -216,18 +219,23 @@ impl Shared {
     }
 
     pub(super) fn view(&self, world: &World, name: &ArtifactName) -> ArtifactState {
+        let holding = self.store.holding(name);
         let seen = state::Seen {
             artifact: world.catalog.artifacts.get(name).map(|artifact| &**artifact),
             refusal: world.catalog.refusal_of(name),
             tracked: world.tracked.get(name),
-            holding: &self.store.holding(name),
+            holding: &holding,
+            fates: &self.fates_of(world, name, &holding),
+            leases: self.store.leases_on(name),
             node_pin: self.store.pin_of(name),
             records: &world.records,
             seeding: &self.under_way.of(name),
             now: self.now(),
             wall_clock: Timestamp::now(),
         };
-        state::view(name, &seen)
+        let mut state = state::view(name, &seen);
+        state.last_error = state.last_error.or_else(|| world.repairs.error(name));
+        state
     }
 
     /// Takes a new look at the targets: a declared one that stands no more is seeded again.
@@ -294,14 +302,20 @@ struct Begun {
 fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     let now = shared.now();
     let mut world = shared.world();
-    let World { catalog, tracked, .. } = &mut *world;
+    let World { catalog, tracked, repairs, .. } = &mut *world;
     let mut begun = Vec::new();
     let mut next: Option<Moment> = None;
     for (name, artifact) in &catalog.artifacts {
         let Some(tracked) = tracked.get_mut(name) else { continue };
         let (holding, node_pin) = (shared.store.holding(name), shared.store.pin_of(name));
+        let (repair, again) = repairs.plan(name, now);
+        if let Some(step) = repair.filter(|_| !tracked.facts.busy) {
+            tracked.begin(&step);
+            begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.step.clone() });
+        }
+        tracked.facts.repairing = repairs.is_hopeful(name);
         let Plan { steps: planned, wake_at } = plan::plan(artifact, node_pin.as_ref(), &tracked.facts, &holding, now);
-        next = [next, wake_at].into_iter().flatten().min();
+        next = [next, again, wake_at].into_iter().flatten().min();
         for step in planned {
             tracked.begin(&step);
             begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.step.clone() });
@@ -310,65 +324,20 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
     (begun, next)
 }
 
-impl Tracked {
-    /// The step of the source is over.
-    pub(super) fn settle(&mut self) {
-        self.facts.busy = false;
-        self.facts.pending = None;
-        self.running = None;
-        self.answers += 1;
-    }
-
-    fn new(generation: Digest, cancel: CancellationToken) -> Self {
-        Self {
-            named: None,
-            generation,
-            facts: Facts::default(),
-            failure: None,
-            refreshed_at: None,
-            answers: 0,
-            running: None,
-            seeds: BTreeMap::new(),
-            step: cancel.child_token(),
-            cancel,
-        }
-    }
-
-    fn begin(&mut self, step: &Step) {
-        match step {
-            Step::Resolve { wish, .. } => {
-                self.facts.busy = true;
-                self.facts.asked = false;
-                let version = match wish {
-                    VersionWish::Exact(version) => Some(version.clone()),
-                    VersionWish::Latest => None,
-                };
-                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
-            }
-            Step::Acquire { wish, resolution, .. } => {
-                self.facts.busy = true;
-                let version = resolution.version().cloned();
-                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
-            }
-            Step::Switch { .. } => self.facts.switching = true,
-            Step::Seed { target, .. } => self.facts.seeds.entry(target.clone()).or_default().busy = true,
-        }
-    }
-}
-
-/// From time to time: removes what readers have let go of, and looks whether seeded targets still stand.
+/// From time to time, and when something may have become collectable: looks whether seeded targets still stand, and
+/// removes what retention and readers have let go of.
 async fn keep_house(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
+            () = shared.house.due.notified() => {}
             () = tokio::time::sleep(HOUSE_ROUND) => {}
         }
-        let (store, seeder) = (shared.store.clone(), shared.seeder.clone());
-        let round = tokio::task::spawn_blocking(move || (store.sweep(), seeder.records()));
-        let Ok((swept, records)) = round.await else { continue };
-        if let Err(error) = swept {
-            tracing::warn!(%error, "drained versions not removed yet");
+        let keeping = shared.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
+            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again later");
         }
-        shared.note_records(records);
+        // Leases end and versions age by themselves.
+        shared.changed();
     }
 }

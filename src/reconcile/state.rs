@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Moment};
-use super::run::Tracked;
+use super::tracked::Tracked;
 use crate::acquire::Phase;
 use crate::fs::{LinkMode, RelPath};
 use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish, error_chain};
 use crate::seed::Record;
-use crate::store::{Holding, ManifestHead, Report};
+use crate::store::{Fate, HolderName, Holding, ManifestHead, Report, TimedLease};
 
 /// Where an artifact stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,8 @@ pub struct ArtifactState {
     pub observed_generation: Option<Digest>,
     /// Declared targets and those seeded by hand.
     pub seeds: Vec<SeedState>,
+    /// Consumers that hold a version.
+    pub leases: Vec<LeaseState>,
 }
 
 /// One version on the node.
@@ -156,6 +158,18 @@ pub struct SeedProgressState {
     pub bytes: u64,
 }
 
+/// A consumer's hold on a version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseState {
+    /// Who holds it.
+    pub holder: HolderName,
+    /// Which version.
+    pub version: VersionName,
+    /// When it ends unless it is renewed.
+    pub expires_at: Timestamp,
+}
+
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -196,6 +210,8 @@ pub(super) struct Seen<'a> {
     pub(super) holding: &'a Holding,
     pub(super) node_pin: Option<VersionName>,
     pub(super) records: &'a [Record],
+    pub(super) fates: &'a [Fate],
+    pub(super) leases: Vec<TimedLease>,
     /// Targets being seeded from this artifact.
     pub(super) seeding: &'a BTreeMap<RelPath, SeedProgressState>,
     pub(super) now: Moment,
@@ -246,7 +262,11 @@ pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
         latest: tracked.and_then(|t| t.named.clone()),
         pin: seen.pin().map(|(version, _)| version.clone()),
         pinned_by: seen.pin().map(|(_, by)| by),
-        versions: seen.holding.newest_first().into_iter().map(|head| version_state(head, seen)).collect(),
+        versions: seen
+            .fates
+            .iter()
+            .filter_map(|fate| Some(version_state(seen.holding.versions.get(&fate.version)?, fate)))
+            .collect(),
         progress,
         last_error,
         last_error_at,
@@ -255,6 +275,7 @@ pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
         refreshed_at: tracked.and_then(|t| t.refreshed_at),
         observed_generation: seen.artifact.map(|artifact| artifact.generation.clone()),
         seeds: seed_states(name, seen),
+        leases: seen.leases.iter().cloned().map(lease_state).collect(),
     }
 }
 
@@ -269,29 +290,23 @@ fn next_try(seen: &Seen<'_>) -> Option<Timestamp> {
     seen.wall_clock.checked_add(jiff::SignedDuration::try_from(ahead).ok()?).ok()
 }
 
-fn version_state(head: &ManifestHead, seen: &Seen<'_>) -> VersionState {
-    let version = &head.version;
-    let mut why = Vec::new();
-    if seen.holding.current.as_ref() == Some(version) {
-        why.push("current".to_owned());
-    }
-    if seen.pin().is_some_and(|(pin, _)| pin == version) {
-        why.push("pinned".to_owned());
-    }
-    let held = |record: &&Record| record.artifact == head.artifact && record.version == *version;
-    why.extend(seen.records.iter().filter(held).map(|record| format!("seeded at {}", record.target)));
-    if why.is_empty() {
-        why.push("retained".to_owned());
-    }
+fn lease_state(lease: TimedLease) -> LeaseState {
+    LeaseState { holder: lease.holder, version: lease.version, expires_at: lease.expires_at }
+}
+
+fn version_state(head: &ManifestHead, fate: &Fate) -> VersionState {
     VersionState {
-        version: version.clone(),
+        version: head.version.clone(),
         digest: head.archive.digest.clone(),
         bytes: head.bytes,
         files: head.files,
         published_at: head.published_at,
         state: State::Ready,
         weak: head.archive.weak,
-        kept: why.join(", "),
+        kept: match fate.why.keeps() {
+            true => fate.why.to_string(),
+            false => format!("until it is collected: {}", fate.why),
+        },
     }
 }
 

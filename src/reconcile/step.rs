@@ -1,7 +1,7 @@
 //! The planner's steps, carried out one by one; what came of it goes back into what is known.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -9,21 +9,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
+use super::room::RoomError;
 use super::run::Shared;
 use super::state::{Failure, LastSeed};
-use crate::acquire::{AcquireError, Acquired, Phase, Resolution, ResolveError};
+use crate::acquire::{AcquireError, Resolution, ResolveError};
 use crate::fs::RelPath;
-use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain, recipe_digest};
+use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain};
 use crate::seed::{self, PATIENCE, SeedError, SeedProgress, Seeded};
-use crate::store::{ManifestHead, NewVersion, PublishError, Reason, Staging, StoreError};
+use crate::store::{PublishError, StoreError};
 
 /// Why a step of the source failed.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub(super) enum StepError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Acquire(#[from] AcquireError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -44,10 +47,11 @@ enum StepError {
 }
 
 impl StepError {
-    fn failing(&self) -> Failing {
+    pub(super) fn failing(&self) -> Failing {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
             StepError::Acquire(error) => !error.is_transient(),
+            StepError::Room(error) => matches!(error, RoomError::NoRoom(_)),
             StepError::Publish(PublishError::OtherBytes { .. })
             | StepError::OtherBytes { .. }
             | StepError::OtherVersion { .. }
@@ -79,6 +83,7 @@ impl Shared {
         let error = StepError::Panicked;
         match begun {
             Step::Resolve { .. } | Step::Acquire { .. } => self.failed(&artifact, &error),
+            Step::Repair { head, .. } => self.not_repaired(&artifact, &head, &error, &cancel),
             Step::Switch { version, .. } => self.not_switched(&artifact, &version, &error).await,
             Step::Seed { target, .. } => self.not_seeded(&artifact, target, error_chain(&error)),
         }
@@ -88,6 +93,7 @@ impl Shared {
         match step {
             Step::Resolve { wish, .. } => self.resolve(artifact, &wish, cancel).await,
             Step::Acquire { wish, resolution, .. } => self.acquire(artifact, &wish, &resolution, cancel).await,
+            Step::Repair { head, .. } => self.repair(artifact, &head, cancel).await,
             Step::Switch { version, .. } => self.switch(artifact, version).await,
             Step::Seed { version, target, .. } => self.seed_declared(artifact, version, target).await,
         }
@@ -137,22 +143,16 @@ impl Shared {
     }
 
     async fn acquire(
-        &self,
+        self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         wish: &VersionWish,
         resolution: &Resolution,
         cancel: &CancellationToken,
     ) {
-        let gate = {
-            let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
-            gates.entry(artifact.name.clone()).or_default().clone()
-        };
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            (_alone, permit) = async { (gate.lock_owned().await, self.downloads.acquire().await) } => {
-                let outcome = self.fetch_and_publish(artifact, wish, resolution, cancel).await;
-                drop(permit);
-                outcome
+            _turn = self.turn(&artifact.name) => {
+                self.fetch_and_publish(artifact, wish, resolution, None, cancel).await
             }
         };
         match outcome {
@@ -163,96 +163,10 @@ impl Shared {
                 tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
                     bytes = head.bytes, files = head.files, "version published");
                 self.succeeded(artifact, wish, Some(head.version.clone()));
+                self.house.due.notify_one();
             }
             Err(error) => self.failed(artifact, &error),
         }
-    }
-
-    async fn fetch_and_publish(
-        &self,
-        artifact: &Arc<Artifact>,
-        wish: &VersionWish,
-        resolution: &Resolution,
-        cancel: &CancellationToken,
-    ) -> Result<Arc<ManifestHead>, StepError> {
-        let (store, name) = (self.store.clone(), artifact.name.clone());
-        let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
-        let progress = self.progress(artifact);
-        let began = tokio::time::Instant::now();
-        let acquired = match self.fetcher.acquire(artifact, resolution, &staging, &progress, cancel).await {
-            Ok(acquired) => acquired,
-            Err(error) => {
-                if let Err(left) = self.clean_up(artifact, &staging, &error).await {
-                    // What is to be told is why the bytes are bad.
-                    tracing::warn!(artifact = %artifact.name, error = error_chain(&left), "bad bytes not in quarantine");
-                }
-                return Err(error.into());
-            }
-        };
-        tracing::info!(artifact = %artifact.name, version = %acquired.version, digest = %acquired.digest,
-            bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
-        if let VersionWish::Exact(wanted) = wish
-            && *wanted != acquired.version
-        {
-            let emptied = staging.clone();
-            tokio::task::spawn_blocking(move || emptied.discard_tree().and_then(|()| emptied.discard_download()))
-                .await??;
-            return Err(StepError::OtherVersion { wanted: wanted.clone(), found: acquired.version });
-        }
-        progress.enter(Phase::Publishing);
-        let (store, artifact) = (self.store.clone(), artifact.clone());
-        tokio::task::spawn_blocking(move || {
-            let new = new_version(&artifact, acquired);
-            // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
-            if let Some(head) = store.head(&new.artifact, &new.version)
-                && head.archive.digest == new.digest
-                && head.recipe == new.recipe
-            {
-                staging.discard_tree()?;
-                staging.discard_download()?;
-                return Ok(head);
-            }
-            store
-                .publish(&staging, new, Timestamp::now())
-                .inspect_err(|error| {
-                    let emptied = staging
-                        .discard_tree()
-                        .and_then(|()| if error.is_no_space() { staging.discard_download() } else { Ok(()) });
-                    if let Err(error) = emptied {
-                        tracing::warn!(%error, "staging not cleaned");
-                    }
-                })
-                .map_err(StepError::from)
-        })
-        .await?
-    }
-
-    /// Bad bytes go into quarantine with the reason; whatever else fails cleans up after itself.
-    async fn clean_up(&self, artifact: &Artifact, staging: &Staging, error: &AcquireError) -> Result<(), StepError> {
-        if !error.is_bad_content() {
-            return Ok(());
-        }
-        let reason = Reason::new("acquire", error);
-        let (store, name, staging) = (self.store.clone(), artifact.name.clone(), staging.clone());
-        let put_aside = move || {
-            let done = store.quarantine_download(&name, &staging, &reason);
-            if done.is_err() {
-                // Bad bytes are not resumed from.
-                staging.discard_tree().and_then(|()| staging.discard_download())?;
-            }
-            done
-        };
-        Ok(tokio::task::spawn_blocking(put_aside).await??)
-    }
-
-    fn progress(&self, artifact: &Artifact) -> Arc<crate::acquire::Progress> {
-        let mut progress = Arc::default();
-        self.update(artifact, |tracked| {
-            if let Some(running) = &tracked.running {
-                progress = running.progress.clone();
-            }
-        });
-        progress
     }
 
     fn succeeded(&self, artifact: &Artifact, wish: &VersionWish, version: Option<VersionName>) {
@@ -296,6 +210,7 @@ impl Shared {
             Ok(()) => {
                 tracing::info!(artifact = %artifact.name, %version, "current switched");
                 self.update(artifact, |tracked| tracked.facts.switching = false);
+                self.house.due.notify_one();
             }
             Err(error) => self.not_switched(artifact, &version, &error).await,
         }
@@ -358,7 +273,11 @@ impl Shared {
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
             let under_way = shared.under_way.begin(artifact, request.target.clone(), progress.clone());
-            let seeded = shared.seeder.seed(&version, &request, &progress)?;
+            let seeded = shared.seeder.seed(&version, &request, &progress).inspect_err(|error| {
+                if let SeedError::StoreDamaged { path, what, .. } = error {
+                    shared.take_out_sometime(&version, "seed", format!("{path}: {what}"));
+                }
+            })?;
             if let Some(record) = shared.seeder.record(&request.target) {
                 shared.note_record(record);
             }
@@ -375,20 +294,5 @@ impl Shared {
             Ok(seeded)
         };
         self.tasks.spawn_blocking(work).await?
-    }
-}
-
-fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {
-    NewVersion {
-        artifact: artifact.name.clone(),
-        version: acquired.version,
-        source_url: acquired.source_url,
-        digest: acquired.digest,
-        size: acquired.size,
-        verified_by: acquired.verified_by,
-        resolved_from: acquired.resolved_from,
-        recipe: recipe_digest(&artifact.unpack),
-        keep_archive: artifact.keep_archive,
-        entries: acquired.entries,
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{Digest, FetchSettings, load_catalog};
+use crate::intent::{Digest, FetchSettings, ScrubSettings, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -44,7 +44,9 @@ impl Running {
         let catalog = load_catalog(&at("config")).unwrap();
         assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let parts = Parts { store, fetcher, seeder, catalog, records: vec![], concurrency: 1 };
+        let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
+        let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
+        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency: 1, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }
@@ -135,5 +137,20 @@ async fn nobody_waits_for_what_no_document_declares_any_more() {
     let waited = node.reconciler.wait(&name, Some(&version), LONG).await;
     assert!(matches!(waited, Err(WaitError::Failed { .. })), "{waited:?}");
     assert!(node.wait().await.is_ok(), "what is here is here");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
+    let node = Running::start("", Running::fetcher());
+    let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
+    let manifest = node.root.path().join(format!("store/versions/thing/{version}/manifest.json"));
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::write(&manifest, "no manifest").unwrap();
+    node.reconciler.verify(&name, None, false).await.unwrap_err();
+    let found = node.reconciler.verify(&name, None, true).await.unwrap();
+    assert_eq!((found[0].repairing, found[0].report.damaged), (true, 1));
+    node.reconciler.wait_for_repair(&name, &version, LONG).await.unwrap();
+    assert_eq!(node.reconciler.verify(&name, None, false).await.unwrap()[0].report.damaged, 0);
     node.stop().await;
 }

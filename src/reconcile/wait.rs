@@ -112,6 +112,26 @@ impl Reconciler {
         .await
     }
 
+    /// Waits until a damaged version is here again, or the first try to have it failed; `Failed` when nobody tries.
+    pub(super) async fn wait_for_repair(
+        &self,
+        name: &ArtifactName,
+        version: &VersionName,
+        timeout: Duration,
+    ) -> Result<ArtifactState, WaitError> {
+        self.wait_until(name, timeout, |reconciler| {
+            let world = reconciler.shared.world();
+            let here = reconciler.shared.store.head(name, version).is_some();
+            match world.tracked.contains_key(name) && world.repairs.is_first_try(name, version) {
+                _ if here => Look::Done,
+                true => Look::NotYet,
+                false if world.repairs.holds(name, version) => Look::Done,
+                false => Look::Failed,
+            }
+        })
+        .await
+    }
+
     /// Marks the source to be asked; the number of answers after which the question is answered.
     fn ask_source(&self, name: &ArtifactName) -> Option<u64> {
         let answers = {

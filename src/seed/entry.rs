@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::lock;
 use super::{Next, Rung, SeedError, SeedProgress, Why, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Stat};
-use crate::store::{Entry, EntryType, ManifestHead, store_mode};
+use crate::store::{Entry, EntryType, ManifestHead, Version, store_mode};
 
 /// Makes the entries of one tree; shared by the threads that do.
 #[derive(Debug)]
 pub(super) struct Maker<'a> {
+    pub(super) version: &'a Version,
     pub(super) head: &'a ManifestHead,
     pub(super) progress: &'a SeedProgress,
     rung: Mutex<Rung>,
@@ -38,10 +39,11 @@ pub(super) fn own_name(entry: &Entry) -> RelPath {
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(head: &'a ManifestHead, rung: Rung, progress: &'a SeedProgress) -> Self {
+    pub(super) fn new(version: &'a Version, rung: Rung, progress: &'a SeedProgress) -> Self {
         let owners = rustix::process::geteuid().is_root();
         let (rung, alone) = (Mutex::new(rung), Mutex::default());
-        Self { head, progress, rung, owners, alone, written: AtomicU64::new(0) }
+        let head = &**version.head();
+        Self { version, head, progress, rung, owners, alone, written: AtomicU64::new(0) }
     }
 
     /// The mode in use now.
@@ -95,8 +97,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// The store's file, held against its manifest as far as that is cheap: published files never change, so any
-    /// difference is somebody's doing.
+    /// The store's file, held against its manifest: published files never change, so any difference is somebody's
+    /// doing. Its content is read only where its state is not one that is known to be good.
     pub(super) fn sound(&self, entry: &Entry, from: &Dir) -> Result<Stat, SeedError> {
         let stat = from.stat(&own_name(entry))?.ok_or_else(|| self.damaged(entry, "it is missing"))?;
         let what = if stat.kind != Kind::File {
@@ -109,29 +111,71 @@ impl<'a> Maker<'a> {
             "its mode changed"
         } else if (stat.uid, stat.gid) != (entry.uid, entry.gid) {
             "its owner changed"
+        } else if !self.content_is_sound(entry, from, &stat)? {
+            "its content has another digest"
         } else {
             return Ok(stat);
         };
         Err(self.damaged(entry, what))
     }
 
+    fn content_is_sound(&self, entry: &Entry, from: &Dir, stat: &Stat) -> Result<bool, SeedError> {
+        let Some(sha256) = &entry.sha256 else { return Err(self.damaged(entry, "the manifest has no digest of it")) };
+        if self.version.knows(stat, sha256) {
+            return Ok(true);
+        }
+        let name = own_name(entry);
+        Ok(self.version.is_sound(&from.open_file(&name)?, sha256, &from.path_of(&name))?)
+    }
+
     /// Makes a file at `name` in `to`, where nothing is, of the sound one in the store's directory `from`.
-    pub(super) fn file(&self, entry: &Entry, from: &Dir, to: &Dir, name: &RelPath) -> Result<(), SeedError> {
-        match self.file_by_mode(entry, from, to, name)? {
+    pub(super) fn file(
+        &self,
+        entry: &Entry,
+        sound: &Stat,
+        from: &Dir,
+        to: &Dir,
+        name: &RelPath,
+    ) -> Result<(), SeedError> {
+        match self.file_by_mode(entry, sound, from, to, name)? {
             Made::AsTheTree => Ok(()),
             Made::OnlyByCopy(why) => self.copy_alone(entry, from, to, name, why),
         }
     }
 
+    /// Gives the store's file a name more, which changes its ctime: no reason to read it the next time.
+    fn hard_link(
+        &self,
+        entry: &Entry,
+        sound: &Stat,
+        from: &Dir,
+        to: &Dir,
+        name: &RelPath,
+    ) -> Result<io::Result<()>, SeedError> {
+        if let Err(failure) = fs::hard_link(from, &own_name(entry), to, name) {
+            return Ok(Err(failure));
+        }
+        if let (Some(sha256), Some(linked)) = (&entry.sha256, to.stat(name)?) {
+            self.version.follow(sound, &linked, sha256);
+        }
+        self.count_bytes(entry.size);
+        Ok(Ok(()))
+    }
+
     /// The same, but leaves the copy of a file that the tree's mode does not do for to the caller.
-    pub(super) fn file_by_mode(&self, entry: &Entry, from: &Dir, to: &Dir, name: &RelPath) -> Result<Made, SeedError> {
+    pub(super) fn file_by_mode(
+        &self,
+        entry: &Entry,
+        sound: &Stat,
+        from: &Dir,
+        to: &Dir,
+        name: &RelPath,
+    ) -> Result<Made, SeedError> {
         loop {
             let rung = *lock(&self.rung);
             let tried = match rung.mode() {
                 LinkMode::Reflink => self.reflink(entry, from, to, name)?,
-                LinkMode::Hardlink => {
-                    fs::hard_link(from, &own_name(entry), to, name).inspect(|()| self.count_bytes(entry.size))
-                }
+                LinkMode::Hardlink => self.hard_link(entry, sound, from, to, name)?,
                 LinkMode::Copy => {
                     self.copy(entry, from, to, name)?;
                     Ok(())
@@ -233,8 +277,8 @@ impl<'a> Maker<'a> {
         match entry.kind {
             EntryType::Symlink => self.symlink(entry, to, name),
             _ => {
-                self.sound(entry, from)?;
-                self.file(entry, from, to, name)
+                let sound = self.sound(entry, from)?;
+                self.file(entry, &sound, from, to, name)
             }
         }
     }

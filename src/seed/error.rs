@@ -97,8 +97,8 @@ pub enum SeedError {
     },
     /// The store's bytes were changed behind its back.
     #[error(
-        "{path} of {artifact}@{version} is damaged in the store: {what}; run `seedcache verify {artifact}@{version} \
-         --repair`"
+        "{path} of {artifact}@{version} is damaged in the store: {what}; the version goes into quarantine and is fetched \
+         again: ask again in a while"
     )]
     StoreDamaged {
         /// The artifact.

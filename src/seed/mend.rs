@@ -169,7 +169,7 @@ impl Mender<'_> {
             return Ok(());
         }
         let (scratch, made) = self.scratch()?;
-        if let Made::OnlyByCopy(why) = self.maker.file_by_mode(entry, &spot.pair.from, &scratch, &made)? {
+        if let Made::OnlyByCopy(why) = self.maker.file_by_mode(entry, &store, &spot.pair.from, &scratch, &made)? {
             if self.is_good_copy(entry, &spot.pair.to, found)? {
                 return Ok(());
             }

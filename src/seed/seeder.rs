@@ -207,7 +207,7 @@ impl Seeder {
 
     fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
         let mut mark = seed.mark;
-        let maker = Maker::new(work.head, Rung::resumed(work.request.link, mark.mode), work.progress);
+        let maker = Maker::new(work.version, Rung::resumed(work.request.link, mark.mode), work.progress);
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: seed.dir };
@@ -256,7 +256,7 @@ impl Seeder {
     }
 
     fn build_in(&self, work: &Work, dir: &Dir) -> Result<(Mark, u64), SeedError> {
-        let maker = Maker::new(work.head, Rung::first(work.request.link), work.progress);
+        let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
         let mark = Mark {

@@ -432,7 +432,7 @@ fn a_store_written_through_a_seed_is_noticed() {
         let error = house.ask(&version, &to(target, Link::Hardlink)).unwrap_err();
         let SeedError::StoreDamaged { path: damaged, .. } = &error else { panic!("{error}") };
         assert_eq!(damaged, &path("platform/kernel/unix"));
-        assert!(error.to_string().contains("seedcache verify thing@v1 --repair"), "{error}");
+        assert!(error.to_string().contains("thing@v1 is damaged in the store: "), "{error}");
     }
     assert!(!house.at("pod/other").exists());
     house.assert_tidy("pod");

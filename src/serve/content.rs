@@ -14,24 +14,32 @@ pub(super) enum ContentError {
     Fs(#[from] fs::Error),
     /// Written to behind the store's back.
     #[error(
-        "{path} of {artifact}@{version} was changed after it was published; run `seedcache verify {artifact}@{version} --repair`"
+        "{path} of {artifact}@{version} was changed after it was published; the version is being fetched again, ask \
+         again in a while"
     )]
     Damaged { artifact: ArtifactName, version: VersionName, path: RelPath },
 }
 
-/// Opens a regular file (or a further name of one); one whose size or time is not the manifest's is refused.
-pub(super) fn open_entry(version: &Version, entry: &Entry) -> Result<File, ContentError> {
-    let damaged = || ContentError::Damaged {
-        artifact: version.head().artifact.clone(),
-        version: version.head().version.clone(),
-        path: entry.path.clone(),
+/// Opens a regular file (or a further name of one) whose content has this digest; one that was changed is refused, and
+/// its version reported.
+pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Result<File, ContentError> {
+    let damaged = || {
+        version.report(format!("{} was changed after it was published", entry.path));
+        ContentError::Damaged {
+            artifact: version.head().artifact.clone(),
+            version: version.head().version.clone(),
+            path: entry.path.clone(),
+        }
     };
     let file = match version.tree().open_file(&entry.path) {
         Err(error) if error.is_not_found() => return Err(damaged()),
         other => other?,
     };
     let stat = Dir::stat_file(&file, entry.path.as_path())?;
-    if stat.size == entry.size && stat.mtime == entry.mtime_parts() { Ok(file) } else { Err(damaged()) }
+    let unchanged = stat.size == entry.size
+        && stat.mtime == entry.mtime_parts()
+        && version.is_sound(&file, sha256, &version.tree().path_of(&entry.path))?;
+    if unchanged { Ok(file) } else { Err(damaged()) }
 }
 
 /// The media type of a file, by its name. Nothing that a browser would run: trees come from outside.

@@ -176,12 +176,13 @@ fn node(shelf: &Shelf, addressed: &Addressed) -> Result<Node, Problem> {
 }
 
 fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &Entry) -> Result<Node, Problem> {
-    let digest = content_of(manifest, entry).and_then(|bytes| Digest::new(crate::intent::Algorithm::Sha256, &bytes));
-    let digest = digest.ok_or_else(|| {
+    let sha256 = content_of(manifest, entry).ok_or_else(|| {
         let detail = format!("the manifest has no digest for {}", entry.path);
         Problem::new(Kind::Internal, detail, "run `seedcache verify --repair` on this version")
     })?;
-    let file = open_entry(version, entry)?;
+    let digest = Digest::new(crate::intent::Algorithm::Sha256, &sha256)
+        .unwrap_or_else(|| unreachable!("32 bytes are as many as SHA-256 has"));
+    let file = open_entry(version, entry, &sha256)?;
     let what = Representation {
         modified: u64::try_from(entry.mtime_parts().0).ok(),
         media_type: media_type(entry.path.file_name()),
@@ -305,7 +306,7 @@ impl From<ContentError> for Problem {
         match error {
             ContentError::Fs(error) => error.into(),
             ContentError::Damaged { ref artifact, ref version, .. } => {
-                let next = format!("run `seedcache verify {artifact}@{version} --repair`");
+                let next = format!("…/wait?version={version} of {artifact} waits for it");
                 Self::new(Kind::Internal, error_chain(&error), next)
             }
         }

@@ -112,6 +112,7 @@ pub(super) fn state(name: &str, stand: State) -> ArtifactState {
         refreshed_at: None,
         observed_generation: Some(Digest::sha256(b"document")),
         seeds: vec![],
+        leases: vec![],
     }
 }
 

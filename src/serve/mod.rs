@@ -17,6 +17,7 @@ mod files;
 mod fixture;
 mod gate;
 mod health;
+mod keep;
 mod listener;
 mod manifests;
 mod metrics;

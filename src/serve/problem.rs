@@ -289,6 +289,7 @@ impl From<SeedError> for Problem {
         match error {
             // Transparent: it stands in the error's place, not among its causes.
             SeedError::Fs(file) => file.into(),
+            SeedError::StoreDamaged { .. } => Self::new(Kind::NotReady, error_chain(&error), "ask again in a while"),
             #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
             error => match file_error(&error) {
                 Some(file) => Self::file_operation(&error, file.is_no_space()),

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
-use super::{events, files, health, page, pin, scrape};
+use super::{events, files, health, keep, page, pin, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
@@ -61,6 +61,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/artifacts/{name}/refresh", post(refresh))
         .route("/v1/artifacts/{name}/verify", post(verify))
         .merge(files::routes())
+        .merge(keep::routes())
         .with_state(app);
     observed(routes, observer)
 }

@@ -70,7 +70,8 @@ impl TreeTar {
             return Ok(true);
         };
         if entry.kind == EntryType::File {
-            let file = open_entry(&self.version, entry).map_err(io::Error::other)?;
+            let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+            let file = open_entry(&self.version, entry, sha256).map_err(io::Error::other)?;
             // Below 512.
             let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
             self.file = Some((FileRange::new(file, 0..entry.size, self.version.clone()), padding));

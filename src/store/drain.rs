@@ -31,12 +31,14 @@ impl Store {
         let (_, aside) = self.out_of_sight();
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
         lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
-        dir.sync()?;
-        // It is out of sight; what cannot be removed now is removed by a later round.
+        dir.sync()
+    }
+
+    /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.
+    pub(super) fn tidy(&self) {
         if let Err(error) = self.sweep() {
             tracing::warn!(error = error_chain(&error), "drained versions not removed yet");
         }
-        Ok(())
     }
 
     /// A place out of sight for a directory that is about to be removed by whoever moves it there; what is left of it
@@ -78,6 +80,12 @@ impl Store {
     pub(super) fn is_leased(&self, artifact: &ArtifactName, version: &VersionName, lease: &Arc<Lease>) -> bool {
         let leases = lock(&self.leases);
         leases.get(&(artifact.clone(), version.clone())).is_some_and(|known| known.as_ptr() == Arc::as_ptr(lease))
+    }
+
+    /// Whether anybody has the version open.
+    pub fn is_read(&self, artifact: &crate::intent::ArtifactName, version: &crate::intent::VersionName) -> bool {
+        let leases = lock(&self.leases);
+        leases.get(&(artifact.clone(), version.clone())).is_some_and(|lease| lease.strong_count() > 0)
     }
 
     /// The lease that all readers of a version share.

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::drain::{Draining, Lease};
 use super::index::Index;
+use super::leases::Leases;
 use super::pins::Pins;
+use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
 use crate::intent::{ArtifactName, VersionName, error_chain};
@@ -30,7 +32,11 @@ pub struct Store {
     /// Held while a manifest is read: those who want it too wait for it, rather than each read one of their own.
     pub(super) reading: Mutex<()>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
+    pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
+    pub(super) soundness: Arc<Soundness>,
+    /// One version goes into quarantine at a time.
+    pub(super) quarantining: Mutex<()>,
     _lock: Lock,
 }
 
@@ -111,7 +117,9 @@ impl Store {
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
         let index = Index::open(&root, &quarantine);
+        let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
         let pins = Pins::open(&root);
+        let soundness = Arc::new(Soundness::load(&root));
         let store = Self {
             root,
             versions,
@@ -124,7 +132,10 @@ impl Store {
             manifests: Mutex::default(),
             reading: Mutex::default(),
             leases: Mutex::default(),
+            timed_leases,
             draining: Draining::default(),
+            soundness,
+            quarantining: Mutex::default(),
             _lock: lock,
         };
         if let Err(error) = store.clear_drained() {

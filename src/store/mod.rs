@@ -4,27 +4,37 @@
 //! directories and manifests are the truth, the index only a hint that is checked (invariant 2); one writer
 //! (invariant 3). Everything here blocks: async callers go through `spawn_blocking`.
 
+mod budget;
+mod collect;
 mod drain;
 mod index;
 mod inventory;
 mod layout;
+mod leases;
 mod manifest;
 mod pins;
 mod publish;
 mod quarantine;
 mod scan;
+mod scrub;
+mod sound;
 mod staging;
 #[cfg(test)]
 mod tests;
 mod verify;
 mod version;
 
+pub use budget::{Limits, Promises, Room};
+pub use collect::{Age, Claim, Claims, Fate, Why, fates, make_room};
 pub use inventory::{Holding, Inventory};
 pub use layout::{OpenError, Store, StoreError};
+pub use leases::{HolderName, LONGEST_LEASE, LeaseError, TimedLease};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};
 pub use pins::Pinned;
 pub use publish::{NewVersion, PublishError};
 pub use quarantine::Reason;
+pub use scrub::{Pace, Scrubbed, next_due};
+pub use sound::DamageReport;
 pub use staging::Staging;
 pub use verify::{Damage, Report, store_mode};
 pub use version::Version;

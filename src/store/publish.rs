@@ -103,7 +103,9 @@ impl Store {
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
         let manifest = seal(new, now);
-        make_durable(&staged.open_dir(&own("tree"))?, &manifest.entries)?;
+        let tree = staged.open_dir(&own("tree"))?;
+        make_durable(&tree, &manifest.entries)?;
+        self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
         let head = self.reveal(staging, manifest, held.is_some())?;
         staging.discard_download()?;
@@ -135,6 +137,7 @@ impl Store {
         }
         if replace {
             self.drain(staging.dir(), &Staging::version_name(), || readers)?;
+            self.tidy();
         }
         staging.dir().sync()?;
         Ok(head)

@@ -1,13 +1,18 @@
 //! Where bytes go that failed a check, with the reason. One place for each artifact's archive and for each version: a
 //! source that is wrong again and again does not fill the disk.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::layout::{lock, own};
-use super::{Staging, Store, StoreError};
-use crate::fs::{self, Dir, RelPath, Rename};
+use super::{ManifestHead, Staging, Store, StoreError, Version};
+use crate::fs::{self, Dir, Kind, RelPath, Rename};
 use crate::intent::{ArtifactName, VersionName, error_chain};
+
+/// Bytes of `repair.json`.
+const REPAIR_LIMIT: u64 = 1 << 20;
 
 /// Why something is in quarantine; stands beside it as `reason.json`.
 #[derive(Debug, Clone, Serialize)]
@@ -52,20 +57,81 @@ impl Store {
         version: &VersionName,
         reason: &Reason,
     ) -> Result<(), StoreError> {
+        let head = self.head(artifact, version);
         self.unlink_current_if(artifact, version)?;
-        self.quarantine_dir(artifact, version, reason)?;
+        self.quarantine_dir(artifact, version, reason, head.as_deref())?;
         self.forget(artifact, version);
         lock(&self.manifests).remove(&(artifact.clone(), version.clone()));
         Ok(())
     }
 
+    /// The same for a version found damaged while it was open; `false` when that very directory is out of service
+    /// already, by whoever found it too.
+    pub fn quarantine_damaged(&self, version: &Version, reason: &Reason) -> Result<bool, StoreError> {
+        let _alone = lock(&self.quarantining);
+        let (artifact, name) = (&version.head().artifact, &version.head().version);
+        let published = match self.open_version(artifact, name) {
+            Err(StoreError::NoVersion { .. }) => return Ok(false),
+            other => other?,
+        };
+        if !published.is_same(version)? {
+            return Ok(false);
+        }
+        self.quarantine_version(artifact, name, reason)?;
+        Ok(true)
+    }
+
+    /// Versions in quarantine that are still to be had again, over restarts.
+    pub fn pending_repairs(&self) -> fs::Result<Vec<ManifestHead>> {
+        let mut pending = Vec::new();
+        for artifact in self.quarantine.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir) {
+            let dir = self.quarantine.open_dir(&artifact.name)?;
+            for place in dir.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir) {
+                let place = dir.open_dir(&place.name)?;
+                // Without the version it never got here, and is found again where it is.
+                let Some(_) = place.stat(&own("version"))? else { continue };
+                let Ok(json) = place.read(&own("repair.json"), REPAIR_LIMIT) else { continue };
+                pending.extend(serde_json::from_slice::<ManifestHead>(&json).ok());
+            }
+        }
+        Ok(pending)
+    }
+
+    /// Notes that a version in quarantine is on the node again, seeds and all.
+    pub fn repaired(&self, head: &ManifestHead) -> fs::Result<()> {
+        let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
+        let place = parent.open_dir(&head.version.as_component())?;
+        place.remove_tree(&own("repair.json"))?;
+        place.sync()
+    }
+
+    /// Where the archive of a version in quarantine is, if it was kept.
+    pub fn quarantined_archive(&self, head: &ManifestHead) -> fs::Result<Option<PathBuf>> {
+        let place = || {
+            let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
+            parent.open_dir(&head.version.as_component())?.open_dir(&own("version"))
+        };
+        match place() {
+            Ok(place) => Ok(place.stat(&own("archive"))?.map(|_| place.path_of(&own("archive")))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// With the `head` of a version that is to be had again.
     pub(super) fn quarantine_dir(
         &self,
         artifact: &ArtifactName,
         version: &VersionName,
         reason: &Reason,
+        head: Option<&ManifestHead>,
     ) -> fs::Result<()> {
         let place = self.fresh_place(artifact, &version.as_component(), reason)?;
+        if let Some(head) = head {
+            let json = serde_json::to_vec_pretty(head)
+                .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+            place.write_atomic(&own("repair.json"), &json, 0o600)?;
+        }
         let parent = self.versions.open_dir(&artifact.as_component())?;
         parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
         parent.sync()?;

@@ -103,7 +103,7 @@ fn read_version(
         Err(e) => return Err(e),
     };
     tracing::error!(%artifact, %version, error = %problem, "damaged version put into quarantine");
-    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem))?;
+    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem), None)?;
     Ok(None)
 }
 

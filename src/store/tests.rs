@@ -76,7 +76,11 @@ fn publish_entries(
     staging: &Staging,
     entries: Vec<Entry>,
 ) -> Result<std::sync::Arc<ManifestHead>, PublishError> {
-    let new = NewVersion {
+    store.publish(staging, new_version(name, content, recipe, entries), Timestamp::now())
+}
+
+fn new_version(name: &str, content: &[u8], recipe: &str, entries: Vec<Entry>) -> NewVersion {
+    NewVersion {
         artifact: artifact(),
         version: version(name),
         source_url: "file:///x".into(),
@@ -87,8 +91,7 @@ fn publish_entries(
         recipe: Digest::sha256(recipe.as_bytes()),
         keep_archive: false,
         entries,
-    };
-    store.publish(staging, new, Timestamp::now())
+    }
 }
 
 fn publish(store: &Store, name: &str, content: &[u8]) {
@@ -488,4 +491,129 @@ fn a_crowd_that_wants_one_manifest_reads_it_once() {
 fn drained(root: &Path) -> usize {
     let names = sys::read_dir(root.join("staging")).unwrap().map(|e| e.unwrap().file_name());
     names.filter(|name| name.as_encoded_bytes().starts_with(b".drain-")).count()
+}
+
+/// The content of an inventory, by name and second of publication.
+pub(crate) fn inventory_of(versions: &[(&str, i64)]) -> Inventory {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    for (name, second) in versions {
+        let (staging, entries) = stage(&store, name.as_bytes());
+        let at = Timestamp::from_second(*second).unwrap();
+        store.publish(&staging, new_version(name, name.as_bytes(), "recipe", entries), at).unwrap();
+    }
+    store.inventory()
+}
+
+#[test]
+fn a_file_is_read_only_in_a_state_that_is_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let sha256: [u8; 32] = hex::decode(Digest::sha256(b"one").hex()).unwrap().try_into().unwrap();
+    let linked = dir.path().join("linked");
+    {
+        let store = Store::open(&root).unwrap();
+        publish(&store, "1", b"one");
+        let version = store.open_version(&artifact(), &version("1")).unwrap();
+        let stat = || version.tree().stat(&path("d/f")).unwrap().unwrap();
+        let published = stat();
+        assert!(version.knows(&published, &sha256));
+        assert!(!version.knows(&published, &[0; 32]), "the state goes with the digest");
+        // A name more changes the ctime: known when followed, else only once it was read.
+        let inode = version.tree().path().join("d/f");
+        sys::hard_link(&inode, &linked).unwrap();
+        assert!(!version.knows(&stat(), &sha256));
+        version.follow(&published, &stat(), &sha256);
+        assert!(version.knows(&stat(), &sha256) && !version.knows(&published, &sha256));
+        sys::remove_file(&linked).unwrap();
+        assert!(!version.knows(&stat(), &sha256));
+        let file = version.tree().open_file(&path("d/f")).unwrap();
+        assert!(version.is_sound(&file, &sha256, Path::new("d/f")).unwrap());
+        assert!(version.knows(&stat(), &sha256));
+        store.remember_sound().unwrap();
+    }
+    {
+        let store = Store::open(&root).unwrap();
+        let version = store.open_version(&artifact(), &version("1")).unwrap();
+        let stat = || version.tree().stat(&path("d/f")).unwrap().unwrap();
+        let known = stat();
+        assert!(version.knows(&known, &sha256), "over a restart");
+        // A byte flipped and the time set back.
+        let inode = version.tree().path().join("d/f");
+        sys::set_permissions(&inode, sys::Permissions::from_mode(0o644)).unwrap();
+        let file = sys::File::options().write(true).open(&inode).unwrap();
+        file.write_all_at(b"0", 1).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(known.mtime.0 as u64, known.mtime.1))
+            .unwrap();
+        sys::set_permissions(&inode, sys::Permissions::from_mode(known.mode)).unwrap();
+        assert_eq!((stat().mtime, stat().size, stat().mode), (known.mtime, known.size, known.mode));
+        let file = version.tree().open_file(&path("d/f")).unwrap();
+        assert!(!version.is_sound(&file, &sha256, Path::new("d/f")).unwrap());
+    }
+    let file = root.join("sound");
+    let mut bytes = sys::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    sys::write(&file, bytes).unwrap();
+    let store = Store::open(&root).unwrap();
+    let version = store.open_version(&artifact(), &version("1")).unwrap();
+    let stat = version.tree().stat(&path("d/f")).unwrap().unwrap();
+    assert!(!version.knows(&stat, &sha256), "a damaged file of what is known tells nothing");
+}
+
+#[test]
+fn a_damaged_version_is_to_be_had_again_until_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    publish(&store, "2", b"two");
+    store.switch_current(&artifact(), &version("2")).unwrap();
+    let damaged = store.open_version(&artifact(), &version("2")).unwrap();
+    let reason = Reason::new(
+        "scrub",
+        &PublishError::from(crate::fs::Error::new("read", Path::new("x"), std::io::Error::other("bad"))),
+    );
+    assert!(store.pending_repairs().unwrap().is_empty());
+    assert!(store.quarantine_damaged(&damaged, &reason).unwrap());
+    assert!(!store.quarantine_damaged(&damaged, &reason).unwrap(), "it is out of service already");
+    assert_eq!(store.holding(&artifact()).current, None);
+    assert!(!root.join("current/os").exists());
+    assert_eq!(content_of(&damaged), b"two", "who reads it goes on");
+    drop((damaged, store));
+    let store = Store::open(&root).unwrap();
+    let pending = store.pending_repairs().unwrap();
+    assert_eq!(pending.iter().map(|head| head.version.to_string()).collect::<Vec<_>>(), ["2"]);
+    assert_eq!(store.quarantined_archive(&pending[0]).unwrap(), None);
+    assert!(store.quarantined_spare().unwrap() < store.quarantined().unwrap());
+    store.clear_quarantine(Timestamp::now(), true).unwrap();
+    assert_eq!(store.pending_repairs().unwrap().len(), 1, "what is to be had again is needed");
+    let before = store.open_version(&artifact(), &version("1")).unwrap();
+    publish(&store, "2", b"two");
+    store.repaired(&pending[0]).unwrap();
+    assert!(store.pending_repairs().unwrap().is_empty());
+    store.clear_quarantine(Timestamp::now(), true).unwrap();
+    assert_eq!(store.quarantined().unwrap(), 0);
+    // A late report of what was open before the repair does not take the good one.
+    let late = store.open_version(&artifact(), &version("2")).unwrap();
+    store.remove_version(&artifact(), &version("2")).unwrap();
+    publish(&store, "2", b"two");
+    assert!(!store.quarantine_damaged(&late, &reason).unwrap());
+    assert!(store.quarantine_damaged(&before, &reason).unwrap());
+    assert_eq!(store.holding(&artifact()).versions.len(), 1);
+}
+
+#[test]
+fn a_check_stops_when_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", &vec![7; 1 << 20]);
+    let version = store.open_version(&artifact(), &version("1")).unwrap();
+    let mut read = 0;
+    let stopped = store.verify_while(&version, |bytes| {
+        read += bytes;
+        if bytes > 0 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+    });
+    assert_eq!(stopped.unwrap(), None);
+    assert!(read > 0 && read < 1 << 20, "{read}");
+    assert_eq!(store.verify(&version, |_| {}).unwrap().bytes, 1 << 20);
 }

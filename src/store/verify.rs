@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Read as _;
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Entry, EntryType, Manifest, Store, StoreError, Version};
-use crate::fs::{Dir, Kind, RelPath, Stat};
+use crate::fs::{self, Dir, Kind, RelPath, Stat};
 use crate::intent::error_chain;
 
 /// So many damaged entries are named; the rest are counted.
@@ -26,6 +26,14 @@ pub struct Report {
     pub damaged: u64,
     /// The first hundred of them.
     pub damage: Vec<Damage>,
+}
+
+impl Report {
+    /// The report on a version whose manifest itself is damaged: it cannot be compared with anything.
+    pub fn unreadable(what: String) -> Self {
+        let damage = vec![Damage { path: super::layout::own("manifest.json"), what }];
+        Self { damaged: 1, damage, ..Self::default() }
+    }
 }
 
 /// One entry that is not as its manifest says.
@@ -46,19 +54,37 @@ pub fn store_mode(mode: u32) -> u32 {
 impl Store {
     /// Reads all of a version and compares it with its manifest. `progress` is told of each piece read.
     pub fn verify(&self, version: &Version, mut progress: impl FnMut(u64)) -> Result<Report, StoreError> {
+        let report = self.verify_while(version, |bytes| {
+            progress(bytes);
+            ControlFlow::Continue(())
+        })?;
+        Ok(report.unwrap_or_else(|| unreachable!("nothing asked it to stop")))
+    }
+
+    /// The same, for as long as `step`, which is told of each piece read, lets it go on; `None` when it did not.
+    pub fn verify_while(
+        &self,
+        version: &Version,
+        mut step: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<Report>, StoreError> {
         let manifest = self.manifest(version)?;
-        let mut check = Check { report: Report::default(), inodes: HashMap::new() };
+        let mut check = Check { report: Report::default(), inodes: HashMap::new(), stopped: false };
         let mut expected: BTreeMap<&RelPath, &Entry> = BTreeMap::new();
         for entry in &manifest.entries {
             expected.insert(&entry.path, entry);
             check.report.entries += 1;
-            if let Some(what) = check.entry(version.tree(), entry, &mut progress)? {
+            let found = check.entry(version, entry, &mut step)?;
+            // An entry without bytes is a step, too: a tree may be all directories.
+            if check.stopped || step(0).is_break() {
+                return Ok(None);
+            }
+            if let Some(what) = found {
                 check.damage(&entry.path, what);
             }
         }
         check.strangers(version.tree(), None, &expected)?;
-        check.archive(version, &manifest, &mut progress)?;
-        Ok(check.report)
+        check.archive(version, &manifest, &mut step)?;
+        Ok((!check.stopped).then_some(check.report))
     }
 }
 
@@ -66,6 +92,8 @@ struct Check<'a> {
     report: Report,
     /// Inode of each regular file, for its hard links.
     inodes: HashMap<&'a [u8], u64>,
+    /// It was told to end before all was read.
+    stopped: bool,
 }
 
 impl<'a> Check<'a> {
@@ -78,10 +106,11 @@ impl<'a> Check<'a> {
 
     fn entry(
         &mut self,
-        tree: &Dir,
+        version: &Version,
         entry: &'a Entry,
-        progress: &mut impl FnMut(u64),
+        step: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<String>, StoreError> {
+        let tree = version.tree();
         let stat = match tree.stat(&entry.path) {
             Ok(Some(stat)) => stat,
             Ok(None) => return Ok(Some("it is missing".into())),
@@ -104,16 +133,34 @@ impl<'a> Check<'a> {
             EntryType::File => {
                 self.inodes.insert(entry.path.as_bytes(), stat.stamp.ino);
                 let file = tree.open_file(&entry.path)?;
-                match content_digest(&file, &mut |n| {
-                    self.report.bytes += n;
-                    progress(n);
-                }) {
-                    Ok(found) if Some(found) == entry.sha256 => Ok(None),
+                match self.read(&file, step) {
+                    Ok(found) if found.is_none() || found == entry.sha256 => {
+                        if let Some(sha256) = found
+                            && Dir::stat_file(&file, entry.path.as_path())?.stamp == stat.stamp
+                        {
+                            version.soundness.learn(&stat, &sha256);
+                        }
+                        Ok(None)
+                    }
                     Ok(_) => Ok(Some("its content has another digest".into())),
                     Err(e) => Ok(Some(format!("it cannot be read: {e}"))),
                 }
             }
         }
+    }
+
+    /// The digest of a file's content, counted; `None` when it was told to stop.
+    fn read(
+        &mut self,
+        file: &File,
+        step: &mut impl FnMut(u64) -> ControlFlow<()>,
+    ) -> std::io::Result<Option<[u8; 32]>> {
+        let found = content_digest(file, &mut |n| {
+            self.report.bytes += n;
+            step(n)
+        })?;
+        self.stopped = found.is_none();
+        Ok(found)
     }
 
     /// What lies in the tree that the manifest does not know.
@@ -146,7 +193,7 @@ impl<'a> Check<'a> {
         &mut self,
         version: &Version,
         manifest: &Manifest,
-        progress: &mut impl FnMut(u64),
+        step: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let path = super::layout::own("archive");
         let file = match version.archive() {
@@ -157,12 +204,9 @@ impl<'a> Check<'a> {
                 return Ok(());
             }
         };
-        let found = content_digest(&file, &mut |n| {
-            self.report.bytes += n;
-            progress(n);
-        });
-        match found {
-            Ok(found) if hex::encode(found) == manifest.head.archive.digest.hex() => {}
+        match self.read(&file, step) {
+            Ok(None) => {}
+            Ok(Some(found)) if hex::encode(found) == manifest.head.archive.digest.hex() => {}
             Ok(_) => self.damage(&path, "the kept archive has another digest".into()),
             Err(e) => self.damage(&path, format!("the kept archive cannot be read: {e}")),
         }
@@ -195,18 +239,24 @@ fn compare(entry: &Entry, stat: &Stat) -> Option<String> {
     None
 }
 
-fn content_digest(mut file: &File, progress: &mut impl FnMut(u64)) -> std::io::Result<[u8; 32]> {
+/// The digest of an open file from its start, read without filling the page cache with it; `None` when `step`, told of
+/// each piece, says to stop.
+pub(super) fn content_digest(
+    file: &File,
+    step: &mut impl FnMut(u64) -> ControlFlow<()>,
+) -> std::io::Result<Option<[u8; 32]>> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
+    let mut at = 0u64;
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finalize().into()),
-            Ok(n) => {
-                hasher.update(&buffer[..n]);
-                progress(n as u64);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        let n = fs::read_past_cache(file, &mut buffer, at)?;
+        if n == 0 {
+            return Ok(Some(hasher.finalize().into()));
+        }
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+        if step(n as u64).is_break() {
+            return Ok(None);
         }
     }
 }

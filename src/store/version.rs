@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::drain::Lease;
 use super::layout::{lock, own};
+use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
 use crate::fs::Dir;
 use crate::intent::{ArtifactName, VersionName};
@@ -16,6 +17,7 @@ pub struct Version {
     head: Arc<ManifestHead>,
     dir: Dir,
     tree: Dir,
+    pub(super) soundness: Arc<Soundness>,
     _lease: Arc<Lease>,
 }
 
@@ -28,6 +30,12 @@ impl Version {
     /// Its tree.
     pub fn tree(&self) -> &Dir {
         &self.tree
+    }
+
+    /// Whether both are one directory: not one published anew since.
+    pub(super) fn is_same(&self, other: &Self) -> crate::fs::Result<bool> {
+        let of = |version: &Self| version.dir.stat_self().map(|stat| (stat.stamp.dev, stat.stamp.ino));
+        Ok(of(self)? == of(other)?)
     }
 
     /// The manifest file as it stands on disk.
@@ -59,7 +67,7 @@ impl Store {
         match open() {
             // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
             Ok(_) if !self.is_leased(artifact, version, &lease) => self.open_version(artifact, version),
-            Ok((dir, tree)) => Ok(Version { head, dir, tree, _lease: lease }),
+            Ok((dir, tree)) => Ok(Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease }),
             Err(e) if e.is_not_found() => {
                 tracing::error!(%artifact, %version, "version directory vanished from the store");
                 self.forget(artifact, version);
@@ -111,6 +119,13 @@ impl Store {
 
     /// Takes a published version away; readers that have it open keep its bytes until they are done.
     pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        self.hide_version(artifact, version)?;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Takes it out of sight; its bytes go with the next sweep.
+    pub(super) fn hide_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }

@@ -150,7 +150,7 @@ async fn a_changed_file_is_not_served_and_tells_no_host_path() {
     let answer = fixture.get("/files/hello.txt", &[]).await;
     assert_eq!(answer.status, 500);
     let problem = answer.json();
-    assert!(problem["next"].as_str().unwrap().contains("verify thing@v1 --repair"), "{problem}");
+    assert!(problem["next"].as_str().unwrap().contains("/wait?version=v1 of thing"), "{problem}");
     let root = fixture.store.root().path().display().to_string();
     assert!(!problem.to_string().contains(&root), "{problem}");
 }

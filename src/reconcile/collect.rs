@@ -1,0 +1,421 @@
+//! Collection, carried out: claims gathered, fates decided, versions removed; removal on demand.
+//!
+//! Versions of artifacts that no document declares any more are kept as the default `retain` says, their current one
+//! whatever its age. Where a document is refused, what it says of keeping is not known: all its versions stay.
+
+use std::sync::Mutex;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::room::{NoRoom, RoomError};
+use super::run::{Reconciler, Shared, World};
+use crate::fs::LinkMode;
+use crate::intent::{Artifact, ArtifactName, Catalog, Retain, VersionName, VersionWish};
+use crate::seed::Record;
+use crate::store::{self, Age, Claim, Claims, Fate, Holding, Limits, Promises, StoreError, TimedLease, Why};
+
+/// What keeping house works with.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) limits: Limits,
+    pub(super) promises: Promises,
+    /// One collection or promise at a time; taken on blocking threads only.
+    pub(super) turn: Mutex<()>,
+    /// Something may have become collectable.
+    pub(super) due: Notify,
+    began: Timestamp,
+}
+
+impl House {
+    pub(super) fn new(limits: Limits) -> Self {
+        let (promises, turn, due) = Default::default();
+        Self { limits, promises, turn, due, began: Timestamp::now() }
+    }
+}
+
+/// Whether a version stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    /// It does.
+    Kept,
+    /// It goes, or went.
+    Removed,
+}
+
+/// What becomes of one version, as the API tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FateState {
+    /// Which artifact.
+    pub artifact: ArtifactName,
+    /// Which version.
+    pub version: VersionName,
+    /// Whether it stays.
+    pub fate: Verdict,
+    /// Why, in words.
+    pub why: String,
+    /// What it takes on disk.
+    pub bytes: u64,
+}
+
+impl From<&Fate> for FateState {
+    fn from(fate: &Fate) -> Self {
+        Self {
+            artifact: fate.artifact.clone(),
+            version: fate.version.clone(),
+            fate: if fate.why.keeps() { Verdict::Kept } else { Verdict::Removed },
+            why: fate.why.to_string(),
+            bytes: fate.bytes,
+        }
+    }
+}
+
+/// What a collection did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Collected {
+    /// Every version, by artifact, newest first.
+    pub fates: Vec<FateState>,
+    /// Bytes of the versions that went.
+    pub freed: u64,
+}
+
+/// Why nothing, or not all, was collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("the collecting task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Why a version was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// It is needed.
+    #[error("version {version} of {artifact} is {why}")]
+    Claimed {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+        /// By what it is claimed, in words.
+        why: String,
+    },
+    /// It is not here, or cannot be removed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("the removing task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Reconciler {
+    /// Removes what retention and the budget let go; with `dry_run` only tells what would become of each version.
+    pub async fn collect(&self, dry_run: bool) -> Result<Collected, CollectError> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            let fates = match dry_run {
+                true => {
+                    // Not between the steps of a removal.
+                    let _turn = store_turn(&shared.house.turn);
+                    shared.decide(None).map_err(StoreError::from)?.0
+                }
+                false => shared.collect()?,
+            };
+            let gone = fates.iter().filter(|fate| !fate.why.keeps());
+            let freed = gone.map(|fate| fate.bytes).sum();
+            Ok(Collected { fates: fates.iter().map(FateState::from).collect(), freed })
+        })
+        .await?
+    }
+
+    /// Removes a version now; one that is current, pinned, leased or seeded by hard link only with `force`. Readers that
+    /// have it open keep its bytes until they are done. What a document still wants is fetched again.
+    pub async fn remove_version(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        force: bool,
+    ) -> Result<FateState, RemoveError> {
+        let (shared, artifact, version) = (self.shared.clone(), artifact.clone(), version.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            let _turn = store_turn(&shared.house.turn);
+            shared.note_records(shared.seeder.records());
+            let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
+            let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
+                return Err(StoreError::NoVersion { artifact, version }.into());
+            };
+            if let Why::Claimed(claims) = &mut fate.why {
+                claims.retain(Claim::forbids_removal);
+                if !force && !claims.is_empty() {
+                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.to_string() });
+                }
+            }
+            shared.store.remove_version(&artifact, &version)?;
+            tracing::info!(%artifact, %version, bytes = fate.bytes, force, "version removed on demand");
+            fate.why = Why::Asked;
+            Ok::<_, RemoveError>(FateState::from(&fate))
+        })
+        .await??;
+        self.shared.changed();
+        Ok(removed)
+    }
+}
+
+/// What the turn guards is elsewhere and whole: a panic in it spoils nothing.
+fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
+    turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Removes what may go. Blocks.
+    pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
+        let _turn = store_turn(&self.house.turn);
+        self.store.sweep()?;
+        self.clear_staging()?;
+        match self.collect_for(None) {
+            Ok(fates) => Ok(fates),
+            Err(RoomError::Store(error)) => Err(error),
+            Err(RoomError::Fs(error)) => Err(error.into()),
+            // Over the limit, and no more can go: what was collected before stays collected.
+            Err(RoomError::NoRoom(why)) => {
+                tracing::warn!(%why, "the store is over its budget, and nothing more may go");
+                Ok(self.decide(None)?.0)
+            }
+            Err(RoomError::Task(error)) => unreachable!("nothing is spawned on this path: {error}"),
+        }
+    }
+
+    /// Removes downloads begun for documents that are gone: nobody will take them up.
+    fn clear_staging(&self) -> Result<(), StoreError> {
+        for name in self.store.staged()? {
+            let gate = self.staging_gate(&name);
+            // Taken: one that was given up is still ending.
+            let Ok(_alone) = gate.try_lock() else { continue };
+            let world = self.world();
+            let declared = world.catalog.artifacts.contains_key(&name) || may_be_refused(&world.catalog, &name);
+            drop(world);
+            if !declared {
+                self.store.discard_staged(&name)?;
+                tracing::info!(artifact = %name, "staging of an undeclared artifact removed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Promises a download so many bytes, what is in their way removed. Blocks.
+    pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, written: u64) -> Result<(), RoomError> {
+        let _turn = store_turn(&self.house.turn);
+        if self.store.room(self.house.limits, &self.house.promises, Some(artifact))?.short(bytes) > 0 {
+            self.collect_for(Some((artifact, bytes)))?;
+        }
+        self.house.promises.set(artifact, bytes, written);
+        Ok(())
+    }
+
+    /// The fates, and what is short for the one who asks for room once all that may go is gone.
+    pub(super) fn decide(
+        &self,
+        ask: Option<(&ArtifactName, u64)>,
+    ) -> Result<(Vec<Fate>, Option<NoRoom>), crate::fs::Error> {
+        self.note_records(self.seeder.records());
+        let inventory = self.store.inventory();
+        let mut fates: Vec<Fate> = {
+            let world = self.world();
+            inventory.iter().flat_map(|(name, holding)| self.fates_of(&world, name, holding)).collect()
+        };
+        let bytes = ask.map_or(0, |(_, bytes)| bytes);
+        let room = self.store.room(self.house.limits, &self.house.promises, ask.map(|(artifact, _)| artifact))?;
+        let spare = self.store.quarantined_spare()?;
+        let freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
+        let short = room.short(bytes) > freed;
+        Ok((fates, short.then(|| NoRoom { artifact: ask.map(|(name, _)| name.clone()), bytes, room, freed })))
+    }
+
+    fn collect_for(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Vec<Fate>, RoomError> {
+        let (fates, no_room) = self.decide(ask)?;
+        // What does not fit anyway costs no version.
+        if let (Some(no_room), Some(_)) = (&no_room, ask) {
+            return Err(no_room.clone().into());
+        }
+        let bytes = ask.map_or(0, |(_, bytes)| bytes);
+        let asking = ask.map(|(artifact, _)| artifact);
+        let needed = self.store.room(self.house.limits, &self.house.promises, asking)?.short(bytes) > 0;
+        let cleared = self.store.clear_quarantine(Timestamp::now(), needed)?;
+        if cleared > 0 {
+            tracing::info!(bytes = cleared, needed, "quarantine cleared");
+        }
+        let fates = self.remove(fates)?;
+        no_room.map_or(Ok(fates), |no_room| Err(no_room.into()))
+    }
+
+    /// Removes the versions that are to go; one that was claimed meanwhile stays.
+    fn remove(&self, mut fates: Vec<Fate>) -> Result<Vec<Fate>, StoreError> {
+        let mut removed = false;
+        for fate in fates.iter_mut().filter(|fate| !fate.why.keeps()) {
+            let Fate { artifact, version, why, bytes, .. } = &*fate;
+            if self.store.remove_unclaimed(artifact, version)? {
+                tracing::info!(%artifact, %version, %why, bytes, "version removed");
+                removed = true;
+            } else {
+                let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
+                let now = now.into_iter().find(|now| now.version == fate.version);
+                // Let go again already: the next round takes it.
+                let claimed = now.filter(|now| now.why.keeps()).map(|now| now.why);
+                fate.why = claimed.unwrap_or_else(|| Why::Claimed(vec![Claim::Read]));
+            }
+        }
+        if removed {
+            self.changed();
+        }
+        Ok(fates)
+    }
+
+    /// What becomes of an artifact's versions for its retention.
+    pub(super) fn fates_of(&self, world: &World, name: &ArtifactName, holding: &Holding) -> Vec<Fate> {
+        let artifact = world.catalog.artifacts.get(name).map(|artifact| &**artifact);
+        let latest = world.tracked.get(name).and_then(|tracked| tracked.facts.latest.as_ref());
+        let leases = self.store.leases_on(name);
+        let refused = artifact.is_none() && may_be_refused(&world.catalog, name);
+        let node_pin = self.store.pin_of(name);
+        let is_read = |version: &VersionName| self.store.is_read(name, version);
+        let claims = claims(
+            name,
+            holding,
+            &Seen { artifact, node_pin: node_pin.as_ref(), refused, latest, leases: &leases, records: &world.records },
+            is_read,
+        );
+        let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain);
+        store::fates(name, holding, &claims, &retain, self.age())
+    }
+
+    fn age(&self) -> Age {
+        let up = self.now();
+        let steady = SignedDuration::try_from(up).ok().and_then(|up| self.house.began.checked_add(up).ok());
+        let wall = Timestamp::now();
+        Age { now: steady.map_or(wall, |steady| steady.min(wall)), up }
+    }
+}
+
+/// Whether a refused document is this artifact's, or may be for all that can be told of it.
+fn may_be_refused(catalog: &Catalog, name: &ArtifactName) -> bool {
+    catalog.refusal_of(name).is_some() || catalog.refused.iter().any(|refused| refused.name.is_none())
+}
+
+/// All that claims are gathered from.
+struct Seen<'a> {
+    artifact: Option<&'a Artifact>,
+    node_pin: Option<&'a VersionName>,
+    refused: bool,
+    latest: Option<&'a VersionName>,
+    leases: &'a [TimedLease],
+    records: &'a [Record],
+}
+
+/// The claims on an artifact's versions, but for that of being current.
+fn claims(name: &ArtifactName, holding: &Holding, seen: &Seen<'_>, is_read: impl Fn(&VersionName) -> bool) -> Claims {
+    let pin = seen.artifact.and_then(|artifact| artifact.pin.as_ref());
+    let wanted = seen.artifact.and_then(|artifact| match &artifact.version {
+        VersionWish::Exact(version) => Some(version),
+        VersionWish::Latest => seen.latest,
+    });
+    let of = |version: &VersionName| {
+        let mut claims = Vec::new();
+        // The node's pin holds its version also while the document's wins: going back to it needs no download.
+        if pin == Some(version) || seen.node_pin == Some(version) {
+            claims.push(Claim::Pinned);
+        }
+        if wanted == Some(version) && holding.current.as_ref() != Some(version) {
+            claims.push(Claim::Wanted);
+        }
+        let leases = seen.leases.iter().filter(|lease| lease.version == *version);
+        claims.extend(
+            leases.map(|lease| Claim::Leased { holder: lease.holder.as_str().into(), until: lease.expires_at }),
+        );
+        // The other modes leave nothing at the target that the store's bytes are needed for.
+        let linked = |record: &&Record| {
+            record.artifact == *name && record.version == *version && record.mode == LinkMode::Hardlink
+        };
+        let seeds = seen.records.iter().filter(linked);
+        claims.extend(seeds.map(|record| Claim::Seeded { target: record.target.to_string().into() }));
+        if is_read(version) {
+            claims.push(Claim::Read);
+        }
+        if seen.refused {
+            claims.push(Claim::Refused);
+        }
+        claims
+    };
+    let all = holding.versions.keys().map(|version| (version.clone(), of(version)));
+    all.filter(|(_, claims)| !claims.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fs::RelPath;
+    use crate::intent::Digest;
+    use crate::store::{Archive, ManifestHead, ResolvedFrom};
+
+    fn head(version: &str) -> std::sync::Arc<ManifestHead> {
+        let digest = Digest::sha256(b"x");
+        std::sync::Arc::new(ManifestHead {
+            format: 1,
+            artifact: "app".parse().unwrap(),
+            version: version.parse().unwrap(),
+            source_url: "https://origin.invalid/app.tgz".into(),
+            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: true, kept: false },
+            resolved_from: ResolvedFrom::default(),
+            published_at: Timestamp::UNIX_EPOCH,
+            recipe: digest.clone(),
+            tree_digest: digest,
+            bytes: 1,
+            files: 1,
+        })
+    }
+
+    fn record(artifact: &str, version: &str, mode: LinkMode) -> Record {
+        Record {
+            target: RelPath::parse(format!("{artifact}-{mode}")).unwrap(),
+            artifact: artifact.parse().unwrap(),
+            version: version.parse().unwrap(),
+            tree_digest: Digest::sha256(b"x"),
+            mode,
+            reason: None,
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn claims_come_from_all_who_need_a_version() {
+        let heads = ["v1", "v2", "v3"].map(|version| (version.parse().unwrap(), head(version)));
+        let holding = Holding { versions: heads.into(), current: Some("v3".parse().unwrap()) };
+        let name: ArtifactName = "app".parse().unwrap();
+        let records = [
+            record("app", "v1", LinkMode::Hardlink),
+            record("app", "v2", LinkMode::Copy),
+            record("app", "v2", LinkMode::Reflink),
+            record("other", "v2", LinkMode::Hardlink),
+        ];
+        let pin: VersionName = "v2".parse().unwrap();
+        let told = |refused, node_pin| {
+            let seen = Seen { artifact: None, node_pin, refused, latest: None, leases: &[], records: &records };
+            let claims = claims(&name, &holding, &seen, |version| version.as_str() == "v3");
+            let words = claims.iter().map(|(version, claims)| {
+                let claims: Vec<String> = claims.iter().map(ToString::to_string).collect();
+                format!("{version}: {}", claims.join(", "))
+            });
+            words.collect::<Vec<_>>()
+        };
+        assert_eq!(told(false, None), ["v1: seeded at app-hardlink", "v3: being read"]);
+        assert_eq!(told(true, None)[1], "v2: its document is refused");
+        assert_eq!(told(false, Some(&pin))[1], "v2: pinned");
+    }
+}

@@ -1,0 +1,155 @@
+//! Bytes from a source into a published version: the part of a step that an acquisition and a repair share.
+
+use std::sync::{Arc, PoisonError};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::run::Shared;
+use super::step::StepError;
+use crate::acquire::{AcquireError, Acquired, Phase, Resolution};
+use crate::intent::{Artifact, ArtifactName, VersionWish, error_chain, recipe_digest};
+use crate::store::{ManifestHead, NewVersion, Reason, Staging};
+
+impl Shared {
+    /// Held by whoever works in the artifact's staging directory.
+    pub(super) fn staging_gate(&self, artifact: &ArtifactName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut gates = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.entry(artifact.clone()).or_default().clone()
+    }
+
+    /// Waits until nobody else uses the artifact's staging directory, and for a download's place.
+    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn<'_> {
+        let gate = self.staging_gate(artifact);
+        Turn { _alone: gate.lock_owned().await, _permit: self.downloads.acquire().await.ok() }
+    }
+
+    /// With what is being repaired: it comes back as it was.
+    pub(super) async fn fetch_and_publish(
+        self: &Arc<Self>,
+        artifact: &Arc<Artifact>,
+        wish: &VersionWish,
+        resolution: &Resolution,
+        repaired: Option<&Arc<ManifestHead>>,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<ManifestHead>, StepError> {
+        let (store, name) = (self.store.clone(), artifact.name.clone());
+        let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
+        let progress = self.progress(artifact);
+        let began = tokio::time::Instant::now();
+        let stop = cancel.child_token();
+        let work = self.fetcher.acquire(artifact, resolution, &staging, &progress, &stop);
+        let acquired = match self.within_room(artifact, &progress, &stop, work).await {
+            Ok(Ok(acquired)) => acquired,
+            Err(error) => {
+                // What does not fit takes no room while it waits for more.
+                empty(staging).await?;
+                return Err(error.into());
+            }
+            Ok(Err(error)) => {
+                if let Err(left) = self.clean_up(artifact, &staging, &error).await {
+                    // What is to be told is why the bytes are bad.
+                    tracing::warn!(artifact = %artifact.name, error = error_chain(&left), "bad bytes not in quarantine");
+                }
+                return Err(error.into());
+            }
+        };
+        tracing::info!(artifact = %artifact.name, version = %acquired.version, digest = %acquired.digest,
+            bytes = acquired.size, elapsed_ms = began.elapsed().as_millis() as u64, "archive fetched and verified");
+        if let VersionWish::Exact(wanted) = wish
+            && *wanted != acquired.version
+        {
+            empty(staging).await?;
+            return Err(StepError::OtherVersion { wanted: wanted.clone(), found: acquired.version });
+        }
+        progress.enter(Phase::Publishing);
+        let (store, artifact, repaired) = (self.store.clone(), artifact.clone(), repaired.cloned());
+        tokio::task::spawn_blocking(move || {
+            let mut new = new_version(&artifact, acquired);
+            let at = repaired.map_or_else(Timestamp::now, |head| as_it_was(&mut new, &head));
+            // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
+            if let Some(head) = store.head(&new.artifact, &new.version)
+                && head.archive.digest == new.digest
+                && head.recipe == new.recipe
+            {
+                staging.discard_tree()?;
+                staging.discard_download()?;
+                return Ok(head);
+            }
+            store
+                .publish(&staging, new, at)
+                .inspect_err(|error| {
+                    let emptied = staging
+                        .discard_tree()
+                        .and_then(|()| if error.is_no_space() { staging.discard_download() } else { Ok(()) });
+                    if let Err(error) = emptied {
+                        tracing::warn!(%error, "staging not cleaned");
+                    }
+                })
+                .map_err(StepError::from)
+        })
+        .await?
+    }
+
+    /// Bad bytes go into quarantine with the reason; whatever else fails cleans up after itself.
+    async fn clean_up(&self, artifact: &Artifact, staging: &Staging, error: &AcquireError) -> Result<(), StepError> {
+        if !error.is_bad_content() {
+            return Ok(());
+        }
+        let reason = Reason::new("acquire", error);
+        let (store, name, staging) = (self.store.clone(), artifact.name.clone(), staging.clone());
+        let put_aside = move || {
+            let done = store.quarantine_download(&name, &staging, &reason);
+            if done.is_err() {
+                // Bad bytes are not resumed from.
+                staging.discard_tree().and_then(|()| staging.discard_download())?;
+            }
+            done
+        };
+        Ok(tokio::task::spawn_blocking(put_aside).await??)
+    }
+
+    fn progress(&self, artifact: &Artifact) -> Arc<crate::acquire::Progress> {
+        let mut progress = Arc::default();
+        self.update(artifact, |tracked| {
+            if let Some(running) = &tracked.running {
+                progress = running.progress.clone();
+            }
+        });
+        progress
+    }
+}
+
+/// One's turn to fetch, until it is dropped.
+pub(super) struct Turn<'a> {
+    _alone: tokio::sync::OwnedMutexGuard<()>,
+    _permit: Option<tokio::sync::SemaphorePermit<'a>>,
+}
+
+/// What is said of a repaired version is what was said of it before, the time that it came included.
+fn as_it_was(new: &mut NewVersion, head: &ManifestHead) -> Timestamp {
+    new.source_url.clone_from(&head.source_url);
+    new.verified_by.clone_from(&head.archive.verified_by);
+    new.resolved_from = head.resolved_from.clone();
+    head.published_at
+}
+
+/// Forgets what was downloaded and unpacked.
+async fn empty(staging: Staging) -> Result<(), StepError> {
+    Ok(tokio::task::spawn_blocking(move || staging.discard_tree().and_then(|()| staging.discard_download())).await??)
+}
+
+fn new_version(artifact: &Artifact, acquired: Acquired) -> NewVersion {
+    NewVersion {
+        artifact: artifact.name.clone(),
+        version: acquired.version,
+        source_url: acquired.source_url,
+        digest: acquired.digest,
+        size: acquired.size,
+        verified_by: acquired.verified_by,
+        resolved_from: acquired.resolved_from,
+        recipe: recipe_digest(&artifact.unpack),
+        keep_archive: artifact.keep_archive,
+        entries: acquired.entries,
+    }
+}

@@ -1,0 +1,91 @@
+//! What the runner knows of one declared artifact, and how it changes as a step begins and ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{Facts, Step};
+use super::state::{Failure, LastSeed};
+use crate::acquire::Progress;
+use crate::fs::RelPath;
+use crate::intent::{Digest, VersionName, VersionWish};
+
+/// What is known of one declared artifact.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) generation: Digest,
+    pub(super) facts: Facts,
+    pub(super) failure: Option<Failure>,
+    pub(super) refreshed_at: Option<Timestamp>,
+    /// What the source named last, whether it can be had or not.
+    pub(super) named: Option<VersionName>,
+    /// Answers of the source, good or bad: how a waiter knows that its question was answered.
+    pub(super) answers: u64,
+    pub(super) running: Option<Running>,
+    pub(super) seeds: BTreeMap<RelPath, LastSeed>,
+    pub(super) cancel: CancellationToken,
+    /// Ends the step of the source that is being carried out, and that alone.
+    pub(super) step: CancellationToken,
+}
+
+/// A step of the source that is being carried out.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) progress: Arc<Progress>,
+    pub(super) version: Option<VersionName>,
+    pub(super) wish: VersionWish,
+}
+
+impl Tracked {
+    pub(super) fn new(generation: Digest, cancel: CancellationToken) -> Self {
+        Self {
+            named: None,
+            generation,
+            facts: Facts::default(),
+            failure: None,
+            refreshed_at: None,
+            answers: 0,
+            running: None,
+            seeds: BTreeMap::new(),
+            step: cancel.child_token(),
+            cancel,
+        }
+    }
+
+    pub(super) fn begin(&mut self, step: &Step) {
+        match step {
+            Step::Resolve { wish, .. } => {
+                self.facts.busy = true;
+                self.facts.asked = false;
+                let version = match wish {
+                    VersionWish::Exact(version) => Some(version.clone()),
+                    VersionWish::Latest => None,
+                };
+                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
+            }
+            Step::Acquire { wish, resolution, .. } => {
+                self.facts.busy = true;
+                let version = resolution.version().cloned();
+                self.running = Some(Running { progress: Arc::default(), version, wish: wish.clone() });
+            }
+            Step::Repair { head, .. } => {
+                self.facts.busy = true;
+                let version = head.version.clone();
+                let wish = VersionWish::Exact(version.clone());
+                self.running = Some(Running { progress: Arc::default(), version: Some(version), wish });
+            }
+            Step::Switch { .. } => self.facts.switching = true,
+            Step::Seed { target, .. } => self.facts.seeds.entry(target.clone()).or_default().busy = true,
+        }
+    }
+
+    /// The step of the source is over.
+    pub(super) fn settle(&mut self) {
+        self.facts.busy = false;
+        self.facts.pending = None;
+        self.running = None;
+        self.answers += 1;
+    }
+}

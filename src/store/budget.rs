@@ -1,0 +1,294 @@
+//! The room that the store may take: what it takes now, what is promised to downloads, and what is still to be had.
+//!
+//! Promises are counted together and made before bytes are written, so that what fits alone but not with the others is
+//! refused in time. Bytes are counted as files show them.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Store;
+use super::layout::{lock, own};
+use crate::fs::{self, Dir, Kind, RelPath};
+use crate::intent::{ArtifactName, MinFree};
+
+/// How long what is in quarantine is kept for somebody to look at.
+const QUARANTINE_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The limits, as the settings give them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Bytes that the store may take; `None`: as many as the file system has.
+    pub max_bytes: Option<u64>,
+    /// Room that stays free on its file system.
+    pub min_free: MinFree,
+}
+
+/// What there is, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that the store may take.
+    pub max_bytes: Option<u64>,
+    /// Bytes that it takes, promised ones included.
+    pub used: u64,
+    /// Bytes that have to stay free on the file system.
+    pub min_free: u64,
+    /// Bytes free on it, less those that are promised and not written yet.
+    pub free: u64,
+}
+
+impl Room {
+    /// Bytes that have to go for `ask` more to fit.
+    pub fn short(&self, ask: u64) -> u64 {
+        let over = self.max_bytes.map_or(0, |most| self.used.saturating_add(ask).saturating_sub(most));
+        let under = self.min_free.saturating_add(ask).saturating_sub(self.free);
+        over.max(under)
+    }
+
+    /// Bytes that had better go: nothing while all fits, else down to 5 % below the limit that is in the way, so that
+    /// not each download has to make room again.
+    pub fn to_free(&self, ask: u64) -> u64 {
+        if self.short(ask) == 0 {
+            return 0;
+        }
+        let lower = Room {
+            max_bytes: self.max_bytes.map(|most| most - most / 20),
+            min_free: self.min_free.saturating_add(self.min_free / 20),
+            ..*self
+        };
+        lower.short(ask)
+    }
+}
+
+/// What a download was promised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Promise {
+    bytes: u64,
+    written: u64,
+}
+
+/// What running downloads were promised.
+#[derive(Debug, Default)]
+pub struct Promises(Mutex<BTreeMap<ArtifactName, Promise>>);
+
+impl Promises {
+    /// Sets what an artifact's download is promised, and how much of that is written.
+    pub fn set(&self, artifact: &ArtifactName, bytes: u64, written: u64) {
+        lock(&self.0).insert(artifact.clone(), Promise { bytes, written: written.min(bytes) });
+    }
+
+    /// The download is over.
+    pub fn forget(&self, artifact: &ArtifactName) {
+        lock(&self.0).remove(artifact);
+    }
+
+    /// Bytes promised in all to downloads of other artifacts, and how many of those are not written yet.
+    fn others(&self, except: Option<&ArtifactName>) -> (u64, u64) {
+        let promises = lock(&self.0);
+        let others = promises.iter().filter(|(artifact, _)| Some(*artifact) != except).map(|(_, promise)| *promise);
+        others.fold((0, 0), |(bytes, open), p| {
+            (u64::saturating_add(bytes, p.bytes), u64::saturating_add(open, p.bytes - p.written))
+        })
+    }
+
+    fn runs(&self, artifact: &RelPath) -> bool {
+        lock(&self.0).keys().any(|name| name.as_str().as_bytes() == artifact.as_bytes())
+    }
+}
+
+impl Store {
+    /// What there is for a download of `asking` (for nobody in particular where `None`): its own promise and what it has
+    /// staged count as not taken. Walks staging and quarantine.
+    pub fn room(&self, limits: Limits, promises: &Promises, asking: Option<&ArtifactName>) -> fs::Result<Room> {
+        let space = self.space()?;
+        let heads = self.inventory();
+        let heads = heads.values().flat_map(|holding| holding.versions.values());
+        let kept = heads.map(|head| head.bytes + if head.archive.kept { head.archive.size } else { 0 });
+        let mut used: u64 = kept.sum();
+        let mut staged = 0;
+        for entry in entries(&self.staging)? {
+            if asking.is_some_and(|name| name.as_str().as_bytes() == entry.name.as_bytes()) {
+                staged = size_of(&self.staging, &entry)?;
+            } else if !promises.runs(&entry.name) {
+                // What running downloads have staged is part of their promises.
+                used = used.saturating_add(size_of(&self.staging, &entry)?);
+            }
+        }
+        used = used.saturating_add(self.quarantined()?);
+        let (promised, open) = promises.others(asking);
+        let min_free = match limits.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Percent(percent) => (space.total as f64 * percent / 100.0) as u64,
+        };
+        Ok(Room {
+            max_bytes: limits.max_bytes,
+            used: used.saturating_add(promised),
+            min_free,
+            free: space.free.saturating_add(staged).saturating_sub(open),
+        })
+    }
+
+    /// Artifacts of which something is staged, or was.
+    pub fn staged(&self) -> fs::Result<Vec<ArtifactName>> {
+        let name = |entry: fs::DirEntry| entry.name.to_str()?.parse().ok();
+        Ok(entries(&self.staging)?.into_iter().filter_map(name).collect())
+    }
+
+    /// Removes what is staged of an artifact, of which nothing may be running.
+    pub fn discard_staged(&self, artifact: &ArtifactName) -> fs::Result<()> {
+        self.staging.remove_tree(&artifact.as_component())
+    }
+
+    /// Bytes in quarantine.
+    pub fn quarantined(&self) -> fs::Result<u64> {
+        entries(&self.quarantine)?
+            .iter()
+            .try_fold(0, |sum: u64, entry| size_of(&self.quarantine, entry).map(|size| sum.saturating_add(size)))
+    }
+
+    /// Bytes in quarantine that may go: all but versions that are still to be had again.
+    pub fn quarantined_spare(&self) -> fs::Result<u64> {
+        let mut sum = 0u64;
+        self.each_spare(|parent, entry| {
+            sum = sum.saturating_add(size_of(parent, entry)?);
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    /// Removes what has been in quarantine for a week, or all of it when room is `needed`, but for versions that are
+    /// still to be had again. Returns the bytes freed.
+    pub fn clear_quarantine(&self, now: Timestamp, needed: bool) -> fs::Result<u64> {
+        let mut freed = 0;
+        self.each_spare(|parent, entry| {
+            let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
+            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(now);
+            // From the future: the clock is wrong, and a week from now will tell.
+            let old = Duration::try_from(now.duration_since(put)).is_ok_and(|age| age >= QUARANTINE_TIME);
+            if needed || old {
+                freed += size_of(parent, entry)?;
+                parent.remove_tree(&entry.name)?;
+            }
+            Ok(())
+        })?;
+        Ok(freed)
+    }
+
+    fn each_spare(&self, mut each: impl FnMut(&Dir, &fs::DirEntry) -> fs::Result<()>) -> fs::Result<()> {
+        for top in entries(&self.quarantine)? {
+            if top.name.as_bytes().starts_with(b".") || top.kind != Kind::Dir {
+                each(&self.quarantine, &top)?;
+                continue;
+            }
+            let dir = self.quarantine.open_dir(&top.name)?;
+            for entry in entries(&dir)? {
+                if entry.kind != Kind::Dir || dir.open_dir(&entry.name)?.stat(&own("repair.json"))?.is_none() {
+                    each(&dir, &entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The entries; none where the directory went meanwhile.
+fn entries(dir: &Dir) -> fs::Result<Vec<fs::DirEntry>> {
+    match dir.entries() {
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Bytes of the regular files in `entry`. What goes away meanwhile counts for nothing.
+fn size_of(parent: &Dir, entry: &fs::DirEntry) -> fs::Result<u64> {
+    let mut sum = 0u64;
+    let mut ahead = vec![(parent.clone(), entry.name.clone(), entry.kind)];
+    while let Some((parent, name, kind)) = ahead.pop() {
+        match kind {
+            Kind::Dir => match parent.open_dir(&name) {
+                Ok(dir) => {
+                    ahead.extend(entries(&dir)?.into_iter().map(|entry| (dir.clone(), entry.name, entry.kind)));
+                }
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            },
+            Kind::File => sum = sum.saturating_add(parent.stat(&name)?.map_or(0, |stat| stat.size)),
+            Kind::Symlink | Kind::Other => {}
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    fn room(max_bytes: Option<u64>, used: u64, min_free: u64, free: u64) -> Room {
+        Room { max_bytes, used, min_free, free }
+    }
+
+    #[test]
+    fn the_tighter_limit_counts() {
+        assert_eq!(room(None, 900, 0, 100).short(100), 0);
+        assert_eq!(room(None, 900, 50, 100).short(100), 50);
+        assert_eq!(room(Some(1000), 900, 0, 500).short(100), 0);
+        assert_eq!(room(Some(1000), 900, 0, 500).short(300), 200);
+        assert_eq!(room(Some(1000), 900, 400, 500).short(300), 200);
+        assert_eq!(room(Some(1000), 900, 450, 500).short(300), 250);
+        assert_eq!(room(Some(1000), u64::MAX, 0, 500).short(1), u64::MAX - 1000);
+    }
+
+    #[test]
+    fn once_over_the_limit_more_is_freed_than_needed() {
+        assert_eq!(room(Some(1000), 900, 0, 500).to_free(100), 0);
+        assert_eq!(room(Some(1000), 900, 0, 500).to_free(101), 51);
+        assert_eq!(room(None, 0, 100, 150).to_free(50), 0);
+        assert_eq!(room(None, 0, 100, 150).to_free(51), 6);
+    }
+
+    #[test]
+    fn promises_are_counted_together() {
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let promises = Promises::default();
+        promises.set(&a, 100, 30);
+        promises.set(&b, 50, 80);
+        assert_eq!(promises.others(None), (150, 70));
+        assert_eq!(promises.others(Some(&a)), (50, 0));
+        promises.forget(&b);
+        assert_eq!(promises.others(Some(&a)), (0, 0));
+    }
+
+    #[test]
+    fn staging_and_quarantine_count_but_for_what_was_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let write = |path: &str, len: usize| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, vec![0; len]).unwrap();
+        };
+        write("staging/a/archive.part", 100);
+        write("staging/b/version/tree/deep/file", 30);
+        write("quarantine/a/.download/archive", 7);
+        let limits = Limits { max_bytes: Some(1000), min_free: MinFree::Percent(50.0) };
+        let promises = Promises::default();
+        let used = |asking| store.room(limits, &promises, asking).unwrap().used;
+        let a = "a".parse().unwrap();
+        assert_eq!((used(None), used(Some(&a))), (137, 37));
+        promises.set(&a, 500, 100);
+        assert_eq!((used(None), used(Some(&a))), (537, 37));
+        let room = store.room(limits, &promises, None).unwrap();
+        assert_eq!(room.min_free, store.space().unwrap().total / 2);
+
+        assert_eq!(store.clear_quarantine(Timestamp::now(), false).unwrap(), 0);
+        assert_eq!(store.clear_quarantine(Timestamp::UNIX_EPOCH, false).unwrap(), 0, "the clock was set back");
+        let later = Timestamp::now() + jiff::SignedDuration::from_hours(24 * 8);
+        assert_eq!(store.clear_quarantine(later, false).unwrap(), 7);
+        write("quarantine/a/.download/archive", 9);
+        assert_eq!(store.clear_quarantine(Timestamp::now(), true).unwrap(), 9);
+        assert_eq!(used(Some(&a)), 30);
+    }
+}

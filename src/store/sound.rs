@@ -1,0 +1,202 @@
+//! Which states of which files are known to have the bytes that their manifests say, and what was found to have others.
+//!
+//! A published file never changes, but whoever has a hard link to it and is root may write to it and set its time back.
+//! Its ctime tells: that nobody sets. So each file's state (inode, size, mtime, ctime) is remembered when its bytes
+//! were last known, and a file in any other state is read before it is handed out. The daemon's own links change the
+//! ctime too, and are followed ([`Version::follow`]); a pod that unlinks its seed costs the next reader one reading.
+//!
+//! Only a fingerprint of each state is kept, with the digest that goes with it: a stale one fits nothing, so nothing
+//! needs to be forgotten in time. Left open: a write in the very instants between the daemon's look at a file and its
+//! own link, with the time set back as quickly; the scrub finds that.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
+
+use super::layout::{lock, own};
+use super::{Entry, EntryType, Store, Version};
+use crate::fs::{self, Dir, RelPath, Stat};
+
+/// States remembered at most, 16 bytes each; over it all are forgotten and learnt again.
+const MOST: usize = 1_000_000;
+/// Reports that may wait; of one version there is one.
+const REPORTS: usize = 1024;
+const MAGIC: &[u8] = b"seedcache sound 1\n";
+
+/// What is known of the files of all versions.
+#[derive(Debug, Default)]
+pub(super) struct Soundness {
+    prints: Mutex<HashSet<u128>>,
+    reports: Mutex<Vec<DamageReport>>,
+    reported: Notify,
+}
+
+/// Damage that somebody came across.
+#[derive(Debug)]
+pub struct DamageReport {
+    /// The version as it was opened.
+    pub version: Version,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+fn fingerprint(stat: &Stat, sha256: &[u8; 32]) -> u128 {
+    let stamp = &stat.stamp;
+    let mut hasher = Sha256::new();
+    for number in [stamp.dev, stamp.ino, stamp.size] {
+        hasher.update(number.to_le_bytes());
+    }
+    for time in [stamp.mtime, stamp.ctime] {
+        hasher.update(time.to_le_bytes());
+    }
+    hasher.update(sha256);
+    let digest: [u8; 32] = hasher.finalize().into();
+    let (half, _) = digest.split_at(16);
+    u128::from_le_bytes(half.try_into().unwrap_or_else(|_| unreachable!("16 of 32 bytes are 16 bytes")))
+}
+
+impl Soundness {
+    pub(super) fn learn(&self, stat: &Stat, sha256: &[u8; 32]) {
+        let mut prints = lock(&self.prints);
+        if prints.len() >= MOST {
+            prints.clear();
+        }
+        prints.insert(fingerprint(stat, sha256));
+    }
+
+    fn knows(&self, stat: &Stat, sha256: &[u8; 32]) -> bool {
+        lock(&self.prints).contains(&fingerprint(stat, sha256))
+    }
+
+    /// Learns the files of a tree that was just written, before anyone else can reach them.
+    pub(super) fn learn_tree(&self, tree: &Dir, entries: &[Entry]) -> fs::Result<()> {
+        let mut last: Option<(Option<RelPath>, Dir)> = None;
+        for entry in entries.iter().filter(|entry| entry.kind == EntryType::File) {
+            let Some(sha256) = &entry.sha256 else { continue };
+            let parent = entry.path.parent();
+            let dir = match last.take() {
+                Some((at, dir)) if at == parent => dir,
+                _ => parent.as_ref().map_or_else(|| Ok(tree.clone()), |parent| tree.open_dir(parent))?,
+            };
+            let name = RelPath::parse(entry.path.file_name())
+                .unwrap_or_else(|e| unreachable!("a component of a checked path: {e}"));
+            if let Some(stat) = dir.stat(&name)? {
+                self.learn(&stat, sha256);
+            }
+            last = Some((parent, dir));
+        }
+        Ok(())
+    }
+
+    /// What an earlier run knew.
+    pub(super) fn load(root: &Dir) -> Self {
+        let read = root.read(&own("sound"), (MAGIC.len() + 32 + 16 * MOST) as u64);
+        let prints = read.ok().and_then(|bytes| parse(&bytes)).unwrap_or_default();
+        Self { prints: Mutex::new(prints), ..Self::default() }
+    }
+
+    fn written(&self) -> Vec<u8> {
+        let prints = lock(&self.prints);
+        let body: Vec<u8> = prints.iter().flat_map(|print| print.to_le_bytes()).collect();
+        [MAGIC, &Sha256::digest(&body), &body].concat()
+    }
+}
+
+/// `None` where it is damaged: then every file is read once more.
+fn parse(bytes: &[u8]) -> Option<HashSet<u128>> {
+    let (digest, body) = bytes.strip_prefix(MAGIC)?.split_at_checked(32)?;
+    if *Sha256::digest(body) != *digest {
+        return None;
+    }
+    let (prints, rest) = body.as_chunks::<16>();
+    rest.is_empty().then(|| prints.iter().map(|print| u128::from_le_bytes(*print)).collect())
+}
+
+impl Version {
+    /// Whether a file of the tree is known to have this content, by its state alone.
+    pub fn knows(&self, stat: &Stat, sha256: &[u8; 32]) -> bool {
+        self.soundness.knows(stat, sha256)
+    }
+
+    /// Whether an open file of the tree has this content: by its state where that is known, else it is read. Bytes
+    /// that change meanwhile count as other ones.
+    pub fn is_sound(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<bool> {
+        let before = Dir::stat_file(file, name)?;
+        if self.knows(&before, sha256) {
+            return Ok(true);
+        }
+        let found = read_again(file).map_err(|e| fs::Error::new("read", name, e))?;
+        let after = Dir::stat_file(file, name)?;
+        let agrees = found == *sha256 && content_stayed(&before, &after);
+        if agrees && before.stamp == after.stamp {
+            self.soundness.learn(&after, sha256);
+        }
+        Ok(agrees)
+    }
+
+    /// Takes note that the daemon itself changed the number of a file's names: known before, it is known after.
+    pub fn follow(&self, before: &Stat, after: &Stat, sha256: &[u8; 32]) {
+        if content_stayed(before, after) {
+            lock(&self.soundness.prints).remove(&fingerprint(before, sha256));
+            self.soundness.learn(after, sha256);
+        }
+    }
+
+    /// Tells that this version is damaged; whoever keeps house takes it out of service and mends it.
+    pub fn report(&self, what: String) {
+        let mut reports = lock(&self.soundness.reports);
+        let same = |report: &DamageReport| Arc::ptr_eq(report.version.head(), self.head());
+        if reports.len() < REPORTS && !reports.iter().any(same) {
+            reports.push(DamageReport { version: self.clone(), what });
+        }
+        drop(reports);
+        self.soundness.reported.notify_one();
+    }
+}
+
+/// All but the number of names and the ctime is as it was.
+fn content_stayed(a: &Stat, b: &Stat) -> bool {
+    let of = |stat: &Stat| (stat.stamp.dev, stat.stamp.ino, stat.size, stat.mtime);
+    of(a) == of(b)
+}
+
+/// The digest of all of a file, whose place for reading stays where it is. Through the cache: it is read again soon.
+fn read_again(file: &File) -> io::Result<[u8; 32]> {
+    use std::os::unix::fs::FileExt as _;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 256 * 1024];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Store {
+    /// Waits for reports of damage and takes them.
+    pub async fn damage_reports(&self) -> Vec<DamageReport> {
+        loop {
+            let reports = std::mem::take(&mut *lock(&self.soundness.reports));
+            if !reports.is_empty() {
+                return reports;
+            }
+            self.soundness.reported.notified().await;
+        }
+    }
+
+    /// Writes down which files are known to be good, so that the next start need not read them.
+    pub fn remember_sound(&self) -> fs::Result<()> {
+        self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)
+    }
+}
