@@ -11,6 +11,7 @@ mod layout;
 mod manifest;
 mod publish;
 mod quarantine;
+mod same;
 mod scan;
 mod staging;
 #[cfg(test)]

@@ -102,8 +102,14 @@ impl Store {
             let archive = staged.open_file(&own("archive"))?;
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
+        let tree = staged.open_dir(&own("tree"))?;
+        let shared = self.share_content(&new.artifact, &new.version, &tree, &new.entries)?;
+        if shared.files > 0 {
+            tracing::info!(artifact = %new.artifact, version = %new.version, files = shared.files,
+                bytes = shared.bytes, "content shared with versions on the node");
+        }
         let manifest = seal(new, now);
-        make_durable(&staged.open_dir(&own("tree"))?, &manifest.entries)?;
+        make_durable(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
         let head = self.reveal(staging, manifest, held.is_some())?;
         staging.discard_download()?;
