@@ -230,14 +230,7 @@ fn agree(a: &Entry, b: &Entry) -> bool {
 }
 
 /// Whether the donor's file is as its manifest says, and `beside`, made of it, has the bytes of the staged file.
-fn same(
-    donor: &Version,
-    other: &Entry,
-    stat: &Stat,
-    dir: &Dir,
-    beside: &RelPath,
-    entry: &Entry,
-) -> fs::Result<bool> {
+fn same(donor: &Version, other: &Entry, stat: &Stat, dir: &Dir, beside: &RelPath, entry: &Entry) -> fs::Result<bool> {
     let expected = (Kind::File, other.size, store_mode(other.mode), other.uid, other.gid, other.mtime_parts());
     let sound = (stat.kind, stat.size, stat.mode, stat.uid, stat.gid, stat.mtime) == expected && {
         let (made, staged) = (dir.open_file(beside)?, dir.open_file(&last(&entry.path))?);

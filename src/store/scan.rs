@@ -14,14 +14,16 @@ use crate::intent::{ArtifactName, VersionName};
 /// manifest read, and one that is damaged goes into quarantine.
 pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     let mut rows = store.index.load();
+    let mut read_anew = Vec::new();
     let mut inventory = Inventory::new();
     for (artifact, dir) in named_dirs::<ArtifactName>(&store.versions)? {
         for (version, dir) in named_dirs::<VersionName>(&dir)? {
-            if let Some(head) = read_version(store, &artifact, &version, &dir, &mut rows)? {
+            if let Some(head) = read_version(store, &artifact, &version, &dir, &mut rows, &mut read_anew)? {
                 inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
             }
         }
     }
+    store.index.put_all(&read_anew);
     // Rows of versions that are gone.
     for (artifact, version) in rows.into_keys() {
         store.index.remove(&artifact, &version);
@@ -40,6 +42,7 @@ fn read_version(
     version: &VersionName,
     dir: &Dir,
     rows: &mut Rows,
+    read_anew: &mut Vec<Row>,
 ) -> fs::Result<Option<Arc<ManifestHead>>> {
     let name = own("manifest.json");
     let stamp = dir.stat(&name)?.map(|stat| stat.stamp);
@@ -52,7 +55,7 @@ fn read_version(
     let problem: ManifestError = match read {
         Ok(Ok(Manifest { head, .. })) if head.artifact == *artifact && head.version == *version => {
             if let Some(stamp) = stamp {
-                store.index.put(&head, &stamp);
+                read_anew.push(Row { stamp, head: head.clone() });
             }
             return Ok(Some(Arc::new(head)));
         }
