@@ -284,3 +284,182 @@ fn last(path: &RelPath) -> RelPath {
 fn meta(entry: &Entry) -> Meta {
     Meta { mode: store_mode(entry.mode), owner: Some((entry.uid, entry.gid)), mtime: entry.mtime_parts() }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::path::{Path, PathBuf};
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::intent::Digest;
+    use crate::store::{NewVersion, Report, ResolvedFrom};
+
+    const TIME: (i64, u32) = (1_767_225_600, 7);
+
+    /// A file's path, content and mode; with no mode it is a hard link to the path that stands as its content.
+    type Thing<'a> = (&'a str, &'a str, Option<u32>);
+
+    struct House {
+        _dir: tempfile::TempDir,
+        root: PathBuf,
+        store: Store,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("store");
+            Self { store: Store::open(&root).unwrap(), _dir: dir, root }
+        }
+
+        /// Publishes `d/` with files in it, as the unpacker would stage them.
+        fn publish(&self, version: &str, things: &[Thing<'_>]) {
+            let staging = self.store.staging(&"os".parse().unwrap()).unwrap();
+            let tree = staging.fresh_tree().unwrap();
+            tree.make_dir(&"d".parse().unwrap(), 0o755).unwrap();
+            let own = tree.stat_self().unwrap();
+            let mtime = Timestamp::new(TIME.0, TIME.1 as i32).unwrap();
+            let entry = |path: &str, kind, mode| Entry {
+                path: path.parse().unwrap(),
+                kind,
+                mode,
+                uid: own.uid,
+                gid: own.gid,
+                mtime,
+                size: 0,
+                sha256: None,
+                target: None,
+            };
+            let mut entries = vec![entry("d", EntryType::Dir, 0o755)];
+            for &(path, content, mode) in things {
+                let Some(mode) = mode else {
+                    tree.hard_link(&content.parse().unwrap(), &path.parse().unwrap()).unwrap();
+                    let first = entries.iter().find(|entry| entry.path.as_bytes() == content.as_bytes()).unwrap();
+                    let target = Some(content.as_bytes().to_vec());
+                    let path = path.parse().unwrap();
+                    entries.push(Entry { path, kind: EntryType::Hardlink, target, ..first.clone() });
+                    continue;
+                };
+                let file = tree.create_file(&path.parse().unwrap(), 0o600).unwrap();
+                std::io::Write::write_all(&mut &file, content.as_bytes()).unwrap();
+                let sha256 = hex::decode(Digest::sha256(content.as_bytes()).hex()).unwrap().try_into().ok();
+                let size = content.len() as u64;
+                let made = Entry { size, sha256, ..entry(path, EntryType::File, mode) };
+                apply_meta(&file, Path::new(path), &meta(&made)).unwrap();
+                entries.push(made);
+            }
+            tree.open_dir(&"d".parse().unwrap()).unwrap().apply_meta(&meta(&entries[0])).unwrap();
+            let new = NewVersion {
+                artifact: "os".parse().unwrap(),
+                version: version.parse().unwrap(),
+                source_url: "file:///x".into(),
+                digest: Digest::sha256(version.as_bytes()),
+                size: 1,
+                verified_by: vec![],
+                resolved_from: ResolvedFrom::default(),
+                recipe: Digest::sha256(b"recipe"),
+                keep_archive: false,
+                entries,
+            };
+            self.store.publish(&staging, new, Timestamp::now()).unwrap();
+        }
+
+        fn path(&self, version: &str, path: &str) -> PathBuf {
+            self.root.join("versions/os").join(version).join("tree").join(path)
+        }
+
+        fn inode(&self, version: &str, path: &str) -> u64 {
+            std::fs::metadata(self.path(version, path)).unwrap().ino()
+        }
+
+        fn verify(&self, version: &str) -> Report {
+            let opened = self.store.open_version(&"os".parse().unwrap(), &version.parse().unwrap()).unwrap();
+            self.store.verify(&opened, |_| {}).unwrap()
+        }
+
+        fn reflinks(&self) -> bool {
+            let dir = self.store.root();
+            let (from, to) = ("reflink-from".parse().unwrap(), "reflink-to".parse().unwrap());
+            let from = dir.create_file(&from, 0o600).unwrap();
+            fs::reflink(&from, &dir.create_file(&to, 0o600).unwrap()).is_ok()
+        }
+    }
+
+    const FILE: Option<u32> = Some(0o644);
+
+    #[test]
+    fn equal_files_have_no_second_copy_and_all_versions_are_sound() {
+        let house = House::new();
+        house.publish("1", &[("d/a", "same", FILE), ("d/b", "old", FILE), ("d/c", "moved", FILE)]);
+        house.publish("2", &[("d/a", "same", FILE), ("d/b", "new", FILE), ("d/e", "moved", FILE)]);
+        if !house.reflinks() {
+            assert_eq!(house.inode("1", "d/a"), house.inode("2", "d/a"));
+            assert_eq!(house.inode("1", "d/c"), house.inode("2", "d/e"));
+        }
+        assert_ne!(house.inode("1", "d/b"), house.inode("2", "d/b"));
+        for version in ["1", "2"] {
+            assert_eq!(house.verify(version).damage, []);
+        }
+        house.store.remove_version(&"os".parse().unwrap(), &"1".parse().unwrap()).unwrap();
+        assert_eq!(house.verify("2").damage, []);
+        assert_eq!(std::fs::read(house.path("2", "d/e")).unwrap(), b"moved");
+    }
+
+    #[test]
+    fn a_changed_file_in_the_store_does_not_spread() {
+        let house = House::new();
+        house.publish("1", &[("d/a", "same", FILE)]);
+        let path = house.path("1", "d/a");
+        let times = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&path, "evil").unwrap();
+        let written = std::fs::File::open(&path).unwrap();
+        written.set_permissions(std::fs::Permissions::from_mode(0o444)).unwrap();
+        written.set_modified(times).unwrap();
+        house.publish("2", &[("d/a", "same", FILE)]);
+        assert_eq!(std::fs::read(house.path("2", "d/a")).unwrap(), b"same");
+        assert_ne!(house.inode("1", "d/a"), house.inode("2", "d/a"));
+        assert_eq!(house.verify("2").damage, []);
+        assert_eq!(house.verify("1").damaged, 1);
+        assert_eq!(std::fs::read_dir(house.path("2", "d")).unwrap().count(), 1, "nothing is left beside");
+    }
+
+    #[test]
+    fn other_metadata_means_another_inode() {
+        let house = House::new();
+        house.publish("1", &[("d/a", "same", FILE)]);
+        house.publish("2", &[("d/a", "same", Some(0o755))]);
+        assert_ne!(house.inode("1", "d/a"), house.inode("2", "d/a"));
+        assert_eq!(house.verify("2").damage, []);
+    }
+
+    #[test]
+    fn hard_links_of_the_archive_follow_the_file_they_name() {
+        let house = House::new();
+        let things = [("d/a", "same", FILE), ("d/z", "d/a", None)];
+        house.publish("1", &things);
+        house.publish("2", &things);
+        assert_eq!(house.inode("2", "d/a"), house.inode("2", "d/z"));
+        if !house.reflinks() {
+            assert_eq!(house.inode("1", "d/a"), house.inode("2", "d/z"));
+        }
+        assert_eq!(house.verify("2").damage, []);
+    }
+
+    #[test]
+    fn disk_use_counts_what_is_shared_once() {
+        let house = House::new();
+        let content = "x".repeat(1 << 20);
+        house.publish("1", &[("d/a", &content, FILE)]);
+        let one = house.store.disk_use().unwrap();
+        assert!(one >= 1 << 20);
+        house.publish("2", &[("d/a", &content, FILE)]);
+        if !house.reflinks() {
+            let more = house.store.disk_use().unwrap() - one;
+            assert!(more < 1 << 19, "{more} bytes more");
+        }
+    }
+}
