@@ -382,6 +382,13 @@ mod tests {
             std::fs::metadata(self.path(version, path)).unwrap().ino()
         }
 
+        fn knows(&self, version: &str, path: &str) -> bool {
+            let opened = self.store.open_version(&"os".parse().unwrap(), &version.parse().unwrap()).unwrap();
+            let manifest = self.store.manifest(&opened).unwrap();
+            let entry = manifest.entries.iter().find(|entry| entry.path.as_bytes() == path.as_bytes()).unwrap();
+            opened.knows(&opened.tree().stat(&entry.path).unwrap().unwrap(), &entry.sha256.unwrap())
+        }
+
         fn verify(&self, version: &str) -> Report {
             let opened = self.store.open_version(&"os".parse().unwrap(), &version.parse().unwrap()).unwrap();
             self.store.verify(&opened, |_| {}).unwrap()
@@ -407,6 +414,10 @@ mod tests {
             assert_eq!(house.inode("1", "d/c"), house.inode("2", "d/e"));
         }
         assert_ne!(house.inode("1", "d/b"), house.inode("2", "d/b"));
+        // Compared just now, what is shared need not be read before it is seeded.
+        for (version, path) in [("1", "d/a"), ("1", "d/c"), ("2", "d/a"), ("2", "d/b"), ("2", "d/e")] {
+            assert!(house.knows(version, path), "{version} {path}");
+        }
         for version in ["1", "2"] {
             assert_eq!(house.verify(version).damage, []);
         }
