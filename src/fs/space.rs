@@ -1,6 +1,10 @@
-//! Room on a file system.
+//! Room on a file system, and what a tree takes of it.
 
-use rustix::fs::StatVfs;
+use std::collections::HashSet;
+
+use rustix::fs::{self as sys, AtFlags, StatVfs, StatxFlags};
+
+use super::{Dir, Error, Kind, Result};
 
 /// Bytes and inodes of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,5 +20,44 @@ pub struct Space {
 impl Space {
     pub(super) fn from_statvfs(v: &StatVfs) -> Self {
         Self { total: v.f_blocks * v.f_frsize, free: v.f_bavail * v.f_frsize, free_inodes: v.f_favail }
+    }
+}
+
+/// What `statx` calls a block, in bytes.
+const BLOCK: u64 = 512;
+
+impl Dir {
+    /// Bytes of disk that this directory and all below it take: an inode with several names counts once, extents shared
+    /// by reflink count for each file. What vanishes meanwhile is left out.
+    pub fn disk_use(&self) -> Result<u64> {
+        let mut linked = HashSet::new();
+        Ok(blocks(self, c"", AtFlags::EMPTY_PATH, &mut linked)? + below(self, &mut linked)?)
+    }
+}
+
+fn below(dir: &Dir, linked: &mut HashSet<(u64, u64)>) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in dir.entries()? {
+        bytes += blocks(dir, entry.name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW, linked)?;
+        if entry.kind == Kind::Dir {
+            match dir.open_dir(&entry.name) {
+                Ok(child) => bytes += below(&child, linked)?,
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn blocks(dir: &Dir, name: impl rustix::path::Arg, flags: AtFlags, linked: &mut HashSet<(u64, u64)>) -> Result<u64> {
+    match sys::statx(dir, name, flags, StatxFlags::BASIC_STATS) {
+        Ok(x) => {
+            let inode = (rustix::fs::makedev(x.stx_dev_major, x.stx_dev_minor), x.stx_ino);
+            let many = x.stx_nlink > 1 && Kind::from(sys::FileType::from_raw_mode(u32::from(x.stx_mode))) != Kind::Dir;
+            Ok(if many && !linked.insert(inode) { 0 } else { x.stx_blocks * BLOCK })
+        }
+        Err(rustix::io::Errno::NOENT) => Ok(0),
+        Err(e) => Err(Error::new("stat below", dir.path(), e)),
     }
 }

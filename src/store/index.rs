@@ -45,7 +45,7 @@ pub(super) struct Index {
 #[derive(Debug)]
 enum Call {
     Load(SyncSender<Vec<(Vec<u8>, Vec<u8>)>>),
-    Put(Vec<u8>, Vec<u8>),
+    Put(Vec<(Vec<u8>, Vec<u8>)>),
     Remove(Vec<u8>),
 }
 
@@ -83,11 +83,14 @@ impl Index {
 
     /// Notes what a manifest says.
     pub(super) fn put(&self, head: &ManifestHead, stamp: &Stamp) {
-        let key = row_key(&head.artifact, &head.version);
-        let json = serde_json::to_vec(&Row { stamp: *stamp, head: head.clone() })
-            .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
-        let value = [checksum(&key, &json).as_bytes(), &json].concat();
-        self.send(Call::Put(key, value));
+        self.put_all(&[Row { stamp: *stamp, head: head.clone() }]);
+    }
+
+    /// Notes what many manifests say, in one call: a start without an index must not fill the queue.
+    pub(super) fn put_all(&self, rows: &[Row]) {
+        if !rows.is_empty() {
+            self.send(Call::Put(rows.iter().map(written).collect()));
+        }
     }
 
     /// Forgets a version.
@@ -180,7 +183,7 @@ fn answer(db: &sled::Db, call: Call) -> sled::Result<()> {
             let rows: sled::Result<Vec<_>> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();
             rows.map(|rows| drop(answer.send(rows)))
         }
-        Call::Put(key, value) => db.insert(key, value).map(drop),
+        Call::Put(rows) => rows.into_iter().try_for_each(|(key, value)| db.insert(key, value).map(drop)),
         Call::Remove(key) => db.remove(key).map(drop),
     }
 }
@@ -201,6 +204,14 @@ fn row_key(artifact: &ArtifactName, version: &VersionName) -> Vec<u8> {
 /// Over the key too: a row that turns up under another key is not believed.
 fn checksum(key: &[u8], json: &[u8]) -> String {
     Digest::sha256(&[key, b"\0", json].concat()).hex()
+}
+
+fn written(row: &Row) -> (Vec<u8>, Vec<u8>) {
+    let key = row_key(&row.head.artifact, &row.head.version);
+    let json =
+        serde_json::to_vec(row).unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+    let value = [checksum(&key, &json).as_bytes(), &json].concat();
+    (key, value)
 }
 
 fn read_row(key: &[u8], value: &[u8]) -> Option<((ArtifactName, VersionName), Row)> {

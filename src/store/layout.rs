@@ -190,6 +190,12 @@ impl Store {
         Ok(())
     }
 
+    /// Bytes of disk that the whole store takes, content that versions share by hard link counted once. Walks it all:
+    /// seconds on a large store.
+    pub fn disk_use(&self) -> fs::Result<u64> {
+        self.root.disk_use()
+    }
+
     /// Room on the store's file system.
     pub fn space(&self) -> fs::Result<fs::Space> {
         self.root.space()

@@ -15,6 +15,7 @@ mod manifest;
 mod pins;
 mod publish;
 mod quarantine;
+mod same;
 mod scan;
 mod scrub;
 mod sound;

@@ -102,8 +102,13 @@ impl Store {
             let archive = staged.open_file(&own("archive"))?;
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
-        let manifest = seal(new, now);
         let tree = staged.open_dir(&own("tree"))?;
+        let shared = self.share_content(&new.artifact, &new.version, &tree, &new.entries)?;
+        if shared.files > 0 {
+            tracing::info!(artifact = %new.artifact, version = %new.version, files = shared.files,
+                bytes = shared.bytes, "content shared with versions on the node");
+        }
+        let manifest = seal(new, now);
         make_durable(&tree, &manifest.entries)?;
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;

@@ -14,10 +14,11 @@ use crate::intent::{ArtifactName, VersionName, error_chain};
 /// manifest read, and one that is damaged goes into quarantine.
 pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     let mut rows = store.index.load();
+    let mut read_anew = Vec::new();
     let mut inventory = Inventory::new();
     for (artifact, dir) in named_dirs::<ArtifactName>(&store.versions)? {
         for (version, dir) in named_dirs::<VersionName>(&dir)? {
-            match read_version(store, &artifact, &version, &dir, &mut rows) {
+            match read_version(store, &artifact, &version, &dir, &mut rows, &mut read_anew) {
                 Ok(Some(head)) => {
                     inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
                 }
@@ -28,6 +29,7 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
             }
         }
     }
+    store.index.put_all(&read_anew);
     // Rows of versions that are gone.
     for (artifact, version) in rows.into_keys() {
         store.index.remove(&artifact, &version);
@@ -77,6 +79,7 @@ fn read_version(
     version: &VersionName,
     dir: &Dir,
     rows: &mut Rows,
+    read_anew: &mut Vec<Row>,
 ) -> fs::Result<Option<Arc<ManifestHead>>> {
     let name = own("manifest.json");
     let stamp = dir.stat(&name)?.map(|stat| stat.stamp);
@@ -89,7 +92,7 @@ fn read_version(
     let problem: ManifestError = match read {
         Ok(Ok(Manifest { head, .. })) if head.artifact == *artifact && head.version == *version => {
             if let Some(stamp) = stamp {
-                store.index.put(&head, &stamp);
+                read_anew.push(Row { stamp, head: head.clone() });
             }
             return Ok(Some(Arc::new(head)));
         }

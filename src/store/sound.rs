@@ -9,7 +9,7 @@
 //! needs to be forgotten in time. Left open: a write in the very instants between the daemon's look at a file and its
 //! own link, with the time set back as quickly; the scrub finds that.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -72,8 +72,13 @@ impl Soundness {
         lock(&self.prints).contains(&fingerprint(stat, sha256))
     }
 
-    /// Learns the files of a tree that was just written, before anyone else can reach them.
+    /// Learns the files of a tree that was just written, before anyone else can reach them. Those that have names in
+    /// other versions, too, can be reached: they are known from when they were compared, or not at all.
     pub(super) fn learn_tree(&self, tree: &Dir, entries: &[Entry]) -> fs::Result<()> {
+        let mut names: HashMap<&[u8], u64> = HashMap::new();
+        for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
+            *names.entry(entry.target.as_deref().unwrap_or_default()).or_insert(1) += 1;
+        }
         let mut last: Option<(Option<RelPath>, Dir)> = None;
         for entry in entries.iter().filter(|entry| entry.kind == EntryType::File) {
             let Some(sha256) = &entry.sha256 else { continue };
@@ -84,7 +89,8 @@ impl Soundness {
             };
             let name = RelPath::parse(entry.path.file_name())
                 .unwrap_or_else(|e| unreachable!("a component of a checked path: {e}"));
-            if let Some(stat) = dir.stat(&name)? {
+            let here = names.get(entry.path.as_bytes()).copied().unwrap_or(1);
+            if let Some(stat) = dir.stat(&name)?.filter(|stat| stat.links <= here) {
                 self.learn(&stat, sha256);
             }
             last = Some((parent, dir));
