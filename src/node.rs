@@ -113,7 +113,7 @@ impl Node {
         let (config, opened) = (given.config.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
         let Opened { catalog, store, seeder, records, repairs } = opened.await??;
-        tell_refused(&catalog);
+        tell_catalog(&catalog);
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
         let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
         let (http, socket) = (server.address(), server.socket().map(std::path::Path::to_path_buf));
@@ -162,10 +162,15 @@ fn settings(mut options: Options) -> Result<(Options, Settings), NodeError> {
     Ok((options, settings))
 }
 
-fn tell_refused(catalog: &intent::Catalog) {
+fn tell_catalog(catalog: &intent::Catalog) {
     for refused in &catalog.refused {
         let error = intent::error_chain(&*refused.error);
         tracing::error!(file = %refused.file.display(), error, "document refused; the others go on");
+    }
+    for artifact in catalog.artifacts.values() {
+        if artifact.seeds.iter().any(|seed| !seed.render.is_empty()) {
+            tracing::warn!(artifact = %artifact.name, "spec.seeds[].render is not built yet and left out");
+        }
     }
 }
 
@@ -195,7 +200,7 @@ fn take_up(reconciler: &Reconciler, catalog: Result<intent::Catalog, NodeError>)
     match catalog {
         Ok(catalog) => {
             if reconciler.set_catalog(catalog) {
-                tell_refused(&reconciler.catalog());
+                tell_catalog(&reconciler.catalog());
                 tracing::info!("documents changed and were taken up");
             }
         }
