@@ -288,12 +288,6 @@ impl Dir {
         sys::unlinkat(&*parent.fd, name, AtFlags::empty()).map_err(|e| self.fail("remove", rel, e))
     }
 
-    /// Removes an empty directory.
-    pub fn remove_dir(&self, rel: &RelPath) -> Result<()> {
-        let (parent, name) = self.parent_of("remove directory", rel)?;
-        sys::unlinkat(&*parent.fd, name, AtFlags::REMOVEDIR).map_err(|e| self.fail("remove directory", rel, e))
-    }
-
     /// Makes the names in this directory durable.
     pub fn sync(&self) -> Result<()> {
         sys::fsync(&*self.fd).map_err(|e| Error::new("sync directory", &self.path, e))

@@ -121,11 +121,6 @@ impl Seeder {
         Ok(Self { root: dir, grounds, store, records, busy: Busy::default(), retired: Retired::default() })
     }
 
-    /// Where targets are, for messages.
-    pub fn root(&self) -> &Path {
-        self.root.path()
-    }
-
     /// A target given by people: absolute and below `seed.root`, or relative to it.
     pub fn target(&self, given: &str) -> Result<RelPath, TargetError> {
         self.grounds.target(given)
