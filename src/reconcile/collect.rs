@@ -262,6 +262,8 @@ impl Shared {
             let Fate { artifact, version, why, bytes, .. } = &*fate;
             if self.store.remove_unclaimed(artifact, version)? {
                 tracing::info!(%artifact, %version, %why, bytes, "version removed");
+                self.counts.collected_versions.inc();
+                self.counts.collected.inc_by(*bytes);
                 removed = true;
             } else {
                 let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
