@@ -300,6 +300,28 @@ fn quarantine_gives_way_before_versions_do() {
 }
 
 #[test]
+fn a_download_left_to_be_resumed_gives_way_after_versions_do() {
+    let (releases, others) = (Releases::with("v1"), Releases::with("v1"));
+    releases.publish("v1", &app("v1", 1_000_000));
+    others.publish("v1", &app("v1", 2_000_000));
+    others.origin.once(&Releases::path("v1"), Fault::CutAfter(1_500_000));
+    others.origin.always(&Releases::path("v1"), Fault::Status(503, Some(3600)));
+    let node = Node::builder()
+        .settings("store: {maxBytes: 5000000, minFree: 0}")
+        .document("app.yaml", &document(&releases, "{versions: 10, for: 1000h}"))
+        .document("other.yaml", &others.document_with("other", true, ""))
+        .start();
+    node.wait_ready("app");
+    let failed = |state: &Value| state["lastError"].as_str().is_some_and(|error| error.contains("503"));
+    node.wait_state("other", "a failure", PATIENCE, failed);
+    let part = node.store().join("staging/other/archive.part");
+    assert!(part.exists());
+    // The only version is current, and archive and tree of the next one need 3.2 MB.
+    take(&node, &releases, &["v2"], 1_600_000);
+    assert!(!part.exists());
+}
+
+#[test]
 fn downloads_of_documents_that_are_gone_are_not_kept() {
     let releases = Releases::with("v1");
     releases.origin.always(&Releases::path("v1"), Fault::StallAfter(100_000));
