@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, XattrFlags,
+    self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatVfsMountFlags,
+    StatxFlags, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -60,6 +61,11 @@ impl Dir {
     pub fn create_all(path: &Path) -> Result<Self> {
         std::fs::create_dir_all(path).map_err(|e| Error::new("create directory", path, e))?;
         Self::open(path)
+    }
+
+    /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd: Arc::new(fd), path: path.into() }
     }
 
     /// Where this directory was opened: for messages only.
@@ -296,6 +302,25 @@ impl Dir {
     /// Makes everything on this directory's file system durable, in one call; its write errors are reported here.
     pub fn sync_filesystem(&self) -> Result<()> {
         sys::syncfs(&*self.fd).map_err(|e| Error::new("sync file system of", &self.path, e))
+    }
+
+    /// Whether the mount that this directory was opened in lets nothing be written.
+    pub fn is_read_only(&self) -> Result<bool> {
+        sys::fstatvfs(&*self.fd)
+            .map(|v| v.f_flag.contains(StatVfsMountFlags::RDONLY))
+            .map_err(|e| Error::new("statvfs", &self.path, e))
+    }
+
+    /// The directory above this one in the same mount; `None` where that ends, or where the mount does not show it.
+    pub fn above(&self) -> Result<Option<Dir>> {
+        loop {
+            match sys::openat2(&*self.fd, c"..", DIR_FLAGS, Mode::empty(), ResolveFlags::NO_XDEV) {
+                Ok(fd) => return Ok(Some(Dir { fd: Arc::new(fd), path: self.path.join("..").into() })),
+                Err(Errno::XDEV | Errno::NOENT) => return Ok(None),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(e) => return Err(Error::new("open the directory above", &self.path, e)),
+            }
+        }
     }
 
     /// Room on this directory's file system.
