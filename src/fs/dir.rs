@@ -275,6 +275,27 @@ impl Dir {
         Ok(entries)
     }
 
+    /// Whether there is no name in this directory.
+    pub fn is_empty(&self) -> Result<bool> {
+        let fail = |e| Error::new("list directory", &self.path, e);
+        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty()).map_err(fail)?;
+        let mut buffer = Vec::with_capacity(4096);
+        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
+        while let Some(entry) = listing.next() {
+            if !matches!(entry.map_err(fail)?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same directory opened for reading, whatever it was opened for.
+    pub fn opened_again(&self) -> Result<Dir> {
+        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
+            .map_err(|e| Error::new("open directory", &self.path, e))?;
+        Ok(Dir { fd: Arc::new(fd), path: self.path.clone() })
+    }
+
     /// Renames `from` below this directory to `to` below `to_dir`.
     pub fn rename(&self, from: &RelPath, to_dir: &Dir, to: &RelPath, how: Rename) -> Result<()> {
         let (from_parent, from_name) = self.parent_of("rename", from)?;

@@ -10,6 +10,7 @@ mod body;
 mod caller;
 mod conditional;
 mod content;
+mod descriptor;
 mod events;
 mod feed;
 mod files;
