@@ -10,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatVfsMountFlags,
-    StatxFlags, XattrFlags,
+    self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -66,6 +65,13 @@ impl Dir {
     /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
     pub fn adopt(fd: OwnedFd, path: &Path) -> Self {
         Self { fd: Arc::new(fd), path: path.into() }
+    }
+
+    /// Another handle on this directory, which shares nothing with this one.
+    pub fn reopen(&self) -> Result<Self> {
+        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
+            .map_err(|e| Error::new("open directory", &self.path, e))?;
+        Ok(Self { fd: Arc::new(fd), path: self.path.clone() })
     }
 
     /// Where this directory was opened: for messages only.
@@ -252,9 +258,9 @@ impl Dir {
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
         let fail = |e| Error::new("list directory", &self.path, e);
         // A handle of its own: the position in a directory belongs to the open file.
-        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty()).map_err(fail)?;
+        let own = self.reopen()?;
         let mut buffer = Vec::with_capacity(32 * 1024);
-        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut listing = RawDir::new(own.as_fd(), buffer.spare_capacity_mut());
         let mut entries = Vec::new();
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;
@@ -273,27 +279,6 @@ impl Dir {
             entries.push(DirEntry { name, kind });
         }
         Ok(entries)
-    }
-
-    /// Whether there is no name in this directory.
-    pub fn is_empty(&self) -> Result<bool> {
-        let fail = |e| Error::new("list directory", &self.path, e);
-        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty()).map_err(fail)?;
-        let mut buffer = Vec::with_capacity(4096);
-        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
-        while let Some(entry) = listing.next() {
-            if !matches!(entry.map_err(fail)?.file_name().to_bytes(), b"." | b"..") {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The same directory opened for reading, whatever it was opened for.
-    pub fn opened_again(&self) -> Result<Dir> {
-        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
-            .map_err(|e| Error::new("open directory", &self.path, e))?;
-        Ok(Dir { fd: Arc::new(fd), path: self.path.clone() })
     }
 
     /// Renames `from` below this directory to `to` below `to_dir`.
@@ -323,25 +308,6 @@ impl Dir {
     /// Makes everything on this directory's file system durable, in one call; its write errors are reported here.
     pub fn sync_filesystem(&self) -> Result<()> {
         sys::syncfs(&*self.fd).map_err(|e| Error::new("sync file system of", &self.path, e))
-    }
-
-    /// Whether the mount that this directory was opened in lets nothing be written.
-    pub fn is_read_only(&self) -> Result<bool> {
-        sys::fstatvfs(&*self.fd)
-            .map(|v| v.f_flag.contains(StatVfsMountFlags::RDONLY))
-            .map_err(|e| Error::new("statvfs", &self.path, e))
-    }
-
-    /// The directory above this one in the same mount; `None` where that ends, or where the mount does not show it.
-    pub fn above(&self) -> Result<Option<Dir>> {
-        loop {
-            match sys::openat2(&*self.fd, c"..", DIR_FLAGS, Mode::empty(), ResolveFlags::NO_XDEV) {
-                Ok(fd) => return Ok(Some(Dir { fd: Arc::new(fd), path: self.path.join("..").into() })),
-                Err(Errno::XDEV | Errno::NOENT) => return Ok(None),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(e) => return Err(Error::new("open the directory above", &self.path, e)),
-            }
-        }
     }
 
     /// Room on this directory's file system.

@@ -65,12 +65,7 @@ impl<'a> Maker<'a> {
         Self::for_owners(Owners::usual(), version, rung, progress)
     }
 
-    pub(super) fn for_owners(
-        owners: Owners,
-        version: &'a Version,
-        rung: Rung,
-        progress: &'a SeedProgress,
-    ) -> Self {
+    pub(super) fn for_owners(owners: Owners, version: &'a Version, rung: Rung, progress: &'a SeedProgress) -> Self {
         let (rung, alone) = (Mutex::new(rung), Mutex::default());
         let head = &**version.head();
         Self { version, head, progress, rung, owners, alone, written: AtomicU64::new(0) }
