@@ -57,6 +57,15 @@ pub enum SeedError {
         /// Where it is.
         path: PathBuf,
     },
+    /// A directory on record that cannot be opened.
+    #[error("{} cannot be reached by its file handle; have the pod seed it again", target.display())]
+    Unreachable {
+        /// Where its pod had it.
+        target: PathBuf,
+        /// Why.
+        #[source]
+        source: fs::HandleError,
+    },
     /// A seed above or below it.
     #[error(
         "{target} and {other}, which is seeded already, lie one in the other, and each would replace what the other \

@@ -12,6 +12,10 @@ mod busy;
 mod entry;
 mod error;
 mod exchange;
+mod fill;
+mod filled;
+mod filler;
+mod hidden;
 mod ladder;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod mark;
@@ -29,6 +33,9 @@ mod tests;
 mod tree;
 
 pub use error::SeedError;
+pub use fill::{Receive, Refusal};
+pub use filled::Filled;
+pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 #[allow(unused_imports, reason = "the client's seam, taken up by cli")]
 pub(crate) use mark::{Mark, Marks, OnTargets, Wanted};
