@@ -143,6 +143,11 @@ impl Records {
         }
     }
 
+    /// All of them, not looked at.
+    pub(super) fn known_filled(&self) -> Vec<Filled> {
+        lock(&self.filled.0).rows.values().cloned().map(FilledRow::told).collect()
+    }
+
     /// Those that stand.
     pub(super) fn all_filled(&self, mount: &Dir) -> Vec<Filled> {
         let rows: Vec<FilledRow> = lock(&self.filled.0).rows.values().cloned().collect();
@@ -165,7 +170,8 @@ impl Records {
 
     fn write_down(&self) {
         if let Err(error) = self.save_all() {
-            tracing::warn!(%error, "filled directories not noted in seeds.json");
+            tracing::warn!(%error, "filled directories not noted in seeds.json; tried again later");
+            lock(&self.filled.0).unwritten = true;
         }
     }
 }

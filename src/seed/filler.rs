@@ -155,6 +155,11 @@ impl Seeder {
         Ok(told(&work, &filled.target, &done, started))
     }
 
+    /// The directories on record, as far as was known when they were last looked at.
+    pub fn filled_known(&self) -> Vec<Filled> {
+        self.records.known_filled()
+    }
+
     /// The directories on record that still stand. Looks at every one.
     pub fn filled(&self) -> Vec<Filled> {
         self.records.all_filled(self.store.root())

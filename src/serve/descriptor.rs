@@ -16,6 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::problem::Problem;
 use crate::fs::Dir;
 
 /// Descriptors that one message may bring: the one that is expected, and one by which too many are noticed. Those for
@@ -32,9 +33,10 @@ impl Descriptor {
     }
 
     /// It as a directory, which it may not be. `path` is for messages only.
-    pub(super) fn dir(&self, path: &Path) -> io::Result<Dir> {
+    pub(super) fn dir(&self, path: &Path) -> Result<Dir, Problem> {
         let fd = self.0.0.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"));
-        Ok(Dir::adopt(fd.as_fd().try_clone_to_owned()?, path))
+        let own = fd.as_fd().try_clone_to_owned().map_err(|error| Problem::internal(&error))?;
+        Ok(Dir::adopt(own, path))
     }
 }
 

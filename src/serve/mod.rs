@@ -14,6 +14,7 @@ mod descriptor;
 mod events;
 mod feed;
 mod files;
+mod fill;
 #[cfg(test)]
 mod fixture;
 mod gate;
