@@ -133,7 +133,11 @@ impl Mender<'_> {
     /// Sees that there is a directory; its own visit tends to the rest.
     fn stand_directory(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
         let name = own_name(entry);
-        match spot.pair.to.stat(&name)?.map(|stat| stat.kind) {
+        let found = spot.pair.to.stat(&name)?.map(|stat| stat.kind);
+        if found != Some(Kind::Dir) && !self.maker.may_remove_directories() {
+            return self.hand_over_directory(entry, spot, &name, found.is_some());
+        }
+        match found {
             Some(Kind::Dir) => Ok(()),
             None => {
                 spot.make_workable(self.maker)?;
@@ -145,6 +149,18 @@ impl Mender<'_> {
                 spot.take(self.maker, &scratch, &made, &name, Rename::Exchange)
             }
         }
+    }
+
+    /// Makes a directory in a peer's: the peer's own before the peer can get at it. What stands in its place is
+    /// unlinked, which no directory can be, rather than taken out with all that may be in it by now.
+    fn hand_over_directory(&self, entry: &Entry, spot: &Spot, name: &RelPath, taken: bool) -> Result<(), SeedError> {
+        let (scratch, made) = self.scratch()?;
+        scratch.make_dir(&made, WORKABLE)?;
+        scratch.open_dir(&made)?.apply_meta(&Meta { mode: WORKABLE, ..self.maker.meta(entry) })?;
+        if taken {
+            spot.pair.to.remove_file(name)?;
+        }
+        spot.take(self.maker, &scratch, &made, name, Rename::NoReplace)
     }
 
     fn symlink(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
