@@ -17,8 +17,9 @@ use super::filled::Filled;
 use super::hidden::Hidden;
 use super::mark::Mark;
 use super::mend::mend;
-use super::place::Scratch;
+use super::owned::Names;
 use super::record::MOST;
+use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
 use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename};
@@ -295,7 +296,9 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
-        mend(&maker, &work.layout()?, &top, scratch, read)?;
+        // What others keep in a directory that is swapped in place stays theirs.
+        let owned = Names::of(dir)?;
+        mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read)?;
         if read {
             mark.boot = self.records.boot().map(Into::into);
             mark.put(dir)?;
