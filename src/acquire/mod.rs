@@ -18,4 +18,5 @@ pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
 pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
 pub use source::{ClientError, HttpError};
+pub(crate) use unpack::{Kind as TarKind, Member as TarMember, Members as TarMembers, read_tar};
 pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};

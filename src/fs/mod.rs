@@ -9,6 +9,7 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+mod chain;
 mod dir;
 mod error;
 mod file;
@@ -23,6 +24,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
