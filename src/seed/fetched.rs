@@ -1,11 +1,11 @@
-//! A tree that a client fetched and unpacked by itself, since no daemon answered: made a seed like any other, and later
-//! held against what its mark says of it, with neither daemon nor manifest.
+//! Trees that clients made by themselves: one fetched and unpacked, since no daemon answered, is made a seed like any
+//! other; later each is held against its manifest, or with no daemon about against what its mark says.
 
 use std::collections::HashMap;
 
 use super::mend::content_digest;
-use crate::fs::{self, Chain, Dir, Kind, RelPath, Stat};
-use crate::store::{Entry, EntryType};
+use crate::fs::{self, Chain, Dir, Kind, LinkMode, RelPath, Stat};
+use crate::store::{Entry, EntryType, store_mode};
 
 /// More entries than an archive may have by default are none of ours.
 const MOST: usize = 1_000_000;
@@ -46,6 +46,62 @@ pub(crate) fn entries_of(top: &Dir) -> fs::Result<Option<Vec<Entry>>> {
     }
     found.sort_unstable_by(|a, b| a.0.path.cmp(&b.0.path));
     Ok(Some(with_hard_links(found)))
+}
+
+/// The first entry that a tree does not hold as its manifest says, but for what it holds besides: that is the pod's own.
+/// With `read` the files' content is read; files of a hard-linked tree have the store's modes.
+pub(crate) fn first_difference(
+    tree: &Dir,
+    entries: &[Entry],
+    mode: LinkMode,
+    read: bool,
+) -> fs::Result<Option<RelPath>> {
+    let owners = rustix::process::geteuid().is_root();
+    let mut chain = Chain::from(tree);
+    for entry in entries {
+        let (dir, name) = match chain.parent_of(&entry.path) {
+            // A directory on the way is none any more.
+            Err(_) => return Ok(Some(entry.path.clone())),
+            Ok(found) => found,
+        };
+        let agrees = match dir.stat(&name)? {
+            None => false,
+            Some(stat) => looks_like(entry, &stat, mode, owners) && (!deeper(entry, read) || holds(dir, &name, entry)?),
+        };
+        if !agrees {
+            return Ok(Some(entry.path.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn looks_like(entry: &Entry, stat: &Stat, mode: LinkMode, owners: bool) -> bool {
+    let (kind, size) = match entry.kind {
+        EntryType::Dir => (Kind::Dir, stat.size),
+        EntryType::Symlink => (Kind::Symlink, stat.size),
+        EntryType::File | EntryType::Hardlink => (Kind::File, entry.size),
+    };
+    let shared = mode == LinkMode::Hardlink && kind == Kind::File;
+    let rights = if shared { store_mode(entry.mode) } else { entry.mode };
+    let owner = !owners || (stat.uid, stat.gid) == (entry.uid, entry.gid);
+    // A directory's time is that of the last name that came or went in it, the pod's own too.
+    let mtime = if kind == Kind::Dir { stat.mtime } else { entry.mtime_parts() };
+    (stat.kind, stat.size, stat.mtime) == (kind, size, mtime)
+        && (kind == Kind::Symlink || stat.mode == rights)
+        && owner
+}
+
+/// Whether metadata does not tell all of it.
+fn deeper(entry: &Entry, read: bool) -> bool {
+    entry.kind == EntryType::Symlink || (read && entry.kind == EntryType::File)
+}
+
+fn holds(dir: &Dir, name: &RelPath, entry: &Entry) -> fs::Result<bool> {
+    if entry.kind == EntryType::Symlink {
+        return Ok(Some(dir.read_link(name)?) == entry.target);
+    }
+    let read = content_digest(&dir.open_file(name)?).map_err(|e| fs::Error::new("read", &dir.path_of(name), e))?;
+    Ok(Some(read) == entry.sha256)
 }
 
 fn entry(dir: &Dir, name: &RelPath, path: RelPath, stat: &Stat) -> fs::Result<Option<Entry>> {
@@ -130,7 +186,17 @@ mod tests {
         let mode = |path: &str| tree.stat(&path.parse().unwrap()).unwrap().unwrap().mode;
         assert_eq!((mode("z"), mode("d"), mode("d/closed"), mode("d/closed/x")), (0o666, 0o775, 0o500, 0o604));
 
+        let differs = |read| first_difference(&tree, &unpacked.entries, LinkMode::Copy, read).unwrap();
+        assert_eq!(differs(true), None);
+        let before = std::fs::metadata(dir.path().join("z")).unwrap().modified().unwrap();
         std::fs::write(dir.path().join("z"), "cOntent").unwrap();
+        assert_eq!(differs(false), Some("a".parse().unwrap()), "both names have another time");
+        std::fs::File::options().write(true).open(dir.path().join("z")).unwrap().set_modified(before).unwrap();
+        assert_eq!((differs(false), differs(true)), (None, Some("a".parse().unwrap())));
+        std::fs::write(dir.path().join("d/own"), "the pod's").unwrap();
+        assert_eq!(differs(false), None);
+        std::fs::remove_file(dir.path().join("d/closed/x")).unwrap();
+        assert_eq!(differs(false), Some("d/closed/x".parse().unwrap()));
         assert_ne!(found(), unpacked.entries);
         std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         assert_eq!(entries_of(&tree).unwrap(), None);
