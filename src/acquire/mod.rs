@@ -13,6 +13,7 @@ mod source;
 mod transfer;
 mod unpack;
 
+pub(crate) use resolve::by_digest as version_by_digest;
 pub use fetcher::{AcquireError, Acquired, Fetcher};
 pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};

@@ -149,16 +149,18 @@ impl Client {
         .await
     }
 
-    /// Seeds a target whose parent is open here, waiting for the version up to `wait`. Over the Unix socket only.
+    /// Seeds a target whose parent is open here, waiting for the version up to `wait`, but for a
+    /// daemon that went away only up to `absence`. Over the Unix socket only.
         pub(super) async fn seed_at(
         &self,
         name: &ArtifactName,
         question: SeedQuestion<'_>,
         wait: Duration,
+        absence: Option<Duration>,
         parent: impl AsFd,
     ) -> Result<SeedAnswer, ClientError> {
         let parent = parent.as_fd();
-        let seeded = wait::until(wait, async |left| {
+        let seeded = wait::until_gone(wait, absence, async |left| {
             let question = SeedQuestion { wait: whole_ms(left), ..question.clone() };
             self.ask_with(&post(path(name, "/seed"), json(&question), left + SEEDING), parent).await
         });

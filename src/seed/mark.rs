@@ -146,6 +146,16 @@ impl Mark {
         dir.set_xattr(ATTRIBUTE, &json)
     }
 
+    /// Whether its content was written or read since the machine started.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot.is_some() && self.boot == boot_id()
+    }
+
+    /// Its content was read just now, and is good.
+    pub(crate) fn was_read(&mut self) {
+        self.boot = boot_id();
+    }
+
     /// Whether it says that the directory holds this very tree.
     pub(crate) fn holds(&self, wanted: Wanted) -> bool {
         wanted == Wanted { artifact: &self.artifact, version: &self.version, tree_digest: &self.tree_digest }
