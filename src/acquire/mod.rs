@@ -13,11 +13,11 @@ mod source;
 mod transfer;
 mod unpack;
 
-pub(crate) use resolve::by_digest as version_by_digest;
 pub use fetcher::{AcquireError, Acquired, Fetcher};
 pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
+pub(crate) use resolve::by_digest as version_by_digest;
 pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
 pub use source::{ClientError, HttpError};
-pub(crate) use unpack::{Kind as TarKind, Member as TarMember, Members as TarMembers, read_tar};
 pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};
+pub(crate) use unpack::{Kind as TarKind, Member as TarMember, Members as TarMembers, read_tar};

@@ -151,7 +151,7 @@ impl Client {
 
     /// Seeds a target whose parent is open here, waiting for the version up to `wait`, but for a
     /// daemon that went away only up to `absence`. Over the Unix socket only.
-        pub(super) async fn seed_at(
+    pub(super) async fn seed_at(
         &self,
         name: &ArtifactName,
         question: SeedQuestion<'_>,
@@ -176,7 +176,7 @@ impl Client {
 
     /// Has the directory `dir`, which is open here, filled with a version: one that is empty, or that bears the mark of
     /// this very version and is checked and mended. `target` is for display. Over the Unix socket only.
-        pub(super) async fn fill(
+    pub(super) async fn fill(
         &self,
         name: &ArtifactName,
         version: &VersionName,

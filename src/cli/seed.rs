@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    fetch: or_fetch::Args,
+    fetch: or_fetch::OrFetch,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,

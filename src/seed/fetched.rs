@@ -86,9 +86,7 @@ fn looks_like(entry: &Entry, stat: &Stat, mode: LinkMode, owners: bool) -> bool 
     let owner = !owners || (stat.uid, stat.gid) == (entry.uid, entry.gid);
     // A directory's time is that of the last name that came or went in it, the pod's own too.
     let mtime = if kind == Kind::Dir { stat.mtime } else { entry.mtime_parts() };
-    (stat.kind, stat.size, stat.mtime) == (kind, size, mtime)
-        && (kind == Kind::Symlink || stat.mode == rights)
-        && owner
+    (stat.kind, stat.size, stat.mtime) == (kind, size, mtime) && (kind == Kind::Symlink || stat.mode == rights) && owner
 }
 
 /// Whether metadata does not tell all of it.

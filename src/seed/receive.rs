@@ -75,8 +75,7 @@ pub fn receive(
     progress: &SeedProgress,
 ) -> Result<u64, ReceiveError> {
     progress.total_entries.store(manifest.entries.len() as u64, Relaxed);
-    let mut receiver =
-        Receiver { chain: Chain::from(tree), owners: rustix::process::geteuid().is_root(), progress };
+    let mut receiver = Receiver { chain: Chain::from(tree), owners: rustix::process::geteuid().is_root(), progress };
     read_tar(stream, |members| {
         for entry in &manifest.entries {
             let missing = || ReceiveError::Missing { path: entry.path.clone() };

@@ -258,10 +258,7 @@ mod tests {
         });
         let link = |path: &str, target: &str| (path.to_owned(), EntryType::Hardlink, Some(target.to_owned()));
         let file = |path: &str| (path.to_owned(), EntryType::File, None);
-        assert_eq!(
-            found.collect::<Vec<_>>(),
-            [file("a"), link("b", "a"), file("m"), link("n", "m"), link("z", "a")]
-        );
+        assert_eq!(found.collect::<Vec<_>>(), [file("a"), link("b", "a"), file("m"), link("n", "m"), link("z", "a")]);
     }
 
     proptest! {

@@ -19,7 +19,8 @@ use crate::cli::problem::Elsewhere;
 use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
-    Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Step, Switch, Wanted, decide, first_difference, receive,
+    Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Step,
+    Switch, Wanted, decide, first_difference, receive,
 };
 use crate::store::{Manifest, ManifestError};
 
@@ -205,11 +206,7 @@ impl Hands<'_> {
 
     /// Makes the tree beside the target and has it take its place; `received` is what the stream is to bring, where it
     /// is known that the daemon does not fill.
-    async fn swap(
-        &self,
-        switch: Switch,
-        received: Option<(Arc<Manifest>, Option<String>)>,
-    ) -> Result<Seeded, Failure> {
+    async fn swap(&self, switch: Switch, received: Option<(Arc<Manifest>, Option<String>)>) -> Result<Seeded, Failure> {
         let staged = self.place.stage(&switch).map_err(HandOverError::from)?;
         let made = match received {
             Some((manifest, reason)) => self.receive(manifest, staged.dir(), reason).await,
@@ -223,9 +220,7 @@ impl Hands<'_> {
             }
         };
         let place = self.place.clone();
-        let settled = blocking(move || {
-            place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER))
-        });
+        let settled = blocking(move || place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER)));
         settled.await.map_err(HandOverError::from)?;
         Ok(seeded)
     }

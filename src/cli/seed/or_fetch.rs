@@ -20,8 +20,8 @@ use crate::cli::exit::Failure;
 use crate::cli::wait;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
 use crate::intent::{
-    Artifact, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack, VersionName, VersionWish,
-    recipe_digest,
+    Artifact, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack, VersionName,
+    VersionWish, recipe_digest,
 };
 use crate::seed::{
     Asked, Fetched, Mark, Marks as _, OnTargets, PATIENCE, Place, Seed, SeedError, Seeded, Standing, Step, Switch,
@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// What to do when no daemon answers.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "With no daemon")]
-pub(super) struct Args {
+pub(super) struct OrFetch {
     /// Where to fetch the archive from when no daemon answers
     #[arg(long, value_name = "URL", requires = "sha256", value_parser = address)]
     or_fetch: Option<reqwest::Url>,
@@ -117,7 +117,7 @@ pub(super) struct Plan {
     pub(super) daemon_timeout: Duration,
 }
 
-impl Args {
+impl OrFetch {
     /// What is to be fetched; `None` where nothing shall.
     pub(super) fn plan(&self) -> Option<Plan> {
         let (url, sha256) = (self.or_fetch.clone()?, self.sha256.clone()?);
@@ -271,11 +271,11 @@ impl Fetch<'_> {
         let deadline = Instant::now() + self.wish.wait;
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match fetcher.acquire(&artifact, &resolution, staging, &progress, &CancellationToken::new()).await
-            {
-                Ok(acquired) => return Ok(acquired),
-                Err(error) => error,
-            };
+            let error =
+                match fetcher.acquire(&artifact, &resolution, staging, &progress, &CancellationToken::new()).await {
+                    Ok(acquired) => return Ok(acquired),
+                    Err(error) => error,
+                };
             let wait = error.retry_after().unwrap_or(pause);
             if !error.is_transient() || Instant::now() + wait > deadline {
                 return Err(FetchError::Acquire { why: self.why.clone(), source: error }.into());
