@@ -62,8 +62,13 @@ impl Dir {
         Self::open(path)
     }
 
+    /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd: Arc::new(fd), path: path.into() }
+    }
+
     /// Another handle on this directory, which shares nothing with this one.
-    pub(super) fn reopen(&self) -> Result<Self> {
+    pub fn reopen(&self) -> Result<Self> {
         let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
             .map_err(|e| Error::new("open directory", &self.path, e))?;
         Ok(Self { fd: Arc::new(fd), path: self.path.clone() })

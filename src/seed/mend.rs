@@ -54,8 +54,8 @@ impl Spot {
     }
 
     /// Lets its owner write in it; its metadata is set when all is done.
-    fn make_workable(&self) -> Result<(), SeedError> {
-        if !self.workable.replace(true) {
+    fn make_workable(&self, maker: &Maker) -> Result<(), SeedError> {
+        if !self.workable.replace(true) && maker.may_change(&self.before) {
             let meta = Meta { mode: self.before.mode | WORKABLE, owner: None, mtime: self.before.mtime };
             self.pair.to.apply_meta(&meta)?;
         }
@@ -63,8 +63,8 @@ impl Spot {
     }
 
     /// Renames what was made in `scratch` to `name`. A directory on either side takes an exchange.
-    fn take(&self, scratch: &Dir, made: &RelPath, name: &RelPath, how: Rename) -> Result<(), SeedError> {
-        self.make_workable()?;
+    fn take(&self, maker: &Maker, scratch: &Dir, made: &RelPath, name: &RelPath, how: Rename) -> Result<(), SeedError> {
+        self.make_workable(maker)?;
         Ok(scratch.rename(made, &self.pair.to, name, how)?)
     }
 }
@@ -123,7 +123,8 @@ impl Mender<'_> {
 
     /// Gives a directory its metadata, after all that happened in it.
     fn settle(&self, entry: &Entry, dir: &Dir) -> Result<(), SeedError> {
-        if !self.metadata_agrees(entry, &dir.stat_self()?) {
+        let found = dir.stat_self()?;
+        if !self.metadata_agrees(entry, &found) && self.maker.may_change(&found) {
             dir.apply_meta(&self.maker.meta(entry))?;
         }
         Ok(())
@@ -135,13 +136,13 @@ impl Mender<'_> {
         match spot.pair.to.stat(&name)?.map(|stat| stat.kind) {
             Some(Kind::Dir) => Ok(()),
             None => {
-                spot.make_workable()?;
+                spot.make_workable(self.maker)?;
                 Ok(spot.pair.to.make_dir(&name, WORKABLE)?)
             }
             Some(_) => {
                 let (scratch, made) = self.scratch()?;
                 scratch.make_dir(&made, WORKABLE)?;
-                spot.take(&scratch, &made, &name, Rename::Exchange)
+                spot.take(self.maker, &scratch, &made, &name, Rename::Exchange)
             }
         }
     }
@@ -191,7 +192,7 @@ impl Mender<'_> {
         }
         let file = spot.pair.to.open_file(&name)?;
         let path = spot.pair.to.path_of(&name);
-        if !same_inode(&Dir::stat_file(&file, &path)?, &stat) {
+        if !same_inode(&Dir::stat_file(&file, &path)?, &stat) || !self.maker.may_change(&stat) {
             return self.replace(entry, spot, found);
         }
         fs::apply_meta(&file, &path, &self.maker.meta(entry))?;
@@ -254,7 +255,10 @@ impl Mender<'_> {
         found: Option<Stat>,
     ) -> Result<(), SeedError> {
         let directory = found.is_some_and(|stat| stat.kind == Kind::Dir);
-        spot.take(scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
+        if directory && !self.maker.may_remove_directories() {
+            return Err(SeedError::DirectoryInPlace { path: spot.pair.to.path_of(name) });
+        }
+        spot.take(self.maker, scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
         self.maker.count_written();
         Ok(())
     }

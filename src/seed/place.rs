@@ -215,6 +215,11 @@ impl Place {
 }
 
 impl Scratch {
+    /// In a directory that is nobody's target, or in a target of which nothing else can be reached.
+    pub(super) fn within(dir: &Dir) -> Self {
+        Self { dir: dir.clone(), stem: component(b"seed") }
+    }
+
     /// A new directory of its own.
     pub(crate) fn stage(&self) -> Result<Staged, SeedError> {
         let name = self.dir.temporary_name(&self.stem)?;
@@ -222,7 +227,7 @@ impl Scratch {
         Ok(Staged { held_in: self.dir.clone(), dir: self.dir.open_dir(&name)?, name })
     }
 
-    fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
+    pub(super) fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
         let prefix = Dir::temporary_prefix(&self.stem);
         for entry in self.dir.entries()? {
             if is_leftover(entry.name.as_bytes(), &prefix) && !keep(&entry.name) {

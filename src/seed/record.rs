@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::filled::{FilledRow, FilledRows};
 use super::lock;
 use super::mark::{Identity, Mark, Marks, boot_id};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
@@ -59,6 +60,9 @@ struct Row {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
     seeds: Vec<Row>,
+    /// By file handle: what no path from here leads to.
+    #[serde(default)]
+    filled: Vec<FilledRow>,
 }
 
 /// The marks of one target, on itself or in the records.
@@ -83,6 +87,7 @@ impl Marks for At<'_> {
 pub(super) struct Records {
     store: Dir,
     rows: Mutex<BTreeMap<RelPath, Row>>,
+    pub(super) filled: FilledRows,
     boot: Option<String>,
     /// Marks are put on targets; tests do without, as some file systems must.
     pub(super) attributes: bool,
@@ -95,17 +100,18 @@ fn file_name(name: &'static str) -> RelPath {
 impl Records {
     /// Reads `seeds.json` below the store's root; one that cannot be read is put aside.
     pub(super) fn open(store: &Dir) -> Self {
-        let rows = read(store).unwrap_or_else(|error| {
+        let Written { seeds, filled } = read(store).unwrap_or_else(|error| {
             tracing::warn!(error = &*error, "seeds.json cannot be read; put aside as seeds.json.unreadable");
             let aside =
                 store.rename(&file_name("seeds.json"), store, &file_name("seeds.json.unreadable"), Rename::Replace);
             if let Err(error) = aside {
                 tracing::warn!(%error, "seeds.json cannot be put aside");
             }
-            Vec::new()
+            Written::default()
         });
-        let rows = rows.into_iter().map(|row| (row.target.clone(), row)).collect();
-        Self { store: store.clone(), rows: Mutex::new(rows), boot: boot_id(), attributes: true }
+        let rows = Mutex::new(seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
+        let filled = FilledRows::new(filled);
+        Self { store: store.clone(), rows, filled, boot: boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.
@@ -214,9 +220,14 @@ impl Records {
         }
     }
 
+    /// Writes all down that is known.
+    pub(super) fn save_all(&self) -> fs::Result<()> {
+        self.save(&lock(&self.rows))
+    }
+
     fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
         let name = file_name("seeds.json");
-        let written = Written { seeds: rows.values().cloned().collect() };
+        let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         if rows.values().any(|row| !row.on_target) {
@@ -248,10 +259,10 @@ fn record(target: RelPath, mark: Mark) -> Record {
     }
 }
 
-fn read(store: &Dir) -> Result<Vec<Row>, Box<dyn std::error::Error + Send + Sync>> {
+fn read(store: &Dir) -> Result<Written, Box<dyn std::error::Error + Send + Sync>> {
     match store.read(&file_name("seeds.json"), LIMIT) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.seeds),
-        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(e) if e.is_not_found() => Ok(Written::default()),
         Err(e) => Err(e.into()),
     }
 }

@@ -12,7 +12,7 @@ use super::busy::Busy;
 use super::entry::Maker;
 use super::mark::Mark;
 use super::mend::mend;
-use super::place::{Place, Settled, SwappedOut};
+use super::place::{Place, Settled, SwappedOut, same_inode};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
 use super::standing::{Asked, Seed, Step, Switch, decide};
@@ -84,7 +84,7 @@ pub struct SeedProgress {
 pub struct Seeder {
     root: Dir,
     grounds: Grounds,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     pub(super) records: Records,
     busy: Busy,
     pub(super) retired: Retired,
@@ -123,6 +123,16 @@ impl Seeder {
     /// A target given by people: absolute and below `seed.root`, or relative to it.
     pub fn target(&self, given: &str) -> Result<RelPath, TargetError> {
         self.grounds.target(given)
+    }
+
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
+        let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
+        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+            (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
+            // A directory that cannot be found is not that one.
+            _ => false,
+        }
     }
 
     /// Removes the trees that were swapped out of their targets longer than [`GRACE`] ago.

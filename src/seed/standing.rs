@@ -84,7 +84,7 @@ pub(crate) fn decide(standing: Standing, asked: &Asked) -> Step {
 }
 
 /// Whether a tree made by `mode` is what `asked` wants.
-fn satisfies(mode: LinkMode, asked: Link) -> bool {
+pub(super) fn satisfies(mode: LinkMode, asked: Link) -> bool {
     match asked {
         Link::Auto => true,
         Link::Reflink => mode == LinkMode::Reflink,
