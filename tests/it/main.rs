@@ -13,6 +13,7 @@
 
 mod fixture;
 
+mod across_mounts;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
