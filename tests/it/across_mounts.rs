@@ -37,11 +37,11 @@ impl Ground {
         Self::of(disk, &[])
     }
 
-    /// The daemon without these capabilities.
-    fn of(disk: &Path, without: &[&str]) -> Self {
+    /// The daemon is run by this command, which it becomes.
+    fn of(disk: &Path, through: &[&str]) -> Self {
         let (store, seeds, releases) = (BindMount::of(&disk.join("store")), scratch(), Releases::with("v1"));
         releases.publish("v2", &app("v2", NOISE));
-        let builder = Node::builder().root(seeds.path()).store(store.path()).without(without);
+        let builder = Node::builder().root(seeds.path()).store(store.path()).through(through);
         let node = builder.document("app.yaml", &releases.document()).start();
         node.wait_ready("app");
         Self { node, releases, _store: store, _seeds: seeds }
@@ -177,7 +177,7 @@ fn across_file_systems_bytes_are_copied() {
 #[test]
 fn without_the_capability_bytes_are_copied() {
     let disk = LoopFs::ext4(64);
-    let ground = Ground::of(disk.path(), &["dac_read_search", "sys_admin"]);
+    let ground = Ground::of(disk.path(), &["setpriv", "--bounding-set", "-dac_read_search,-sys_admin"]);
     let pod = Pod::with(&disk.path().join("volumes/pod"), &ground.node);
     let first = a_life(&ground, &pod, COPIED);
     assert_eq!(text(&first, "mode"), "copy", "{first}");

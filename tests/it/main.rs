@@ -18,6 +18,7 @@ mod bad_upstream;
 mod budget;
 mod cli_contract;
 mod collection;
+mod descriptor;
 mod events;
 mod formats;
 mod full_disk;
