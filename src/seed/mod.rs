@@ -17,15 +17,20 @@ mod fill;
 mod filled;
 mod filler;
 mod hidden;
+mod in_place;
 mod ladder;
+mod look;
 mod mark;
 mod mend;
+mod owned;
 mod place;
 mod receive;
 mod record;
 mod retired;
 mod seeder;
+mod staged;
 mod standing;
+mod symlink;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -38,12 +43,15 @@ pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
-pub(crate) use place::{Place, Scratch, Settled, Staged};
+#[allow(unused_imports, reason = "rendered files take it up")]
+pub(crate) use owned::Names;
+pub(crate) use place::Place;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
+pub(crate) use staged::Staged;
 pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
