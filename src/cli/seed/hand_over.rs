@@ -231,10 +231,14 @@ impl Hands<'_> {
                 return Err(error);
             }
         };
-        let place = self.place.clone();
-        let settled = blocking(move || place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER)));
-        settled.await.map_err(HandOverError::from)?;
-        Ok(seeded)
+        let reason = told_together(seeded.reason, switch.reason());
+        if switch.reason().is_some() {
+            let mark = Mark::on(staged.dir()).map_err(HandOverError::from)?;
+            let whole = mark.map(|mark| Mark { reason: reason.clone(), ..mark });
+            whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
+        }
+        settle(self.place.clone(), switch, staged).await?;
+        Ok(Seeded { reason, ..seeded })
     }
 
     async fn make(&self, dir: &Dir) -> Result<Seeded, Failure> {
