@@ -51,12 +51,6 @@ pub enum SeedError {
         /// What it is.
         what: &'static str,
     },
-    /// In a pod's own seed, where removing it is the pod's to do.
-    #[error("{} is a directory where the version has none; remove it, then seed again", path.display())]
-    DirectoryInPlace {
-        /// Where it is.
-        path: PathBuf,
-    },
     /// A directory on record that cannot be opened.
     #[error("{} cannot be reached by its file handle; have the pod seed it again", target.display())]
     Unreachable {

@@ -299,7 +299,7 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
-        // A peer wrote it, and may have written anything.
+        // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list.
         let owned = Names::within(dir, OWNED_LIMIT)?;
         mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read)?;
         if read {

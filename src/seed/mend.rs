@@ -150,7 +150,11 @@ impl Mender<'_> {
     /// Sees that there is a directory; its own visit tends to the rest.
     fn stand_directory(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
         let name = own_name(entry);
-        match spot.pair.to.stat(&name)?.map(|stat| stat.kind) {
+        let found = spot.pair.to.stat(&name)?.map(|stat| stat.kind);
+        if found != Some(Kind::Dir) && !self.maker.may_remove_directories() {
+            return self.hand_over_directory(entry, spot, &name, found.is_some());
+        }
+        match found {
             Some(Kind::Dir) => Ok(()),
             None => {
                 spot.make_workable(self.maker)?;
@@ -162,6 +166,18 @@ impl Mender<'_> {
                 spot.take(self.maker, &scratch, &made, &name, Rename::Exchange)
             }
         }
+    }
+
+    /// Makes a directory in a peer's: the peer's own before the peer can get at it. What stands in its place is
+    /// unlinked, which no directory can be, rather than taken out with all that may be in it by now.
+    fn hand_over_directory(&self, entry: &Entry, spot: &Spot, name: &RelPath, taken: bool) -> Result<(), SeedError> {
+        let (scratch, made) = self.scratch()?;
+        scratch.make_dir(&made, WORKABLE)?;
+        scratch.open_dir(&made)?.apply_meta(&Meta { mode: WORKABLE, ..self.maker.meta(entry) })?;
+        if taken {
+            spot.pair.to.remove_file(name)?;
+        }
+        spot.take(self.maker, &scratch, &made, name, Rename::NoReplace)
     }
 
     fn symlink(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
@@ -272,12 +288,9 @@ impl Mender<'_> {
         found: Option<Stat>,
     ) -> Result<(), SeedError> {
         let directory = found.is_some_and(|stat| stat.kind == Kind::Dir);
-        if directory && self.owned.is_some() {
+        if directory && (self.owned.is_some() || !self.maker.may_remove_directories()) {
             // Whoever made it where a file of ours was, it is not ours to remove.
             return Err(SeedError::Clash { path: spot.pair.to.path_of(name) });
-        }
-        if directory && !self.maker.may_remove_directories() {
-            return Err(SeedError::DirectoryInPlace { path: spot.pair.to.path_of(name) });
         }
         spot.take(self.maker, scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
         self.maker.count_written();
