@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,6 @@ pub(super) struct SeedQuestion<'a> {
 
 /// What came of asking for a seed at a directory that was opened here.
 #[derive(Debug)]
-#[allow(dead_code, reason = "`seed` is to ask so")]
 pub(super) enum SeedAnswer {
     /// The daemon did all of it.
     Seeded(Seeded),
@@ -69,7 +69,6 @@ pub(super) enum SeedAnswer {
 
 /// What came of asking to have a directory filled.
 #[derive(Debug)]
-#[allow(dead_code, reason = "`seed` is to ask so")]
 pub(super) enum FillAnswer {
     /// It holds the version.
     Seeded(Seeded),
@@ -150,17 +149,18 @@ impl Client {
         .await
     }
 
-    /// Seeds a target whose parent is open here, waiting for the version up to `wait`. Over the Unix socket only.
-    #[allow(dead_code, reason = "`seed` is to ask so")]
+    /// Seeds a target whose parent is open here, waiting for the version up to `wait`, but for a
+    /// daemon that went away only up to `absence`. Over the Unix socket only.
     pub(super) async fn seed_at(
         &self,
         name: &ArtifactName,
         question: SeedQuestion<'_>,
         wait: Duration,
+        absence: Option<Duration>,
         parent: impl AsFd,
     ) -> Result<SeedAnswer, ClientError> {
         let parent = parent.as_fd();
-        let seeded = wait::until(wait, async |left| {
+        let seeded = wait::until_gone(wait, absence, async |left| {
             let question = SeedQuestion { wait: whole_ms(left), ..question.clone() };
             self.ask_with(&post(path(name, "/seed"), json(&question), left + SEEDING), parent).await
         });
@@ -176,7 +176,6 @@ impl Client {
 
     /// Has the directory `dir`, which is open here, filled with a version: one that is empty, or that bears the mark of
     /// this very version and is checked and mended. `target` is for display. Over the Unix socket only.
-    #[allow(dead_code, reason = "`seed` is to ask so")]
     pub(super) async fn fill(
         &self,
         name: &ArtifactName,
@@ -195,6 +194,34 @@ impl Client {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the daemon answers at all, within `limit`.
+    pub(super) async fn health(&self, limit: Duration) -> Result<(), ClientError> {
+        let silent = |_| ClientError::Silent { server: self.server.clone(), limit };
+        let question = Question { limit, ..get("/healthz".to_owned()) };
+        tokio::time::timeout(limit, self.send(&question)).await.map_err(silent)?.map(drop)
+    }
+
+    /// A version's manifest as it stands in the store, to be read as it comes.
+    pub(super) async fn manifest(&self, name: &ArtifactName, version: &VersionName) -> Result<Incoming, ClientError> {
+        self.open(name, version, "").await
+    }
+
+    /// A version's tree as a tar stream.
+    pub(super) async fn tree(&self, name: &ArtifactName, version: &VersionName) -> Result<Incoming, ClientError> {
+        self.open(name, version, "/tree.tar").await
+    }
+
+    async fn open(&self, name: &ArtifactName, version: &VersionName, what: &str) -> Result<Incoming, ClientError> {
+        let version = utf8_percent_encode(version.as_str(), UNRESERVED);
+        let question = get(path(name, &format!("/versions/{version}{what}")));
+        connection::open(&self.server, self.token.as_ref(), &question, "*/*").await
+    }
+
+    /// Where the daemon is.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Has the source asked now, without waiting for what comes of it.

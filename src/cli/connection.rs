@@ -98,6 +98,11 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
+    /// No daemon is there, or it says nothing.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Silent { .. })
+    }
+
     /// What to do about it.
     pub(super) fn next(&self) -> Option<String> {
         match self {

@@ -9,6 +9,7 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+mod chain;
 #[cfg(test)]
 pub(crate) mod crash;
 mod dir;
@@ -28,6 +29,7 @@ mod space;
 mod tests;
 mod verity;
 
+pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
 pub use error::{Error, Result};

@@ -65,7 +65,20 @@ pub(crate) struct Mark {
     /// The boot under which its content was written or last read; content is not synced, so a later boot may find less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) boot: Option<String>,
+    /// What a client fetched and unpacked by itself; absent where a daemon vouches for the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fetched: Option<Fetched>,
     pub(crate) id: Identity,
+}
+
+/// The archive that a client made a tree of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Fetched {
+    /// Its SHA-256.
+    pub(crate) archive: Digest,
+    /// The recipe under which it was unpacked.
+    pub(crate) recipe: Digest,
 }
 
 /// Which directory it is. Device numbers are no part of it: they change over a reboot.
@@ -114,6 +127,7 @@ impl Mark {
             reason,
             at: Timestamp::now(),
             boot: boot_id(),
+            fetched: None,
             id: Identity::of(dir)?,
         })
     }
@@ -130,6 +144,16 @@ impl Mark {
         let json =
             serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         dir.set_xattr(ATTRIBUTE, &json)
+    }
+
+    /// Whether its content was written or read since the machine started.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot.is_some() && self.boot == boot_id()
+    }
+
+    /// Its content was read just now, and is good.
+    pub(crate) fn was_read(&mut self) {
+        self.boot = boot_id();
     }
 
     /// Whether it says that the directory holds this very tree.

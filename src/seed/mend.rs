@@ -315,7 +315,7 @@ fn looks_like(entry: &Entry, stat: &Stat) -> bool {
     stat.kind == Kind::File && stat.size == entry.size && stat.mtime == entry.mtime_parts()
 }
 
-fn content_digest(mut file: &std::fs::File) -> std::io::Result<[u8; 32]> {
+pub(super) fn content_digest(mut file: &std::fs::File) -> std::io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     loop {

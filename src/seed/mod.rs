@@ -13,6 +13,7 @@ mod busy;
 mod entry;
 mod error;
 mod exchange;
+mod fetched;
 mod fill;
 mod filled;
 mod filler;
@@ -20,19 +21,16 @@ mod hidden;
 mod in_place;
 mod ladder;
 mod look;
-#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod mark;
 mod mend;
 #[allow(dead_code, reason = "the seam of rendered files")]
 mod owned;
-#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod place;
+mod receive;
 mod record;
 mod retired;
 mod seeder;
-#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod staged;
-#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod standing;
 mod symlink;
 mod target;
@@ -41,24 +39,22 @@ mod tests;
 mod tree;
 
 pub use error::SeedError;
+pub(crate) use fetched::{entries_of, first_difference, restore_modes};
 pub use fill::{Receive, Refusal};
 pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
-#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
-pub(crate) use mark::{Mark, Marks, OnTargets, Wanted};
-#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
+#[allow(unused_imports, reason = "rendered files take it up")]
 pub(crate) use owned::Names;
-#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
 pub(crate) use place::Place;
+pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
-#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
-pub(crate) use staged::{Scratch, Settled, Staged};
-#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
-pub(crate) use standing::{Asked, Empty, Form, Seed, Standing, Step, Switch, decide};
+pub(crate) use staged::Staged;
+pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

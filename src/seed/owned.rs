@@ -91,7 +91,12 @@ impl Head {
 impl Names {
     /// Those of the list in `target`.
     pub(crate) fn of(target: &Dir) -> fs::Result<Option<Self>> {
-        let bytes = match target.read(&component(LIST), LIMIT) {
+        Self::within(target, LIMIT)
+    }
+
+    /// The same of a list of at most `limit` bytes, which is an error where it has more.
+    pub(super) fn within(target: &Dir, limit: u64) -> fs::Result<Option<Self>> {
+        let bytes = match target.read(&component(LIST), limit) {
             Ok(bytes) => bytes,
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e),
@@ -113,6 +118,7 @@ impl Names {
 
     /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
     /// the next swap shall replace or remove.
+    #[allow(dead_code, reason = "rendered files take it up")]
     pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
         let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
         if files.iter().all(|path| names.files.contains(path)) {

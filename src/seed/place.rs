@@ -92,11 +92,6 @@ impl Place {
         &self.parent
     }
 
-    /// The target's name in it.
-    pub(crate) fn name(&self) -> &RelPath {
-        &self.name
-    }
-
     /// Where the target is, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.parent.path_of(&self.name)

@@ -112,11 +112,6 @@ impl Staged {
 }
 
 impl Settled {
-    /// The top of the tree, where it stands now.
-    pub(crate) fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
     /// Removes what was swapped out, after a moment for those who are on the way through it. Blocks.
     pub(crate) fn retire(self, linger: Duration) {
         if self.old.is_empty() {

@@ -13,6 +13,7 @@
 
 mod fixture;
 
+mod across_mounts;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
@@ -29,6 +30,7 @@ mod kill9;
 mod life;
 mod linux_tree;
 mod month;
+mod or_fetch;
 mod pins;
 mod plain;
 mod readme;
