@@ -47,7 +47,7 @@ impl Running {
         let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
         let parts = Parts { store, fetcher, seeder, catalog, records, concurrency: 1, limits, scrub, repairs };
-        let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
+        let reconciler = Reconciler::start(parts, &Vital::new(tasks.clone()), cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }
 
