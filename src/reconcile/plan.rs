@@ -314,6 +314,7 @@ mod tests {
             link: Default::default(),
             swap: Default::default(),
             render: vec![],
+            values: Default::default(),
         }];
         let spec = Spec {
             source,
