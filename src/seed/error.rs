@@ -70,6 +70,14 @@ pub enum SeedError {
         /// How long this one waited.
         seconds: u64,
     },
+    /// Another client works there on and on.
+    #[error("{} is still being seeded by another client after {seconds} s; ask again later", target.display())]
+    Locked {
+        /// The target.
+        target: PathBuf,
+        /// How long this one waited.
+        seconds: u64,
+    },
     /// Too many targets.
     #[error("{most} targets are seeded on this node, which is the most that are kept; remove some that are not needed")]
     TooMany {

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::build::{Pair, TOP_MODE};
 use super::entry::{Made, Maker, own_name};
-use super::swap::Place;
+use super::place::{Scratch, Staged, same_inode};
 use super::tree::{Directory, Layout, walk};
 use super::{Next, Rung, SeedError, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
@@ -22,21 +22,21 @@ use crate::store::{Entry, EntryType};
 const WORKABLE: u32 = 0o700;
 
 /// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too.
-pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, place: &Place, read: bool) -> Result<(), SeedError> {
-    let mender = Mender { maker, place, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
+pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, scratch: &Scratch, read: bool) -> Result<(), SeedError> {
+    let mender = Mender { maker, made_in: scratch, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
     let mended = mender.tree(layout, top);
-    if let Some((name, _)) = lock(&mender.scratch).take() {
-        place.discard(&name);
+    if let Some(staged) = lock(&mender.scratch).take() {
+        staged.discard();
     }
     mended
 }
 
 struct Mender<'m> {
     maker: &'m Maker<'m>,
-    place: &'m Place,
+    made_in: &'m Scratch,
     read: bool,
     /// Where entries are made, and where replaced ones end; made when first needed.
-    scratch: Mutex<Option<(RelPath, Dir)>>,
+    scratch: Mutex<Option<Staged>>,
     serial: AtomicU64,
 }
 
@@ -264,16 +264,12 @@ impl Mender<'_> {
         let name = RelPath::parse(self.serial.fetch_add(1, Relaxed).to_string())
             .unwrap_or_else(|e| unreachable!("digits are a component: {e}"));
         let mut scratch = lock(&self.scratch);
-        if let Some((_, dir)) = &*scratch {
-            return Ok((dir.clone(), name));
+        if let Some(staged) = &*scratch {
+            return Ok((staged.dir().clone(), name));
         }
-        let (_, dir) = scratch.insert(self.place.beside()?);
-        Ok((dir.clone(), name))
+        let staged = scratch.insert(self.made_in.stage()?);
+        Ok((staged.dir().clone(), name))
     }
-}
-
-fn same_inode(a: &Stat, b: &Stat) -> bool {
-    (a.stamp.dev, a.stamp.ino) == (b.stamp.dev, b.stamp.ino)
 }
 
 /// Whether a file has the type, size and time that the manifest says.

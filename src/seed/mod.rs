@@ -4,21 +4,25 @@
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
 //! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`swap`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! [`place`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
 mod busy;
 mod entry;
 mod error;
+mod exchange;
 mod ladder;
+#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod mark;
 mod mend;
+#[allow(dead_code, reason = "the client's seam, taken up by cli")]
+mod place;
 mod record;
 mod retired;
 mod seeder;
+#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod standing;
-mod swap;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -26,10 +30,16 @@ mod tree;
 
 pub use error::SeedError;
 pub use ladder::{Next, Rung, Why, next_rung};
+#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use mark::{Mark, Marks, OnTargets, Wanted};
+#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use place::{Place, Scratch, Settled, Staged};
 pub use record::Record;
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
+#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

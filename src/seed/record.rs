@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::lock;
-use super::mark::{Identity, Mark, boot_id};
+use super::mark::{Identity, Mark, Marks, boot_id};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
@@ -61,6 +61,23 @@ struct Written {
     seeds: Vec<Row>,
 }
 
+/// The marks of one target, on itself or in the records.
+#[derive(Debug)]
+pub(super) struct At<'a> {
+    records: &'a Records,
+    target: &'a RelPath,
+}
+
+impl Marks for At<'_> {
+    fn of(&self, dir: &Dir) -> fs::Result<Option<Mark>> {
+        self.records.mark_of(dir, self.target)
+    }
+
+    fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        self.records.announce(self.target, dir, mark)
+    }
+}
+
 /// All that is known of what was seeded.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -94,6 +111,11 @@ impl Records {
     /// Which boot this is, for marks.
     pub(super) fn boot(&self) -> Option<&str> {
         self.boot.as_deref()
+    }
+
+    /// The marks of `target`.
+    pub(super) fn at<'a>(&'a self, target: &'a RelPath) -> At<'a> {
+        At { records: self, target }
     }
 
     /// What `dir`, found at `target`, was seeded with; `None` when seedcache did not make it.
