@@ -16,6 +16,19 @@ impl Dir {
         remove(&parent, name).map_err(|e| self.error("remove", rel, e))
     }
 
+    /// Removes one directory where it holds nothing; whether it did.
+    pub fn remove_empty_dir(&self, rel: &RelPath) -> Result<bool> {
+        let (parent, name) = match self.locate("remove", rel) {
+            Err(e) if e.is_not_found() => return Ok(false),
+            other => other?,
+        };
+        match sys::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(false),
+            Err(e) => Err(self.error("remove", rel, e)),
+        }
+    }
+
     /// Removes all that this directory holds.
     pub fn clear(&self) -> Result<()> {
         for entry in self.entries()? {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::counts::Counts;
+use super::follow;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
 use super::scrub;
@@ -23,7 +24,7 @@ use super::turns::Turns;
 use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
-use crate::seed::{Record, Seeder};
+use crate::seed::{Record, Renderer, Seeder};
 use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
@@ -42,6 +43,8 @@ pub struct Parts {
     pub fetcher: Fetcher,
     /// How targets are seeded.
     pub seeder: Arc<Seeder>,
+    /// How files are rendered into them.
+    pub renderer: Renderer,
     /// What operators want.
     pub catalog: Catalog,
     /// What was seeded where.
@@ -67,6 +70,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
+    pub(super) renderer: Renderer,
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
@@ -99,6 +103,7 @@ impl Reconciler {
             store: parts.store,
             fetcher: parts.fetcher,
             seeder: parts.seeder,
+            renderer: parts.renderer,
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
@@ -120,6 +125,7 @@ impl Reconciler {
         reconciler.set_catalog(parts.catalog);
         tasks.spawn(reconcile(shared.clone()));
         tasks.spawn(keep_house(shared.clone()));
+        tasks.spawn(follow::watch(shared.clone()));
         tasks.spawn(repair::attend(shared.clone()));
         tasks.spawn(scrub::run(shared, parts.scrub));
         reconciler
@@ -133,6 +139,7 @@ impl Reconciler {
         if catalog.says_the_same(&world.catalog) {
             return false;
         }
+        follow::tell_left(&world.catalog, &catalog);
         world.catalog = catalog;
         let World { catalog, tracked, .. } = &mut *world;
         tracked.retain(|name, tracked| {
@@ -254,15 +261,6 @@ impl Shared {
         world.records = records;
         drop(world);
         self.changed();
-    }
-
-    /// Takes note of a target just seeded.
-    pub(super) fn note_record(&self, record: Record) {
-        let mut world = self.world();
-        match world.records.iter_mut().find(|known| known.target == record.target) {
-            Some(known) => *known = record,
-            None => world.records.push(record),
-        }
     }
 
     /// Changes what is known of an artifact, unless its document changed since the step began.

@@ -46,7 +46,9 @@ impl Running {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
-        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency: 1, limits, scrub, repairs };
+        let renderer = crate::seed::Renderer::new("node".into(), Default::default());
+        let parts =
+            Parts { store, fetcher, seeder, renderer, catalog, records, concurrency: 1, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }

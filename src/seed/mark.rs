@@ -7,7 +7,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{self, Dir, LinkMode};
+use crate::fs::{self, Dir, LinkMode, RelPath};
 use crate::intent::{ArtifactName, Digest, VersionName};
 use crate::store::ManifestHead;
 
@@ -65,6 +65,10 @@ pub(crate) struct Mark {
     /// The boot under which its content was written or last read; content is not synced, so a later boot may find less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) boot: Option<String>,
+    /// Files rendered beside the tree. What they say is not told here: it may be secret. Documents may declare so few of
+    /// them that the mark fits into an attribute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rendered: Vec<RelPath>,
     pub(crate) id: Identity,
 }
 
@@ -114,6 +118,7 @@ impl Mark {
             reason,
             at: Timestamp::now(),
             boot: boot_id(),
+            rendered: Vec::new(),
             id: Identity::of(dir)?,
         })
     }

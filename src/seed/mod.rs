@@ -19,6 +19,9 @@ mod mend;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod place;
 mod record;
+mod render;
+mod rendered;
+mod renderer;
 mod retired;
 mod seeder;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
@@ -35,6 +38,7 @@ pub(crate) use mark::{Mark, Marks, OnTargets, Wanted};
 #[allow(unused_imports, reason = "the client's seam, taken up by cli")]
 pub(crate) use place::{Place, Scratch, Settled, Staged};
 pub use record::Record;
+pub use renderer::{RenderError, Rendered, Renderer};
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};

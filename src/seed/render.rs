@@ -35,17 +35,19 @@ pub(super) fn render(template: &str, context: &Context<'_>) -> Result<Vec<u8>, T
     let names = template_names(template)?;
     let variables = || names.iter().filter_map(|name| Some((name, name.strip_prefix("env.")?.split('.').next()?)));
     if let Some((name, variable)) = variables().find(|(_, variable)| !context.env.contains_key(*variable)) {
-        let what = format!("{variable} is not listed in seed.env of the settings; list it there to let templates read it");
+        let what =
+            format!("{variable} is not listed in seed.env of the settings; list it there to let templates read it");
         return Err(TemplateError::at_word(template, name, what));
     }
     let engine = template_engine();
     let mut file = Bounded(Vec::new());
-    let rendered = engine.template_from_str(template)?.render_to_write(context, &mut file);
+    let template = engine.template_from_str(template)?;
+    let rendered = template.render_captured_to(context, &mut file).map(drop);
     if file.is_full() {
         return Err(TemplateError { line: None, what: format!("it becomes larger than {MOST} bytes").into() });
     }
     match rendered {
-        Ok(_) => Ok(file.0),
+        Ok(()) => Ok(file.0),
         Err(error) => {
             let undefined = error.kind() == minijinja::ErrorKind::UndefinedError;
             let told = TemplateError::from(error);
@@ -110,8 +112,7 @@ mod tests {
     fn every_name_has_its_value_and_nothing_is_escaped() {
         let all = "{{ artifact }} {{ version }} {{ digest }} {{ treeDigest }} {{ publishedAt }} {{ node }} {{ env.PROXY }} \
                    {{ values.token }} {{ env.UNSET|default('-') }} {{ '<&>' }}\n";
-        let expected =
-            "os 20260101T000000Z sha256:aa sha256:bb 2026-01-02T03:04:05Z node-7 p:3128 s3cr3t - <&>\n";
+        let expected = "os 20260101T000000Z sha256:aa sha256:bb 2026-01-02T03:04:05Z node-7 p:3128 s3cr3t - <&>\n";
         assert_eq!(rendered(all).unwrap(), expected);
         assert_eq!(rendered("no end of line").unwrap(), "no end of line");
         assert_eq!(rendered("{% if env.PROXY == 'p:3128' %}yes{% endif %}\n\n").unwrap(), "yes\n\n");

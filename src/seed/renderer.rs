@@ -82,7 +82,11 @@ impl Renderer {
     }
 
     /// Renders what `seed` declares for that version; and the print of the values that it was rendered with.
-    pub fn render(&self, seed: &SeedTarget, head: &ManifestHead) -> Result<(Vec<Rendered>, Option<Digest>), RenderError> {
+    pub fn render(
+        &self,
+        seed: &SeedTarget,
+        head: &ManifestHead,
+    ) -> Result<(Vec<Rendered>, Option<Digest>), RenderError> {
         let values = read_values(seed)?;
         let context = Context {
             artifact: head.artifact.as_str(),
@@ -95,7 +99,8 @@ impl Renderer {
             values: &values,
         };
         let file = |declared: &crate::intent::Render| {
-            let fail = |source| RenderError::Template { path: declared.path.clone(), target: seed.target.clone(), source };
+            let fail =
+                |source| RenderError::Template { path: declared.path.clone(), target: seed.target.clone(), source };
             let content = render(&declared.template, &context).map_err(fail)?;
             Ok(Rendered { path: declared.path.clone(), mode: declared.mode.0, content })
         };
@@ -130,8 +135,11 @@ fn read_value(target: &RelPath, name: &str, value: &SeedValue) -> Result<String,
         SeedValue::Text(text) => return Ok(text.clone()),
         SeedValue::File { from_file } => from_file,
     };
-    let bytes = fs::read_limited(from_file, VALUE_LIMIT)
-        .map_err(|source| RenderError::Value { name: name.into(), target: target.clone(), source })?;
+    let bytes = fs::read_limited(from_file, VALUE_LIMIT).map_err(|source| RenderError::Value {
+        name: name.into(),
+        target: target.clone(),
+        source,
+    })?;
     let mut text = String::from_utf8(bytes).map_err(|_| RenderError::NotText {
         name: name.into(),
         target: target.clone(),

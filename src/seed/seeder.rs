@@ -12,16 +12,16 @@ use super::busy::Busy;
 use super::entry::Maker;
 use super::mark::Mark;
 use super::mend::mend;
-use super::place::{Place, Settled, SwappedOut};
+use super::place::{Place, Scratch, Settled, SwappedOut};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
 use super::standing::{Asked, Seed, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
-use super::{Record, Rung, SeedError, TargetError};
+use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
 use crate::fs::{Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
-use crate::store::{ManifestHead, Store, Version};
+use crate::store::{Entry, ManifestHead, Store, Version};
 
 /// How long one who asks waits for another who works on the same target.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -37,6 +37,10 @@ pub struct Request {
     pub swap: Swap,
     /// Replace a target that seedcache did not make.
     pub force: bool,
+    /// Files rendered beside the tree; `None` leaves those that stand there.
+    pub rendered: Option<Vec<Rendered>>,
+    /// Only rendered files have changed: the entries of a tree that stands are not looked at.
+    pub only_rendered: bool,
 }
 
 /// What was done; the answer that people and machines get.
@@ -95,6 +99,7 @@ struct Work<'a> {
     version: &'a Version,
     head: &'a ManifestHead,
     request: &'a Request,
+    entries: &'a [Entry],
     layout: Layout<'a>,
     place: Place,
     progress: &'a SeedProgress,
@@ -186,6 +191,7 @@ impl Seeder {
             path: orphan.clone(),
             what: "the manifest does not know the directory that it lies in",
         })?;
+        rendered::check(request.rendered.as_deref().unwrap_or_default(), &manifest.entries)?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
         place.clear_leftovers(|name| self.retired.holds(name))?;
         let standing = place.look(&self.records.at(&request.target))?;
@@ -197,7 +203,8 @@ impl Seeder {
             device: Some(version.tree().stat_self()?.stamp.dev),
             mount_point: place.is_mount_point()?,
         };
-        let work = Work { version, head, request, layout, place, progress };
+        let entries = &manifest.entries;
+        let work = Work { version, head, request, entries, layout, place, progress };
         match decide(standing, &asked) {
             Step::Mend(seed) => self.mend(&work, *seed),
             Step::Swap(switch) => self.build(&work, switch),
@@ -212,15 +219,37 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: seed.dir };
-        mend(&maker, &work.layout, &top, &scratch, read)?;
-        if read {
-            mark.boot = self.records.boot().map(Into::into);
-            self.records.announce(&work.request.target, &top.to, &mark)?;
+        if !work.request.only_rendered {
+            mend(&maker, &work.layout, &top, &scratch, read)?;
+            if read {
+                mark.boot = self.records.boot().map(Into::into);
+                self.records.announce(&work.request.target, &top.to, &mark)?;
+            }
         }
-        let written = maker.written();
+        let written = maker.written() + self.mend_rendered(work, &top.to, &scratch, &mut mark)?;
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
         self.records.keep(&work.request.target, &top.to, mark);
         Ok(outcome)
+    }
+
+    /// Makes the rendered files of a tree that stands as they should be. The mark names every file that may be there,
+    /// whenever this ends.
+    fn mend_rendered(&self, work: &Work, top: &Dir, scratch: &Scratch, mark: &mut Mark) -> Result<u64, SeedError> {
+        let Some(files) = &work.request.rendered else { return Ok(0) };
+        let before = mark.rendered.clone();
+        let wanted: Vec<RelPath> = files.iter().map(|file| file.path.clone()).collect();
+        let mut note = |rendered: Vec<RelPath>| {
+            if mark.rendered == rendered {
+                return Ok(());
+            }
+            mark.rendered = rendered;
+            self.records.announce(&work.request.target, top, mark)
+        };
+        let gone = before.iter().filter(|path| !wanted.contains(path));
+        note(wanted.iter().chain(gone).cloned().collect())?;
+        let written = rendered::mend(top, scratch, files, &before, work.entries)?;
+        note(wanted)?;
+        Ok(written)
     }
 
     /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
@@ -258,8 +287,11 @@ impl Seeder {
         let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
-        let mark = Mark::new(work.head.into(), maker.mode(), maker.reason(), dir)?;
+        let files = work.request.rendered.as_deref().unwrap_or_default();
+        let written = maker.written() + rendered::build(dir, files)?;
+        let mut mark = Mark::new(work.head.into(), maker.mode(), maker.reason(), dir)?;
+        mark.rendered = files.iter().map(|file| file.path.clone()).collect();
         self.records.announce(&work.request.target, dir, &mark)?;
-        Ok((mark, maker.written()))
+        Ok((mark, written))
     }
 }

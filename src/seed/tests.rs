@@ -153,7 +153,7 @@ impl Drop for House {
 }
 
 fn to(target: &str, link: Link) -> Request {
-    Request { target: path(target), link, swap: Swap::Exchange, force: false }
+    Request { target: path(target), link, swap: Swap::Exchange, force: false, rendered: None, only_rendered: false }
 }
 
 fn forced(target: &str) -> Request {
