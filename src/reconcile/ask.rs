@@ -112,7 +112,9 @@ impl Reconciler {
                     ask.wait = deadline.saturating_duration_since(tokio::time::Instant::now());
                     seeded = seed(self.version_for(&ask).await?).await;
                 }
-                Err(error @ (WaitError::TimedOut { .. } | WaitError::NotSeeded { .. } | WaitError::ShuttingDown)) => return Err(error.into()),
+                Err(error @ (WaitError::TimedOut { .. } | WaitError::NotSeeded { .. } | WaitError::ShuttingDown)) => {
+                    return Err(error.into());
+                }
                 // Nobody can have it again: the damage is what there is to tell.
                 Err(WaitError::Failed { .. } | WaitError::Unknown { .. }) => {}
             }
