@@ -10,7 +10,7 @@ use crate::fixture::cli::{PROGRAM, run, seedcache};
 use crate::fixture::{PATIENCE, scratch, until};
 
 /// Programs that the README may name besides our own.
-const KNOWN: [&str; 10] = ["busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo"];
+const KNOWN: [&str; 11] = ["busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo", "until"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
