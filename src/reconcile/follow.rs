@@ -11,7 +11,7 @@ use crate::intent::{Artifact, ArtifactName, Catalog, Digest, SeedTarget};
 use crate::seed::Record;
 
 /// How often declared targets, and the files that their values are in, are looked at.
-const ROUND: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(2);
 
 /// A declared target, and the document that says so.
 #[derive(Debug, Clone)]
