@@ -9,6 +9,8 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+#[cfg(test)]
+pub(crate) mod crash;
 mod dir;
 mod error;
 mod file;

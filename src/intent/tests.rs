@@ -503,7 +503,7 @@ prop_compose! {
         let render = vec![Render { path: path(&words[7]), template, mode: FileMode(numbers[5] & 0o777) }];
         let values = [("a".to_owned(), SeedValue::Text(words[6].clone())),
             ("b".to_owned(), SeedValue::File { from_file: format!("/{}", words[5]).into() })].into();
-        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Swap::InPlace, render, values };
+        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Some(Swap::InPlace), render, values };
         Spec {
             source,
             version: if flag { VersionWish::Exact(version.clone()) } else { VersionWish::Latest },

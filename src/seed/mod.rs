@@ -12,10 +12,13 @@ mod busy;
 mod entry;
 mod error;
 mod exchange;
+mod in_place;
 mod ladder;
+mod look;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod mark;
 mod mend;
+mod owned;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod place;
 mod record;
@@ -24,8 +27,10 @@ mod rendered;
 mod renderer;
 mod retired;
 mod seeder;
+mod staged;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod standing;
+mod symlink;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -36,14 +41,18 @@ pub use ladder::{Next, Rung, Why, next_rung};
 #[allow(unused_imports, reason = "the client's seam, taken up by cli")]
 pub(crate) use mark::{Mark, Marks, OnTargets, Wanted};
 #[allow(unused_imports, reason = "the client's seam, taken up by cli")]
-pub(crate) use place::{Place, Scratch, Settled, Staged};
+pub(crate) use owned::Names;
+#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use place::Place;
 pub use record::Record;
 pub use renderer::{RenderError, Rendered, Renderer};
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
 #[allow(unused_imports, reason = "the client's seam, taken up by cli")]
-pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
+pub(crate) use staged::{Scratch, Settled, Staged};
+#[allow(unused_imports, reason = "the client's seam, taken up by cli")]
+pub(crate) use standing::{Asked, Empty, Form, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

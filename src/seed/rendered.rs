@@ -3,10 +3,11 @@
 
 use std::io::Write as _;
 
-use super::place::{Scratch, Staged};
+use super::SeedError;
+use super::place::component;
 use super::renderer::Rendered;
+use super::staged::{Scratch, Staged};
 use super::standing::kind_words;
-use super::{SeedError, place::component};
 use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename};
 use crate::store::{Entry, EntryType};
 
