@@ -97,24 +97,35 @@ fn replace(top: &Dir, scratch: &Scratch, staged: &mut Option<Staged>, file: &Ren
     Ok(true)
 }
 
-/// Removes what was rendered, and the directories that were made for it alone.
+/// Removes what was rendered, and the directories that were made for it alone: also those that an end in between left.
 fn remove(top: &Dir, path: &RelPath, entries: &[Entry]) -> Result<bool, SeedError> {
-    let parent = match path.parent().map_or_else(|| Ok(top.clone()), |parent| top.open_dir(&parent)) {
-        Err(error) if error.is_not_found() => return Ok(false),
-        opened => opened?,
-    };
-    let name = component(path.file_name());
-    if !parent.stat(&name)?.is_some_and(|stat| stat.kind == Kind::File) || entry_at(entries, path).is_some() {
+    if entry_at(entries, path).is_some() {
         return Ok(false);
     }
-    among(&parent, || parent.remove_file(&name))?;
+    let mut removed = false;
+    if let Some(parent) = directory(top, path.parent())? {
+        let name = component(path.file_name());
+        if parent.stat(&name)?.is_some_and(|stat| stat.kind == Kind::File) {
+            among(&parent, || parent.remove_file(&name))?;
+            removed = true;
+        }
+    }
     for made in above(path).take_while(|dir| entry_at(entries, dir).is_none()) {
-        let holder = made.parent().map_or_else(|| Ok(top.clone()), |parent| top.open_dir(&parent))?;
-        if !among(&holder, || holder.remove_empty_dir(&component(made.file_name())))? {
+        let Some(holder) = directory(top, made.parent())? else { continue };
+        let name = component(made.file_name());
+        if holder.stat(&name)?.is_some() && !among(&holder, || holder.remove_empty_dir(&name))? {
             break;
         }
     }
-    Ok(true)
+    Ok(removed)
+}
+
+/// A directory of the tree, where it is there.
+fn directory(top: &Dir, path: Option<RelPath>) -> fs::Result<Option<Dir>> {
+    match path.map_or_else(|| Ok(top.clone()), |path| top.open_dir(&path)) {
+        Err(error) if error.is_not_found() => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 /// The directory that a file goes into, made where it is missing.

@@ -186,3 +186,33 @@ fn what_fails_to_render_switches_nothing_and_is_named() {
     node.start();
     until("the changed template", PATIENCE, || read(&boot.join("app.ipxe")).starts_with("module ").then_some(()));
 }
+
+#[test]
+fn each_swap_brings_rendered_files() {
+    let releases = releases();
+    for swap in ["symlink", "inPlace"] {
+        let seeds = BOOT.replace("target: boot/app", &format!("target: boot/app\n      swap: {swap}"));
+        let node = start(&releases, &seeds);
+        wait_seed(&node, "Ready");
+        let boot = node.root().join("boot/app");
+        let holds = |version: &str, token: &str| {
+            let wanted = [version, &script(version), token].map(str::to_owned);
+            until(&format!("{swap} of {version}"), PATIENCE, || {
+                (["VERSION", "app.ipxe", "conf/deep/token"].map(|file| read(&boot.join(file))) == wanted).then_some(())
+            });
+        };
+        holds("v1", SECRET);
+        node.cli(&["pin", "app", "v2", "--wait", "1m"]).ok();
+        holds("v2", SECRET);
+        node.write_config("token", "another");
+        holds("v2", "another");
+        let renamed = seeds.replace("conf/deep/token", "conf/other").replace("path: app.ipxe", "path: new.ipxe");
+        node.write_config("app.yaml", &document(&releases, &renamed));
+        until("the new names", PATIENCE, || (read(&boot.join("new.ipxe")) == script("v2")).then_some(()));
+        wait_seed(&node, "Ready");
+        assert_eq!(read(&boot.join("conf/other")), "another");
+        for gone in ["app.ipxe", "conf/deep"] {
+            assert!(fs::symlink_metadata(boot.join(gone)).is_err(), "{swap}: {gone} is left");
+        }
+    }
+}
