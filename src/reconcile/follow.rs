@@ -45,7 +45,10 @@ impl Shared {
     pub(super) fn note_seeded(&self, record: Record, declared: Option<Declared>, values: Option<Digest>) {
         if let Some(declared) = declared {
             let holds = Some((record.version.clone(), record.tree_digest.clone()));
-            self.change(&declared, |facts| (facts.holds, facts.values, facts.stale) = (holds, values, false));
+            self.change(&declared, |facts| {
+                (facts.holds, facts.values, facts.stale) = (holds, values, false);
+                (facts.failures, facts.next_try) = (0, None);
+            });
         }
         let mut world = self.world();
         match world.records.iter_mut().find(|known| known.target == record.target) {

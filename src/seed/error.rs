@@ -31,6 +31,14 @@ pub enum SeedError {
         /// The entry of the version's tree.
         entry: RelPath,
     },
+    /// Something of others where a rendered file, or a directory for it, is to be.
+    #[error("{} is {what}, where a rendered file is to be; move it away, or render to another path", path.display())]
+    RenderedBlocked {
+        /// What stands there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// `seed.root` lies in the store.
     #[error(
         "seed.root ({}) lies in the store ({}), which only seedcache writes; set seed.root to a directory outside it",

@@ -27,6 +27,7 @@ mod rendered;
 mod renderer;
 mod retired;
 mod seeder;
+#[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod staged;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod standing;

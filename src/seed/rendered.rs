@@ -79,7 +79,7 @@ fn replace(top: &Dir, scratch: &Scratch, staged: &mut Option<Staged>, file: &Ren
     let name = component(file.path.file_name());
     let found = dir.stat(&name)?;
     if let Some(stat) = found.filter(|stat| stat.kind == Kind::Dir) {
-        return Err(SeedError::InTheWay { path: dir.path_of(&name), what: kind_words(stat.kind) });
+        return Err(SeedError::RenderedBlocked { path: dir.path_of(&name), what: kind_words(stat.kind) });
     }
     let size = file.content.len() as u64;
     if let Some(stat) = found
@@ -135,7 +135,7 @@ fn holding(top: &Dir, path: &RelPath) -> Result<Dir, SeedError> {
     for name in parent.components().map(component) {
         match dir.stat(&name)? {
             Some(stat) if stat.kind != Kind::Dir => {
-                return Err(SeedError::InTheWay { path: dir.path_of(&name), what: kind_words(stat.kind) });
+                return Err(SeedError::RenderedBlocked { path: dir.path_of(&name), what: kind_words(stat.kind) });
             }
             Some(_) => dir = dir.open_dir(&name)?,
             None => {

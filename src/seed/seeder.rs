@@ -12,6 +12,7 @@ use super::busy::Busy;
 use super::entry::Maker;
 use super::mark::{Mark, Marks as _};
 use super::mend::mend;
+use super::owned::Names;
 use super::place::Place;
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
@@ -250,6 +251,7 @@ impl Seeder {
         };
         let gone = before.iter().filter(|path| !wanted.contains(path));
         note(wanted.iter().chain(gone).cloned().collect())?;
+        Names::add(top, &wanted)?;
         let written = rendered::mend(top, scratch, files, &before, work.entries)?;
         note(wanted)?;
         Ok(written)
@@ -306,11 +308,12 @@ impl Seeder {
     }
 }
 
-/// Where a swap works inside the target, names come and go with it alone: other rendered files take one.
+/// In a target that others put names into as well, a file of ours goes with a swap, which writes down what is ours.
 fn in_names(standing: Standing, request: &Request) -> Standing {
     match (standing, &request.rendered) {
         (Standing::Ours(seed), Some(files))
-            if seed.form.swap != Swap::Exchange && !files.iter().map(|file| &file.path).eq(&seed.mark.rendered) =>
+            if seed.form.swap == Swap::InPlace
+                && !seed.mark.rendered.iter().all(|path| files.iter().any(|file| file.path == *path)) =>
         {
             Standing::Torn(seed.form)
         }

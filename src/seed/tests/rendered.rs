@@ -53,6 +53,9 @@ fn they_stand_beside_the_tree_and_in_its_read_only_directories() {
         // Asked for without a word on rendered files, they stay; with fewer, the others go with their directories.
         assert!(!house.ask(&v1, &Request { rendered: None, ..with(swap, &[]) }).unwrap().changed);
         assert_holds(&house, &platform("v1"), &files("v1"));
+        let more = [files("v1").as_slice(), &[file("more", "1"), file("platform/etc/more", "1")]].concat();
+        assert!(house.ask(&v1, &with(swap, &more)).unwrap().changed);
+        assert_holds(&house, &platform("v1"), &more);
         let fewer = [file("boot.ipxe", "changed"), file("new/one", "")];
         assert!(house.ask(&v1, &with(swap, &fewer)).unwrap().changed);
         assert_holds(&house, &platform("v1"), &fewer);
@@ -106,7 +109,7 @@ fn what_is_damaged_is_mended_and_what_is_the_pods_is_left() {
     fs::create_dir(house.at("other")).unwrap();
     symlink(house.at("other"), at("conf")).unwrap();
     let error = house.ask(&version, &with(Swap::Exchange, &files)).unwrap_err();
-    assert!(error.to_string().contains("conf is a symlink"), "{error}");
+    assert!(error.to_string().contains("conf is a symlink, where a rendered file is to be"), "{error}");
     assert_eq!(fs::read_dir(house.at("other")).unwrap().count(), 0);
     fs::remove_file(at("conf")).unwrap();
     fs::create_dir_all(at("conf/boot")).unwrap();
