@@ -97,7 +97,7 @@ fn ready_for_use_means_that_declared_targets_hold_the_current_version() {
     // Made while the daemon cannot know: it is somebody's, and never replaced.
     let blocked = node.root().join("blocked");
     let ready = |query: &str| node.get(&format!("/readyz?{query}"));
-    let _ = until("both to be used", PATIENCE, || (ready("artifact=app,bare").status == 200).then_some(()));
+    until("both to be used", PATIENCE, || (ready("artifact=app,bare").status == 200).then_some(()));
     assert_eq!(ready("artifact=app&artifact=bare").json()["ready"], true);
     fs::remove_dir_all(&blocked).unwrap();
     fs::create_dir(&blocked).unwrap();
