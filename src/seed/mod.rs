@@ -3,8 +3,9 @@
 //! What must hold: seeding is idempotent and atomic, a target that seedcache did not make is never replaced unless
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
-//! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`place`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! A seed is decided on what stands at the target ([`look`], [`standing`]): it is built out of sight and swapped in
+//! ([`build`], [`place`]) by one of three swaps ([`exchange`], [`symlink`], [`in_place`]), or held against the manifest
+//! and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
@@ -18,6 +19,7 @@ mod look;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod mark;
 mod mend;
+#[allow(dead_code, reason = "the seam of rendered files")]
 mod owned;
 #[allow(dead_code, reason = "the client's seam, taken up by cli")]
 mod place;

@@ -129,9 +129,9 @@ pub(crate) fn decide(standing: Standing, asked: &Asked) -> Step {
 fn choose(asked: &Asked, form: Option<Form>) -> (Swap, Option<&'static str>) {
     match (asked.swap, form.map(|form| form.swap)) {
         (Some(swap), _) => (swap, None),
-        (None, Some(swap @ (Swap::Symlink | Swap::InPlace))) => (swap, None),
+        (None, Some(Swap::Symlink)) => (Swap::Symlink, None),
         (None, _) if asked.mount_point => (Swap::InPlace, Some(MOUNTED)),
-        (None, _) => (Swap::Exchange, None),
+        (None, swap) => (swap.unwrap_or_default(), None),
     }
 }
 
@@ -184,5 +184,80 @@ pub(super) fn kind_words(kind: Kind) -> &'static str {
         Kind::File => "a file",
         Kind::Symlink => "a symlink",
         Kind::Other => "a device, fifo or socket",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::intent::Digest;
+    use Swap::{Exchange, InPlace, Symlink};
+
+    fn stat(kind: Kind) -> Stat {
+        let dir = tempfile::tempdir().unwrap();
+        Stat { kind, ..Dir::open(dir.path()).unwrap().stat_self().unwrap() }
+    }
+
+    /// How a target is taken: by which swap, and onto what; or why it is left.
+    fn taken(
+        standing: Standing,
+        swap: Option<Swap>,
+        force: bool,
+        mount_point: bool,
+    ) -> Result<(Swap, Onto), &'static str> {
+        let (artifact, version, tree_digest) = ("a".parse().unwrap(), "v1".parse().unwrap(), Digest::sha256(b""));
+        let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &tree_digest };
+        let asked = Asked { wanted, link: Link::Auto, swap, force, device: None, mount_point };
+        match decide(standing, &asked) {
+            Step::Swap(switch) => {
+                assert_eq!(switch.reason().is_some(), swap.is_none() && mount_point && switch.swap == InPlace);
+                Ok((switch.swap, switch.onto))
+            }
+            Step::Refuse(what) => Err(what),
+            Step::Mend(_) => unreachable!("nothing here holds a version"),
+        }
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_what_is_best_there() {
+        let dir = stat(Kind::Dir);
+        assert_eq!(taken(Standing::Nothing, None, false, false), Ok((Exchange, Onto::Nothing)));
+        assert_eq!(taken(Standing::Nothing, Some(Symlink), false, false), Ok((Symlink, Onto::Nothing)));
+        let foreign = |empty| Standing::Foreign(dir, empty);
+        assert_eq!(taken(foreign(Empty::Yes), None, false, true), Ok((InPlace, Onto::Within(None))));
+        assert_eq!(taken(foreign(Empty::No), None, false, true), Ok((InPlace, Onto::Within(None))));
+        assert_eq!(taken(foreign(Empty::Yes), None, false, false), Err("an empty directory"));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_where_the_swap_would_take_it_away() {
+        let dir = stat(Kind::Dir);
+        let ask = |empty, swap, force| taken(Standing::Foreign(dir, empty), Some(swap), force, false);
+        assert_eq!(ask(Empty::No, Exchange, false), Err("a directory"));
+        assert_eq!(ask(Empty::No, Exchange, true), Ok((Exchange, Onto::Whole(dir, None))));
+        assert_eq!(ask(Empty::Yes, Symlink, false), Ok((Symlink, Onto::Within(None))));
+        assert_eq!(ask(Empty::No, Symlink, false), Err("a directory"));
+        assert_eq!(ask(Empty::No, Symlink, true), Ok((Symlink, Onto::Within(None))));
+        assert_eq!(ask(Empty::No, InPlace, false), Ok((InPlace, Onto::Within(None))));
+        let file = stat(Kind::File);
+        for swap in [Exchange, Symlink, InPlace] {
+            let ask = |force| taken(Standing::Foreign(file, Empty::No), Some(swap), force, false);
+            assert_eq!((ask(false), ask(true)), (Err("a file"), Ok((swap, Onto::Whole(file, None)))));
+        }
+    }
+
+    #[test]
+    fn a_target_keeps_its_swap_until_another_is_asked_for() {
+        let stat = stat(Kind::Dir);
+        for was in [Exchange, Symlink, InPlace] {
+            let ask = |swap, mounted| taken(Standing::Torn(Form { stat, swap: was }), swap, false, mounted).unwrap();
+            let inside = |swap| (swap, Onto::Within(Some(was)));
+            assert_eq!(ask(Some(Exchange), false), (Exchange, Onto::Whole(stat, Some(was))));
+            assert_eq!((ask(Some(Symlink), false), ask(Some(InPlace), true)), (inside(Symlink), inside(InPlace)));
+            let kept = if was == Exchange { (Exchange, Onto::Whole(stat, Some(was))) } else { inside(was) };
+            assert_eq!(ask(None, false), kept);
+            assert_eq!(ask(None, true), inside(if was == Exchange { InPlace } else { was }));
+        }
     }
 }

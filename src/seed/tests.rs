@@ -157,14 +157,7 @@ impl Drop for House {
 }
 
 fn to(target: &str, link: Link) -> Request {
-    Request {
-        target: path(target),
-        link,
-        swap: Some(Swap::Exchange),
-        force: false,
-        rendered: None,
-        only_rendered: false,
-    }
+    Request { target: path(target), link, swap: None, force: false, rendered: None, only_rendered: false }
 }
 
 fn forced(target: &str) -> Request {
