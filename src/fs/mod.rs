@@ -24,6 +24,7 @@ mod remove;
 mod space;
 #[cfg(test)]
 mod tests;
+mod verity;
 
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
@@ -37,3 +38,4 @@ pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};
 pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, stat_path};
 pub use space::Space;
+pub use verity::Verity;

@@ -137,7 +137,7 @@ pub(super) fn tell_left(last: &Catalog, next: &Catalog) {
     for (artifact, seed) in
         last.artifacts.values().flat_map(|artifact| artifact.seeds.iter().map(move |s| (artifact, s)))
     {
-        if next.declares(&seed.target).is_none() {
+        if !next.artifacts.values().flat_map(|other| &other.seeds).any(|other| other.target == seed.target) {
             tracing::info!(artifact = %artifact.name, target = %seed.target,
                 "target not declared any more: it stays as it is and is not followed");
         }

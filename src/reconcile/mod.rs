@@ -21,6 +21,7 @@ mod step;
 mod tests;
 mod tracked;
 mod turns;
+mod vital;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
@@ -30,4 +31,5 @@ pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
 pub use seed_state::{SeedProgressState, SeedState};
 pub use state::{ArtifactState, LeaseState, PinnedBy, ProgressState, State, VerifyResult, VersionState};
+pub use vital::Vital;
 pub use wait::{RefreshError, WaitError};

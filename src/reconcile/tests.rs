@@ -49,7 +49,7 @@ impl Running {
         let renderer = crate::seed::Renderer::new("node".into(), Default::default());
         let parts =
             Parts { store, fetcher, seeder, renderer, catalog, records, concurrency: 1, limits, scrub, repairs };
-        let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
+        let reconciler = Reconciler::start(parts, &Vital::new(tasks.clone()), cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }
 

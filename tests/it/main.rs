@@ -35,6 +35,7 @@ mod readme;
 mod reload;
 mod rendering;
 mod rooms;
+mod same;
 mod scrub;
 mod seeding;
 mod seeds_case;
