@@ -9,6 +9,8 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+#[cfg(test)]
+pub(crate) mod crash;
 mod dir;
 mod error;
 mod file;
@@ -29,7 +31,7 @@ pub use error::{Error, Result};
 pub use file::{Meta, apply_meta};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};
-pub use lock::{Lock, LockError};
+pub use lock::{DirLock, Lock, LockError};
 pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{TargetError, Why};
 use crate::fs::{self, LinkMode, RelPath};
-use crate::intent::{ArtifactName, Swap, VersionName};
+use crate::intent::{ArtifactName, VersionName};
 use crate::store::StoreError;
 
 /// Why a target was not seeded; what was there before is there still.
@@ -70,19 +70,37 @@ pub enum SeedError {
         /// How long this one waited.
         seconds: u64,
     },
+    /// Another client works there on and on.
+    #[error("{} is still being seeded by another client after {seconds} s; ask again later", target.display())]
+    Locked {
+        /// The target.
+        target: PathBuf,
+        /// How long this one waited.
+        seconds: u64,
+    },
     /// Too many targets.
     #[error("{most} targets are seeded on this node, which is the most that are kept; remove some that are not needed")]
     TooMany {
         /// The most.
         most: usize,
     },
-    /// A swap that is not built yet.
+    /// Something of others where an entry of the tree, or the whole target, is to be.
     #[error(
-        "swap {swap:?} is not supported by this version of seedcache; use `exchange`, and have the pod mount the target's parent"
+        "{} was not put there by seedcache, and the seed would replace it; move it away, or seed with --force to replace it",
+        path.display()
     )]
-    SwapNotSupported {
-        /// What was asked for.
-        swap: Swap,
+    Clash {
+        /// What stands there.
+        path: PathBuf,
+    },
+    /// The tree has an entry by a name that the swap needs for itself.
+    #[error(
+        "{} has a name that seedcache keeps for itself in a target; seed with swap `exchange`, or leave it out of the tree",
+        path.display()
+    )]
+    NameKept {
+        /// The entry.
+        path: PathBuf,
     },
     /// The mode asked for does not work here.
     #[error("a {} was demanded but does not work here: {why}; ask for `auto`, which falls back and says why", mode.words())]
@@ -123,7 +141,7 @@ pub enum SeedError {
         source: fs::Error,
     },
     /// Something is mounted there.
-    #[error("{} is a mount point, which cannot be swapped; choose a directory below or beside it", target.display())]
+    #[error("{} is a mount point, which cannot be exchanged; seed with swap `inPlace` or `symlink`, or choose a directory below it", target.display())]
     MountPoint {
         /// The target.
         target: PathBuf,

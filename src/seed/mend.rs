@@ -11,7 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::build::{Pair, TOP_MODE};
 use super::entry::{Made, Maker, own_name};
-use super::swap::Place;
+use super::owned::Names;
+use super::place::same_inode;
+use super::staged::{Scratch, Staged};
 use super::tree::{Directory, Layout, walk};
 use super::{Next, Rung, SeedError, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
@@ -21,22 +23,32 @@ use crate::store::{Entry, EntryType};
 /// Without these its owner cannot work in a directory.
 const WORKABLE: u32 = 0o700;
 
-/// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too.
-pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, place: &Place, read: bool) -> Result<(), SeedError> {
-    let mender = Mender { maker, place, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
+/// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too. Where `owned` says
+/// what in it is ours, directories that are not keep their metadata.
+pub(super) fn mend(
+    maker: &Maker,
+    layout: &Layout,
+    top: &Pair,
+    scratch: &Scratch,
+    owned: Option<&Names>,
+    read: bool,
+) -> Result<(), SeedError> {
+    let mender = Mender { maker, made_in: scratch, owned, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
     let mended = mender.tree(layout, top);
-    if let Some((name, _)) = lock(&mender.scratch).take() {
-        place.discard(&name);
+    if let Some(staged) = lock(&mender.scratch).take() {
+        staged.discard();
     }
     mended
 }
 
 struct Mender<'m> {
     maker: &'m Maker<'m>,
-    place: &'m Place,
+    made_in: &'m Scratch,
+    /// What is ours; `None`: all.
+    owned: Option<&'m Names>,
     read: bool,
     /// Where entries are made, and where replaced ones end; made when first needed.
-    scratch: Mutex<Option<(RelPath, Dir)>>,
+    scratch: Mutex<Option<Staged>>,
     serial: AtomicU64,
 }
 
@@ -82,7 +94,7 @@ impl Mender<'_> {
             }
         }
         let stat = top.to.stat_self()?;
-        if stat.mode != TOP_MODE {
+        if stat.mode != TOP_MODE && self.owned.is_none() {
             top.to.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: stat.mtime })?;
             self.maker.count_written();
         }
@@ -106,7 +118,7 @@ impl Mender<'_> {
             self.maker.count_done();
         }
         if let Some(entry) = directory.entry {
-            if !self.metadata_agrees(entry, &spot.before) {
+            if self.is_ours(entry) && !self.metadata_agrees(entry, &spot.before) {
                 self.maker.count_written();
             }
             if !directory.links {
@@ -121,9 +133,14 @@ impl Mender<'_> {
         stat.mtime == entry.mtime_parts() && self.maker.rights_agree(entry, stat)
     }
 
+    /// Whether the directory is ours, and its metadata with it.
+    fn is_ours(&self, entry: &Entry) -> bool {
+        self.owned.is_none_or(|names| names.has(&entry.path, Kind::Dir))
+    }
+
     /// Gives a directory its metadata, after all that happened in it.
     fn settle(&self, entry: &Entry, dir: &Dir) -> Result<(), SeedError> {
-        if !self.metadata_agrees(entry, &dir.stat_self()?) {
+        if self.is_ours(entry) && !self.metadata_agrees(entry, &dir.stat_self()?) {
             dir.apply_meta(&self.maker.meta(entry))?;
         }
         Ok(())
@@ -254,6 +271,10 @@ impl Mender<'_> {
         found: Option<Stat>,
     ) -> Result<(), SeedError> {
         let directory = found.is_some_and(|stat| stat.kind == Kind::Dir);
+        if directory && self.owned.is_some() {
+            // Whoever made it where a file of ours was, it is not ours to remove.
+            return Err(SeedError::Clash { path: spot.pair.to.path_of(name) });
+        }
         spot.take(scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
         self.maker.count_written();
         Ok(())
@@ -264,16 +285,12 @@ impl Mender<'_> {
         let name = RelPath::parse(self.serial.fetch_add(1, Relaxed).to_string())
             .unwrap_or_else(|e| unreachable!("digits are a component: {e}"));
         let mut scratch = lock(&self.scratch);
-        if let Some((_, dir)) = &*scratch {
-            return Ok((dir.clone(), name));
+        if let Some(staged) = &*scratch {
+            return Ok((staged.dir().clone(), name));
         }
-        let (_, dir) = scratch.insert(self.place.beside()?);
-        Ok((dir.clone(), name))
+        let staged = scratch.insert(self.made_in.stage()?);
+        Ok((staged.dir().clone(), name))
     }
-}
-
-fn same_inode(a: &Stat, b: &Stat) -> bool {
-    (a.stamp.dev, a.stamp.ino) == (b.stamp.dev, b.stamp.ino)
 }
 
 /// Whether a file has the type, size and time that the manifest says.

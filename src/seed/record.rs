@@ -10,8 +10,10 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::lock;
-use super::mark::{Identity, Mark, boot_id};
+use super::look::look_in;
+use super::mark::{Identity, Mark, Marks, boot_id};
+use super::standing::Standing;
+use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
@@ -61,6 +63,23 @@ struct Written {
     seeds: Vec<Row>,
 }
 
+/// The marks of one target, on itself or in the records.
+#[derive(Debug)]
+pub(super) struct At<'a> {
+    records: &'a Records,
+    target: &'a RelPath,
+}
+
+impl Marks for At<'_> {
+    fn of(&self, dir: &Dir) -> fs::Result<Option<Mark>> {
+        self.records.mark_of(dir, self.target)
+    }
+
+    fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        self.records.announce(self.target, dir, mark)
+    }
+}
+
 /// All that is known of what was seeded.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -94,6 +113,11 @@ impl Records {
     /// Which boot this is, for marks.
     pub(super) fn boot(&self) -> Option<&str> {
         self.boot.as_deref()
+    }
+
+    /// The marks of `target`.
+    pub(super) fn at<'a>(&'a self, target: &'a RelPath) -> At<'a> {
+        At { records: self, target }
     }
 
     /// What `dir`, found at `target`, was seeded with; `None` when seedcache did not make it.
@@ -185,10 +209,12 @@ impl Records {
     fn stands(&self, root: &Dir, row: &Row) -> bool {
         use rustix::io::Errno;
         let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
-        match root.open_dir(&row.target).and_then(|dir| self.mark_of(&dir, &row.target)) {
-            Ok(mark) => mark.is_some(),
+        let dir = root.open_dir(&row.target).map_err(SeedError::from);
+        match dir.and_then(|dir| look_in(dir, &self.at(&row.target))) {
+            Ok(standing) => matches!(standing, Standing::Ours(_) | Standing::Torn(_)),
             // What cannot be looked at is not forgotten for that.
-            Err(error) => !gone.contains(&error.errno()),
+            Err(SeedError::Fs(error)) => !gone.contains(&error.errno()),
+            Err(_) => true,
         }
     }
 
