@@ -4,7 +4,7 @@
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
 //! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`place`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! [`place`]), or held against the manifest and mended ([`mend`]). Nothing of it is synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
