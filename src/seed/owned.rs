@@ -111,6 +111,26 @@ impl Names {
         Ok(Some(names))
     }
 
+    /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
+    /// the next swap shall replace or remove.
+    pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
+        let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
+        if files.iter().all(|path| names.files.contains(path)) {
+            return Ok(());
+        }
+        for path in files {
+            names.files.insert(path.clone());
+            let mut above = path.parent();
+            while let Some(path) = above {
+                if tree.stat(&path)?.is_none() {
+                    names.directories.insert(path.clone());
+                }
+                above = path.parent();
+            }
+        }
+        head.write(tree, &names)
+    }
+
     /// All that `dir` holds, but for what seedcache keeps at the top of a target.
     pub(super) fn in_dir(dir: &Dir) -> fs::Result<Self> {
         let mut names = Self::default();
@@ -243,8 +263,13 @@ mod tests {
 
     #[test]
     fn a_list_is_read_as_it_was_written_and_only_in_its_own_directory() {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [dir, other] = [0, 1].map(|i| Dir::open(dirs[i].path()).unwrap());
+        let root = tempfile::tempdir().unwrap();
+        let root = Dir::open(root.path()).unwrap();
+        let made = |name: &str| root.ensure_dir(&name.parse().unwrap(), 0o755).unwrap();
+        let dir = made("dir");
+        // One that was made at another time, as the file system counts it.
+        let others = (0..).map(|i| made(&format!("other-{i}")));
+        let other = others.into_iter().find(|other| other.born().unwrap() != dir.born().unwrap()).unwrap();
         assert_eq!(Names::of(&dir).unwrap(), None);
         let path = |bytes: &[u8]| RelPath::parse(bytes).unwrap();
         let names = Names {

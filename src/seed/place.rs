@@ -174,7 +174,7 @@ impl Place {
         }
     }
 
-    /// Mends what a swap keeps around the tree: the links through `..data`. How many were made.
+    /// Mends what a swap keeps around the tree: the links through `..data`. How many were not right.
     pub(crate) fn mend_around(&self, seed: &Seed) -> Result<u64, SeedError> {
         match seed.form.swap {
             Swap::Symlink => symlink::mend(&seed.target, &seed.dir),
@@ -186,11 +186,12 @@ impl Place {
     pub(crate) fn clear_leftovers(&self, keep: impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
         self.beside().clear(&keep)?;
         let Some(target) = self.directory()? else { return Ok(()) };
-        Scratch::within(&target).clear(&keep)?;
-        let Some(head) = Head::of(&target)? else { return Ok(()) };
-        let current = current_tree(&target)?;
-        let used = |name: &[u8]| [&current, &head.previous].into_iter().flatten().any(|tree| tree.as_bytes() == name);
-        clear(&target, &keep, |name| (is_tree(name) && !used(name)) || is_temporary(name))
+        let within = Scratch::within(&target);
+        let head = Head::of(&target)?;
+        let used = [current_tree(&target)?, head.as_ref().and_then(|head| head.previous.clone())];
+        let unused = |name: &[u8]| is_tree(name) && !used.iter().flatten().any(|tree| tree.as_bytes() == name);
+        let left = |name: &[u8]| within.made(name) || is_temporary(name) || (head.is_some() && unused(name));
+        clear(&target, &keep, left)
     }
 
     /// An empty directory (mode 0700) where the switch wants the tree made, on the target's file system.

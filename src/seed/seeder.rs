@@ -209,18 +209,17 @@ impl Seeder {
 
     fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
         let scratch = work.place.scratch(&seed);
-        let mut written = work.place.mend_around(&seed)?;
-        let Seed { dir, mut mark, owned, .. } = seed;
+        let mut mark = seed.mark.clone();
         let maker = Maker::new(work.version, Rung::resumed(work.request.link, mark.mode), work.progress);
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
-        let top = Pair { from: work.version.tree().clone(), to: dir };
-        mend(&maker, &work.layout, &top, &scratch, owned.as_ref(), read)?;
+        let top = Pair { from: work.version.tree().clone(), to: seed.dir.clone() };
+        mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
         if read {
             mark.boot = self.records.boot().map(Into::into);
             self.records.announce(&work.request.target, &top.to, &mark)?;
         }
-        written += maker.written();
+        let written = maker.written() + work.place.mend_around(&seed)?;
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
         self.records.keep(&work.request.target, &top.to, mark);
         Ok(outcome)

@@ -61,7 +61,12 @@ impl Scratch {
     }
 
     pub(super) fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
-        clear(&self.dir, keep, |name| is_leftover(name, &Dir::temporary_prefix(&self.stem)))
+        clear(&self.dir, keep, |name| self.made(name))
+    }
+
+    /// Whether a name is one that was made here.
+    pub(super) fn made(&self, name: &[u8]) -> bool {
+        is_leftover(name, &Dir::temporary_prefix(&self.stem))
     }
 }
 

@@ -81,6 +81,7 @@ pub(super) fn settle(inside: &Inside, staged: Staged, version: &VersionName) -> 
         old.push(scratch.swapped_out());
     }
     before.remove_all_but(&names, target)?;
+    remove_stale(target, &names)?;
     Head::new(target, Swap::Symlink, true, previous.clone())?.write(target, &names)?;
     if let Some(name) = earlier.filter(|earlier| Some(earlier) != previous.as_ref() && is_tree(earlier.as_bytes())) {
         old.push(SwappedOut { held_in: target.clone(), name, by_name: true });
@@ -116,10 +117,23 @@ fn is_link(target: &Dir, name: &RelPath) -> fs::Result<bool> {
     Ok(stat.kind == Kind::Symlink && target.read_link(name)? == through_data(name))
 }
 
-/// Sees that each name at the top of the tree has its link in the target. How many were made.
+/// Removes links to names that the tree does not have. How many there were.
+fn remove_stale(target: &Dir, names: &Names) -> Result<u64, SeedError> {
+    let mut removed = 0;
+    for entry in target.entries()? {
+        if entry.kind == Kind::Symlink && !names.files.contains(&entry.name) && is_link(target, &entry.name)? {
+            target.remove_file(&entry.name)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Sees that each name at the top of the tree has its link in the target, and no other. How many were not so.
 pub(super) fn mend(target: &Dir, tree: &Dir) -> Result<u64, SeedError> {
-    let mut made = 0;
-    for name in &top_names(tree)?.files {
+    let names = top_names(tree)?;
+    let mut changed = remove_stale(target, &names)?;
+    for name in &names.files {
         if is_link(target, name)? {
             continue;
         }
@@ -128,9 +142,14 @@ pub(super) fn mend(target: &Dir, tree: &Dir) -> Result<u64, SeedError> {
             Some(stat) if stat.kind == Kind::Dir => return Err(SeedError::Clash { path: target.path_of(name) }),
             Some(_) => target.switch_symlink(&through_data(name), name)?,
         }
-        made += 1;
+        changed += 1;
     }
-    Ok(made)
+    if changed > 0
+        && let Some(head) = Head::of(target)?
+    {
+        head.write(target, &names)?;
+    }
+    Ok(changed)
 }
 
 /// Removes what made a directory a target of this swap, and names its trees for removal.

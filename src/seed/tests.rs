@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use sha2::Digest as _;
 use tempfile::TempDir;
 
+mod swaps;
+
 use super::*;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
