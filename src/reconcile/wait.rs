@@ -183,10 +183,9 @@ impl Reconciler {
                 Look::Failed => return Err(WaitError::Failed { state: state()? }),
                 Look::NotYet => {}
             }
-            let waiting = state()?;
-            // No document to follow: nothing will come.
-            if waiting.observed_generation.is_none() {
-                return Err(WaitError::Failed { state: waiting });
+            // No document to follow: nothing will come. Looked up alone: a herd that waits looks at each change.
+            if !self.shared.world().catalog.artifacts.contains_key(name) {
+                return Err(WaitError::Failed { state: state()? });
             }
             tokio::select! {
                 () = self.shared.cancel.cancelled() => return Err(WaitError::ShuttingDown),

@@ -5,7 +5,7 @@
 //!
 //! A seed is decided on what stands at the target ([`look`], [`standing`]): it is built out of sight and swapped in
 //! ([`build`], [`place`]) by one of three swaps ([`exchange`], [`symlink`], [`in_place`]), or held against the manifest
-//! and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! and mended ([`mend`]). Nothing of it is synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
