@@ -22,6 +22,7 @@ mod scrub;
 mod seal;
 mod sound;
 mod staging;
+mod telltale;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -39,5 +40,6 @@ pub use quarantine::Reason;
 pub use scrub::{Pace, Scrubbed, next_due};
 pub use sound::DamageReport;
 pub use staging::Staging;
+pub use telltale::Telltales;
 pub use verify::{Damage, Report, store_mode};
 pub use version::Version;
