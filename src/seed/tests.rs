@@ -15,6 +15,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 
 mod swaps;
+mod unread;
 
 use super::*;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
