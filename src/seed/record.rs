@@ -346,11 +346,11 @@ mod tests {
         // Where there are no attributes it is written before the swap, whenever that is.
         records.attributes = false;
         keep(&records, "d");
-        assert_eq!(known().last().unwrap(), "d");
+        assert_eq!(known().next_back().unwrap(), "d");
         records.attributes = true;
         lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
         keep(&records, "e");
-        assert_eq!(known().last().unwrap(), "d");
+        assert_eq!(known().next_back().unwrap(), "d");
         drop(records);
         assert_eq!(known().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
     }
