@@ -1,13 +1,17 @@
 //! Downloads and unpacks in progress: `staging/<artifact>/`, kept over a restart so that a download resumes.
 
 use std::fs::File;
+use std::sync::Arc;
 
+use super::Donors;
 use crate::fs::{self, Dir, RelPath};
 
 /// The staging directory of one artifact. One acquisition of an artifact runs at a time, so one directory is enough.
 #[derive(Debug, Clone)]
 pub struct Staging {
     dir: Dir,
+    /// What may be in the tree already.
+    donors: Option<Arc<Donors>>,
 }
 
 fn name(text: &'static str) -> RelPath {
@@ -17,7 +21,17 @@ fn name(text: &'static str) -> RelPath {
 impl Staging {
     /// Works in `dir`.
     pub fn new(dir: Dir) -> Self {
-        Self { dir }
+        Self { dir, donors: None }
+    }
+
+    /// Files that these have are shared with them when the tree is made.
+    pub fn with_donors(self, donors: Donors) -> Self {
+        Self { donors: Some(Arc::new(donors)), ..self }
+    }
+
+    /// What the tree shares files with.
+    pub fn donors(&self) -> Option<&Donors> {
+        self.donors.as_deref()
     }
 
     /// The directory itself: `archive.part`, `download.json` and `version/` stand in it.
@@ -66,6 +80,11 @@ impl Staging {
 
     /// Removes the half-made version.
     pub fn discard_tree(&self) -> fs::Result<()> {
+        if let Some(donors) = &self.donors
+            && let Ok(tree) = self.dir.open_dir(&Self::version_name()).and_then(|dir| dir.open_dir(&name("tree")))
+        {
+            donors.take_back(&tree);
+        }
         self.dir.remove_tree(&Self::version_name())
     }
 
