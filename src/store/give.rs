@@ -46,8 +46,8 @@ pub(super) enum Content<'a> {
 
 /// How a place was taken.
 pub(super) enum Made<'a> {
-    /// By the donor's file, which was in this state before.
-    Link(&'a DonorFile, Stat),
+    /// By the donor's file, which was in the first state before, and is in the second one with its bytes known.
+    Link(&'a DonorFile, Stat, Stat),
     /// By a file of its own.
     Clone,
 }
@@ -64,12 +64,10 @@ impl Donors {
         let mut hand = lock(&self.hand);
         hand.given.0 += 1;
         hand.given.1 += content.len() as u64;
-        if let Made::Link(file, before) = made {
+        if let Made::Link(file, before, after) = made {
             let path = (self.path(file) != *wanted.path).then(|| Box::new(wanted.path.clone()));
             hand.links.push((self.number(file), path));
-            if let Some(after) = dir.stat(name)? {
-                self.version(file).follow(&before, &after, wanted.sha256);
-            }
+            self.version(file).follow(&before, &after, wanted.sha256);
         }
         Ok(true)
     }
@@ -132,7 +130,7 @@ impl Donors {
         let place = Place { dir, name, wanted, content };
         for file in agreeing.iter().copied().take(TRIED) {
             match self.find(&mut hand, file).and_then(|found| found.map_or(Ok(None), |f| self.link(&place, file, &f))) {
-                Ok(Some(before)) => return Ok(Some(Made::Link(file, before))),
+                Ok(Some((before, after))) => return Ok(Some(Made::Link(file, before, after))),
                 Ok(None) => {}
                 // Nothing depends on it: the file gets its own copy.
                 Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
@@ -154,8 +152,8 @@ impl Donors {
         Ok(None)
     }
 
-    /// As a further name; the state in which the file was before.
-    fn link(&self, place: &Place<'_>, file: &DonorFile, from: &Found) -> fs::Result<Option<Stat>> {
+    /// As a further name; the states in which the file was before and after.
+    fn link(&self, place: &Place<'_>, file: &DonorFile, from: &Found) -> fs::Result<Option<(Stat, Stat)>> {
         if from.stat.links + 1 + place.wanted.names > MOST_NAMES {
             return Ok(None);
         }
@@ -170,7 +168,7 @@ impl Donors {
             let same = self.is_same(place, file)?;
             same && place.dir.stat(place.name)?.is_some_and(|after| after.stamp == linked.stamp)
         };
-        Ok(good.then_some(from.stat))
+        Ok(good.then_some((from.stat, linked)))
     }
 
     /// As a file of its own that shares the extents.

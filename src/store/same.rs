@@ -119,7 +119,7 @@ impl<'a> Sharing<'a> {
             return Ok(false);
         };
         dir.rename(&beside, dir, &name, Rename::Replace)?;
-        if let Made::Link(file, before) = made
+        if let Made::Link(file, before, _) = made
             && let Some(after) = dir.stat(&name)?
         {
             self.donors.version(file).follow(&before, &after, sha256);
