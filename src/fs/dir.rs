@@ -4,6 +4,7 @@
 //! RESOLVE_NO_MAGICLINKS`; the calls that take no such flags (mkdir, link, unlink, rename, symlink) get the last
 //! component only, relative to the parent that was opened so.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,18 @@ impl Dir {
         Self::open(path)
     }
 
+    /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd: Arc::new(fd), path: path.into() }
+    }
+
+    /// Another handle on this directory, which shares nothing with this one.
+    pub fn reopen(&self) -> Result<Self> {
+        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
+            .map_err(|e| Error::new("open directory", &self.path, e))?;
+        Ok(Self { fd: Arc::new(fd), path: self.path.clone() })
+    }
+
     /// Where this directory was opened: for messages only.
     pub fn path(&self) -> &Path {
         &self.path
@@ -87,13 +100,13 @@ impl Dir {
     }
 
     /// The directory that holds `rel`, and the one component left.
-    fn parent_of<'a>(&self, op: &'static str, rel: &'a RelPath) -> Result<(Dir, &'a [u8])> {
+    fn parent_of<'a>(&'a self, op: &'static str, rel: &'a RelPath) -> Result<(Cow<'a, Dir>, &'a [u8])> {
         match rel.split_last() {
-            (None, name) => Ok((self.clone(), name)),
+            (None, name) => Ok((Cow::Borrowed(self), name)),
             (Some(parent), name) => {
                 let parent = as_path(parent);
                 let fd = self.open_beneath(parent, DIR_FLAGS, Mode::empty()).map_err(|e| self.fail(op, rel, e))?;
-                Ok((Dir { fd: Arc::new(fd), path: self.path.join(parent).into() }, name))
+                Ok((Cow::Owned(Dir { fd: Arc::new(fd), path: self.path.join(parent).into() }), name))
             }
         }
     }
@@ -109,7 +122,9 @@ impl Dir {
     /// Makes one directory; its parent must exist and it must not.
     pub fn make_dir(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.parent_of("create directory", rel)?;
-        sys::mkdirat(&*parent.fd, name, Mode::from_raw_mode(mode)).map_err(|e| self.fail("create directory", rel, e))
+        change()
+            .and_then(|()| sys::mkdirat(&*parent.fd, name, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.fail("create directory", rel, e))
     }
 
     /// Opens `rel`, made with all its parents where they are missing.
@@ -134,7 +149,10 @@ impl Dir {
 
     /// Creates a file that must not exist yet, open for reading and writing.
     pub fn create_file(&self, rel: &RelPath, mode: u32) -> Result<File> {
-        self.open_with("create", rel, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)
+        // What this makes is a regular file: no need to look.
+        self.open_beneath(rel.as_path(), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))
+            .map(File::from)
+            .map_err(|e| self.fail("create", rel, e))
     }
 
     /// Opens a file for reading and writing, created empty where it is missing.
@@ -145,8 +163,10 @@ impl Dir {
     fn open_with(&self, op: &'static str, rel: &RelPath, flags: OFlags, mode: u32) -> Result<File> {
         // NONBLOCK: a fifo planted in a writable directory must not hang the open.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let fd =
-            self.open_beneath(rel.as_path(), flags, Mode::from_raw_mode(mode)).map_err(|e| self.fail(op, rel, e))?;
+        let ready = if flags.contains(OFlags::CREATE) { change() } else { Ok(()) };
+        let fd = ready
+            .and_then(|()| self.open_beneath(rel.as_path(), flags, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.fail(op, rel, e))?;
         let file = File::from(fd);
         let stat = super::file::stat_file(&file).map_err(|e| self.fail(op, rel, e))?;
         if stat.kind != Kind::File {
@@ -169,7 +189,7 @@ impl Dir {
         let name = RelPath::parse(rel.file_name()).map_err(|e| invalid("write", &self.path_of(rel), e))?;
         let temporary = parent.temporary_name(&name)?;
         let mut file = parent.create_file(&temporary, mode)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| if syncs() { file.sync_all() } else { Ok(()) });
         let moved = written
             .map_err(|e| Error::new("write", &self.path_of(rel), e))
             .and_then(|()| parent.rename(&temporary, &parent, &name, Rename::Replace));
@@ -226,7 +246,9 @@ impl Dir {
     /// Makes a symlink with `target` written in it as it is.
     pub fn symlink(&self, target: &[u8], rel: &RelPath) -> Result<()> {
         let (parent, name) = self.parent_of("create symlink", rel)?;
-        sys::symlinkat(target, &*parent.fd, name).map_err(|e| self.fail("create symlink", rel, e))
+        change()
+            .and_then(|()| sys::symlinkat(target, &*parent.fd, name))
+            .map_err(|e| self.fail("create symlink", rel, e))
     }
 
     /// Points the symlink `rel` at `target` in one step, durably.
@@ -246,9 +268,9 @@ impl Dir {
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
         let fail = |e| Error::new("list directory", &self.path, e);
         // A handle of its own: the position in a directory belongs to the open file.
-        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty()).map_err(fail)?;
+        let own = self.reopen()?;
         let mut buffer = Vec::with_capacity(32 * 1024);
-        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut listing = RawDir::new(own.as_fd(), buffer.spare_capacity_mut());
         let mut entries = Vec::new();
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;
@@ -278,23 +300,32 @@ impl Dir {
             Rename::NoReplace => RenameFlags::NOREPLACE,
             Rename::Exchange => RenameFlags::EXCHANGE,
         };
-        sys::renameat_with(&*from_parent.fd, from_name, &*to_parent.fd, to_name, flags)
+        change()
+            .and_then(|()| sys::renameat_with(&*from_parent.fd, from_name, &*to_parent.fd, to_name, flags))
             .map_err(|e| to_dir.fail("rename to", to, e))
     }
 
     /// Removes a file or symlink.
     pub fn remove_file(&self, rel: &RelPath) -> Result<()> {
         let (parent, name) = self.parent_of("remove", rel)?;
-        sys::unlinkat(&*parent.fd, name, AtFlags::empty()).map_err(|e| self.fail("remove", rel, e))
+        change()
+            .and_then(|()| sys::unlinkat(&*parent.fd, name, AtFlags::empty()))
+            .map_err(|e| self.fail("remove", rel, e))
     }
 
     /// Makes the names in this directory durable.
     pub fn sync(&self) -> Result<()> {
+        if !syncs() {
+            return Ok(());
+        }
         sys::fsync(&*self.fd).map_err(|e| Error::new("sync directory", &self.path, e))
     }
 
     /// Makes everything on this directory's file system durable, in one call; its write errors are reported here.
     pub fn sync_filesystem(&self) -> Result<()> {
+        if !syncs() {
+            return Ok(());
+        }
         sys::syncfs(&*self.fd).map_err(|e| Error::new("sync file system of", &self.path, e))
     }
 
@@ -315,7 +346,7 @@ impl Dir {
 
     /// Sets an extended attribute of this directory; `false` where the file system has none or refuses it.
     pub fn set_xattr(&self, name: &str, value: &[u8]) -> Result<bool> {
-        match sys::fsetxattr(&*self.fd, name, value, XattrFlags::empty()) {
+        match change().and_then(|()| sys::fsetxattr(&*self.fd, name, value, XattrFlags::empty())) {
             Ok(()) => Ok(true),
             Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::TOOBIG) => Ok(false),
             Err(e) => Err(Error::new("set extended attribute of", &self.path, e)),
@@ -323,7 +354,7 @@ impl Dir {
     }
 
     /// The parent and last component, for the other files of this room.
-    pub(super) fn locate<'a>(&self, op: &'static str, rel: &'a RelPath) -> Result<(Dir, &'a [u8])> {
+    pub(super) fn locate<'a>(&'a self, op: &'static str, rel: &'a RelPath) -> Result<(Cow<'a, Dir>, &'a [u8])> {
         self.parent_of(op, rel)
     }
 
@@ -342,6 +373,21 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Always, but in tests of sudden ends.
+fn syncs() -> bool {
+    #[cfg(test)]
+    return !super::crash::in_use();
+    #[cfg(not(test))]
+    true
+}
+
+/// A point before a change to the file system, where tests may have everything end.
+pub(super) fn change() -> std::result::Result<(), Errno> {
+    #[cfg(test)]
+    super::crash::point()?;
+    Ok(())
 }
 
 fn as_path(bytes: &[u8]) -> &Path {

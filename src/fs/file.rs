@@ -38,6 +38,7 @@ fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
 /// but the last would touch the times. `name` is for messages only.
 pub fn apply_meta(fd: impl std::os::fd::AsFd, name: &std::path::Path, meta: &Meta) -> Result<()> {
     let apply = || {
+        super::dir::change()?;
         if let Some(owner) = meta.owner {
             let (uid, gid) = ids(owner);
             sys::fchown(&fd, uid, gid)?;
@@ -55,9 +56,9 @@ impl Dir {
         let apply = || {
             if let Some(owner) = meta.owner {
                 let (uid, gid) = ids(owner);
-                sys::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                sys::chownat(&*parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            sys::utimensat(&parent, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+            sys::utimensat(&*parent, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
         };
         apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
     }
@@ -66,7 +67,7 @@ impl Dir {
     /// place would be followed.
     pub fn set_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.locate("set mode of", rel)?;
-        sys::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+        sys::chmodat(&*parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|e| self.error("set mode of", rel, e))
     }
 

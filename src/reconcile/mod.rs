@@ -5,6 +5,8 @@ mod ask;
 mod collect;
 mod counts;
 mod fetch;
+mod filling;
+mod follow;
 mod lease;
 mod pin;
 mod plan;
@@ -12,6 +14,7 @@ mod repair;
 mod room;
 mod run;
 mod scrub;
+mod seed_state;
 mod seeding;
 mod state;
 mod step;
@@ -24,11 +27,11 @@ mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
+pub use filling::{FillAsk, FillAskError};
 pub use lease::LeaseAskError;
 pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
-pub use state::{
-    ArtifactState, LeaseState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
-};
+pub use seed_state::{SeedProgressState, SeedState};
+pub use state::{ArtifactState, LeaseState, PinnedBy, ProgressState, State, VerifyResult, VersionState};
 pub use vital::Vital;
 pub use wait::{RefreshError, WaitError};

@@ -183,6 +183,7 @@ impl Shared {
             return self.not_repaired(artifact, head, &error, cancel);
         }
         self.mend_seeds(artifact, head).await;
+        self.mend_filled(head).await;
         // Else found damaged again meanwhile: that is another repair.
         if self.store.head(&head.artifact, &head.version).is_some() {
             let (store, head_) = (self.store.clone(), head.clone());
@@ -290,8 +291,15 @@ impl Shared {
         for target in records.iter().filter(linked).map(|record| &record.target) {
             let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
             let link = declared.map(|seed| seed.link).unwrap_or_default();
-            let swap = declared.map(|seed| seed.swap).unwrap_or_default();
-            let request = seed::Request { target: target.clone(), link, swap, force: false };
+            let swap = declared.and_then(|seed| seed.swap);
+            let request = seed::Request {
+                target: target.clone(),
+                link,
+                swap,
+                force: false,
+                rendered: None,
+                only_rendered: false,
+            };
             let (name, version) = (head.artifact.clone(), head.version.clone());
             if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {
                 tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),

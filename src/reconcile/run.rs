@@ -13,6 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::counts::Counts;
+use super::filling::Fills;
+use super::follow;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
 use super::scrub;
@@ -24,7 +26,7 @@ use super::vital::Vital;
 use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
-use crate::seed::{Record, Seeder};
+use crate::seed::{Filled, Record, Renderer, Seeder};
 use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
@@ -43,10 +45,14 @@ pub struct Parts {
     pub fetcher: Fetcher,
     /// How targets are seeded.
     pub seeder: Arc<Seeder>,
+    /// How files are rendered into them.
+    pub renderer: Renderer,
     /// What operators want.
     pub catalog: Catalog,
     /// What was seeded where.
     pub records: Vec<Record>,
+    /// Directories that were filled for peers.
+    pub filled: Vec<Filled>,
     /// Downloads at once.
     pub concurrency: usize,
     /// How what is held is checked.
@@ -68,9 +74,11 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
+    pub(super) renderer: Renderer,
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
+    pub(super) fills: Fills,
     pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
@@ -89,6 +97,8 @@ pub(super) struct World {
     pub(super) catalog: Catalog,
     /// What was seeded where, as it was last looked at.
     pub(super) records: Vec<Record>,
+    /// Directories that were filled for peers, as they were last looked at.
+    pub(super) filled: Vec<Filled>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
     pub(super) repairs: Repairs,
 }
@@ -100,9 +110,11 @@ impl Reconciler {
             store: parts.store,
             fetcher: parts.fetcher,
             seeder: parts.seeder,
+            renderer: parts.renderer,
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
+            fills: Fills::default(),
             house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
@@ -111,6 +123,7 @@ impl Reconciler {
             tasks: vital.tasks().clone(),
             world: Mutex::new(World {
                 records: parts.records,
+                filled: parts.filled,
                 repairs: Repairs::of(parts.repairs),
                 ..World::default()
             }),
@@ -121,6 +134,7 @@ impl Reconciler {
         reconciler.set_catalog(parts.catalog);
         vital.spawn("reconcile", reconcile(shared.clone()));
         vital.spawn("keep house", keep_house(shared.clone()));
+        vital.spawn("follow targets", follow::watch(shared.clone()));
         vital.spawn("repair", repair::attend(shared.clone()));
         vital.spawn("scrub", scrub::run(shared, parts.scrub));
         reconciler
@@ -134,6 +148,7 @@ impl Reconciler {
         if catalog.says_the_same(&world.catalog) {
             return false;
         }
+        follow::tell_left(&world.catalog, &catalog);
         world.catalog = catalog;
         let World { catalog, tracked, .. } = &mut *world;
         tracked.retain(|name, tracked| {
@@ -235,6 +250,7 @@ impl Shared {
             wall_clock: Timestamp::now(),
         };
         let mut state = state::view(name, &seen);
+        state.seeds.extend(self.filled_states(world, name));
         state.last_error = state.last_error.or_else(|| world.repairs.error(name));
         state
     }
@@ -255,15 +271,6 @@ impl Shared {
         world.records = records;
         drop(world);
         self.changed();
-    }
-
-    /// Takes note of a target just seeded.
-    pub(super) fn note_record(&self, record: Record) {
-        let mut world = self.world();
-        match world.records.iter_mut().find(|known| known.target == record.target) {
-            Some(known) => *known = record,
-            None => world.records.push(record),
-        }
     }
 
     /// Changes what is known of an artifact, unless its document changed since the step began.

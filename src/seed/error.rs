@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{TargetError, Why};
+use super::{RenderError, TargetError, Why};
 use crate::fs::{self, LinkMode, RelPath};
-use crate::intent::{ArtifactName, Swap, VersionName};
+use crate::intent::{ArtifactName, VersionName};
 use crate::store::StoreError;
 
 /// Why a target was not seeded; what was there before is there still.
@@ -20,6 +20,25 @@ pub enum SeedError {
     /// The target is not one to seed.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// Its files cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// A rendered file where the version has an entry.
+    #[error("{path} cannot be rendered: the version itself has {entry} there; render to another path")]
+    RenderedTaken {
+        /// The rendered file.
+        path: RelPath,
+        /// The entry of the version's tree.
+        entry: RelPath,
+    },
+    /// Something of others where a rendered file, or a directory for it, is to be.
+    #[error("{} is {what}, where a rendered file is to be; move it away, or render to another path", path.display())]
+    RenderedBlocked {
+        /// What stands there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// `seed.root` lies in the store.
     #[error(
         "seed.root ({}) lies in the store ({}), which only seedcache writes; set seed.root to a directory outside it",
@@ -51,6 +70,15 @@ pub enum SeedError {
         /// What it is.
         what: &'static str,
     },
+    /// A directory on record that cannot be opened.
+    #[error("{} cannot be reached by its file handle; have the pod seed it again", target.display())]
+    Unreachable {
+        /// Where its pod had it.
+        target: PathBuf,
+        /// Why.
+        #[source]
+        source: fs::HandleError,
+    },
     /// A seed above or below it.
     #[error(
         "{target} and {other}, which is seeded already, lie one in the other, and each would replace what the other \
@@ -70,19 +98,37 @@ pub enum SeedError {
         /// How long this one waited.
         seconds: u64,
     },
+    /// Another client works there on and on.
+    #[error("{} is still being seeded by another client after {seconds} s; ask again later", target.display())]
+    Locked {
+        /// The target.
+        target: PathBuf,
+        /// How long this one waited.
+        seconds: u64,
+    },
     /// Too many targets.
     #[error("{most} targets are seeded on this node, which is the most that are kept; remove some that are not needed")]
     TooMany {
         /// The most.
         most: usize,
     },
-    /// A swap that is not built yet.
+    /// Something of others where an entry of the tree, or the whole target, is to be.
     #[error(
-        "swap {swap:?} is not supported by this version of seedcache; use `exchange`, and have the pod mount the target's parent"
+        "{} was not put there by seedcache, and the seed would replace it; move it away, or seed with --force to replace it",
+        path.display()
     )]
-    SwapNotSupported {
-        /// What was asked for.
-        swap: Swap,
+    Clash {
+        /// What stands there.
+        path: PathBuf,
+    },
+    /// The tree has an entry by a name that the swap needs for itself.
+    #[error(
+        "{} has a name that seedcache keeps for itself in a target; seed with swap `exchange`, or leave it out of the tree",
+        path.display()
+    )]
+    NameKept {
+        /// The entry.
+        path: PathBuf,
     },
     /// The mode asked for does not work here.
     #[error("a {} was demanded but does not work here: {why}; ask for `auto`, which falls back and says why", mode.words())]
@@ -123,7 +169,7 @@ pub enum SeedError {
         source: fs::Error,
     },
     /// Something is mounted there.
-    #[error("{} is a mount point, which cannot be swapped; choose a directory below or beside it", target.display())]
+    #[error("{} is a mount point, which cannot be exchanged; seed with swap `inPlace` or `symlink`, or choose a directory below it", target.display())]
     MountPoint {
         /// The target.
         target: PathBuf,

@@ -3,33 +3,62 @@
 //! What must hold: seeding is idempotent and atomic, a target that seedcache did not make is never replaced unless
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
-//! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`swap`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! A seed is decided on what stands at the target ([`look`], [`standing`]): it is built out of sight and swapped in
+//! ([`build`], [`place`]) by one of three swaps ([`exchange`], [`symlink`], [`in_place`]), or held against the manifest
+//! and mended ([`mend`]). Nothing of it is synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
 mod busy;
 mod entry;
 mod error;
+mod exchange;
+mod fetched;
+mod fill;
+mod filled;
+mod filler;
+mod hidden;
+mod in_place;
 mod ladder;
+mod look;
 mod mark;
 mod mend;
+#[allow(dead_code, reason = "the seam of rendered files")]
+mod owned;
+mod place;
+mod receive;
 mod record;
+mod render;
+mod rendered;
+mod renderer;
 mod retired;
 mod seeder;
+mod staged;
 mod standing;
-mod swap;
+mod symlink;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use error::SeedError;
+pub(crate) use fetched::{entries_of, first_difference, restore_modes};
+pub use fill::{Receive, Refusal};
+pub use filled::Filled;
+pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
+pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
+#[allow(unused_imports, reason = "rendered files take it up")]
+pub(crate) use owned::Names;
+pub(crate) use place::Place;
+pub use receive::{ReceiveError, receive};
 pub use record::Record;
+pub use renderer::{RenderError, Rendered, Renderer};
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
+pub(crate) use staged::Staged;
+pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

@@ -5,27 +5,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Pair, build};
 use super::busy::Busy;
 use super::entry::Maker;
-use super::mark::{Identity, Mark};
+use super::mark::{Mark, Marks as _};
 use super::mend::mend;
+use super::owned::Names;
+use super::place::{Place, same_inode};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
-use super::standing::{Seed, Step, decide};
-use super::swap::Place;
+use super::staged::{Scratch, Settled, SwappedOut};
+use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
-use super::{Record, Rung, SeedError, TargetError};
-use crate::fs::{Dir, LinkMode, RelPath, Rename, Stat};
+use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
+use crate::fs::{Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
-use crate::store::{ManifestHead, Store, Version};
+use crate::store::{Entry, ManifestHead, Store, Version};
 
 /// How long one who asks waits for another who works on the same target.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long the daemon waits for a client that works inside the same target, through a mount of its own.
+const PATIENCE_INSIDE: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,10 +38,14 @@ pub struct Request {
     pub target: RelPath,
     /// How files get there.
     pub link: Link,
-    /// How a new version takes the old one's place.
-    pub swap: Swap,
+    /// How a new version takes the old one's place; `None`: as it did before, else as is best there.
+    pub swap: Option<Swap>,
     /// Replace a target that seedcache did not make.
     pub force: bool,
+    /// Files rendered beside the tree; `None` leaves those that stand there.
+    pub rendered: Option<Vec<Rendered>>,
+    /// Only rendered files have changed: the entries of a tree that stands are not looked at.
+    pub only_rendered: bool,
 }
 
 /// What was done; the answer that people and machines get.
@@ -85,7 +93,7 @@ pub struct SeedProgress {
 pub struct Seeder {
     root: Dir,
     grounds: Grounds,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     pub(super) records: Records,
     busy: Busy,
     pub(super) retired: Retired,
@@ -96,6 +104,7 @@ struct Work<'a> {
     version: &'a Version,
     head: &'a ManifestHead,
     request: &'a Request,
+    entries: &'a [Entry],
     layout: Layout<'a>,
     place: Place,
     progress: &'a SeedProgress,
@@ -126,6 +135,16 @@ impl Seeder {
         self.grounds.target(given)
     }
 
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
+        let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
+        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+            (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
+            // A directory that cannot be found is not that one.
+            _ => false,
+        }
+    }
+
     /// Removes the trees that were swapped out of their targets longer than [`GRACE`] ago.
     pub fn remove_retired(&self) {
         self.retired.remove(GRACE);
@@ -146,9 +165,6 @@ impl Seeder {
         let started = Instant::now();
         let target = &request.target;
         self.grounds.check(target)?;
-        if request.swap != Swap::Exchange {
-            return Err(SeedError::SwapNotSupported { swap: request.swap });
-        }
         let Some(_turn) = self.busy.enter(target, PATIENCE) else {
             return Err(SeedError::Busy { target: target.clone(), seconds: PATIENCE.as_secs() });
         };
@@ -187,84 +203,130 @@ impl Seeder {
             path: orphan.clone(),
             what: "the manifest does not know the directory that it lies in",
         })?;
+        rendered::check(request.rendered.as_deref().unwrap_or_default(), &manifest.entries)?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
-        place.clear_leftovers(&self.retired)?;
-        let standing = place.look(&self.records)?;
-        let device = version.tree().stat_self()?.stamp.dev;
-        let work = Work { version, head, request, layout, place, progress };
-        match decide(standing, head, request.link, request.force, device) {
+        let _lock = place.lock_inside(request.swap, PATIENCE_INSIDE)?;
+        place.clear_leftovers(|name| self.retired.holds(name))?;
+        let standing = in_names(place.look(&self.records.at(&request.target))?, request);
+        let asked = Asked {
+            wanted: (&**head).into(),
+            link: request.link,
+            swap: request.swap,
+            force: request.force,
+            device: Some(version.tree().stat_self()?.stamp.dev),
+            mount_point: place.is_mount_point()?,
+        };
+        let entries = &manifest.entries;
+        let work = Work { version, head, request, entries, layout, place, progress };
+        match decide(standing, &asked) {
             Step::Mend(seed) => self.mend(&work, *seed),
-            Step::Create => self.build(&work, None),
-            Step::Exchange(seen) => self.build(&work, Some(seen)),
+            Step::Swap(switch) => self.build(&work, switch),
             Step::Refuse(what) => Err(SeedError::NotOurs { target: work.place.path(), what }),
         }
     }
 
     fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
-        let mut mark = seed.mark;
+        let scratch = work.place.scratch(&seed);
+        let mut mark = seed.mark.clone();
         let maker = Maker::new(work.version, Rung::resumed(work.request.link, mark.mode), work.progress);
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
-        let top = Pair { from: work.version.tree().clone(), to: seed.dir };
-        mend(&maker, &work.layout, &top, &work.place, read)?;
-        if read {
-            mark.boot = self.records.boot().map(Into::into);
-            self.records.announce(&work.request.target, &top.to, &mark)?;
+        let top = Pair { from: work.version.tree().clone(), to: seed.dir.clone() };
+        if !work.request.only_rendered {
+            mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
+            if read {
+                mark.boot = self.records.boot().map(Into::into);
+                self.records.announce(&work.request.target, &top.to, &mark)?;
+            }
         }
-        let written = maker.written();
+        let rendered = self.mend_rendered(work, &top.to, &scratch, &mut mark)?;
+        let written = maker.written() + rendered + work.place.mend_around(&seed)?;
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
         self.records.keep(&work.request.target, &top.to, mark);
         Ok(outcome)
     }
 
+    /// Makes the rendered files of a tree that stands as they should be. The mark names every file that may be there,
+    /// whenever this ends.
+    fn mend_rendered(&self, work: &Work, top: &Dir, scratch: &Scratch, mark: &mut Mark) -> Result<u64, SeedError> {
+        let Some(files) = &work.request.rendered else { return Ok(0) };
+        let before = mark.rendered.clone();
+        let wanted: Vec<RelPath> = files.iter().map(|file| file.path.clone()).collect();
+        let mut note = |rendered: Vec<RelPath>| {
+            if mark.rendered == rendered {
+                return Ok(());
+            }
+            mark.rendered = rendered;
+            self.records.announce(&work.request.target, top, mark)
+        };
+        let gone = before.iter().filter(|path| !wanted.contains(path));
+        note(wanted.iter().chain(gone).cloned().collect())?;
+        Names::add(top, &wanted)?;
+        let written = rendered::mend(top, scratch, files, &before, work.entries)?;
+        note(wanted)?;
+        Ok(written)
+    }
+
     /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
     /// its target.
-    fn retire(&self, parent: &Dir, name: RelPath) {
+    fn retire(&self, old: SwappedOut) {
+        let SwappedOut { held_in, name, by_name } = old;
+        if by_name {
+            return self.retired.add(held_in, name);
+        }
         let (aside, hidden) = self.store.out_of_sight();
-        match parent.rename(&name, &aside, &hidden, Rename::NoReplace) {
+        match held_in.rename(&name, &aside, &hidden, Rename::NoReplace) {
             Ok(()) => self.retired.add(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
-            Err(_) => self.retired.add(parent.clone(), name),
+            Err(_) => self.retired.add(held_in, name),
         }
     }
 
-    /// Builds the tree beside the target and swaps it in: for what was `seen` there, or where nothing is.
-    fn build(&self, work: &Work, seen: Option<Stat>) -> Result<Outcome, SeedError> {
-        let (name, dir) = work.place.beside()?;
-        let built = self.build_in(work, &dir).and_then(|(mark, written)| {
-            match &seen {
-                Some(seen) => work.place.exchange(&name, seen)?,
-                None => work.place.create(&name)?,
+    /// Builds the tree out of sight, and has it take its place.
+    fn build(&self, work: &Work, switch: Switch) -> Result<Outcome, SeedError> {
+        let staged = work.place.stage(&switch)?;
+        let built = self.build_in(work, switch.reason(), staged.dir());
+        let (mark, written) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                staged.discard();
+                return Err(error);
             }
-            Ok((mark, written))
-        });
-        match &built {
-            // Now the old tree.
-            Ok(_) if seen.is_some() => self.retire(&work.place.parent, name),
-            Ok(_) => {}
-            Err(_) => work.place.discard_if(&name, &dir),
-        }
-        let (mark, written) = built?;
+        };
+        let marks = self.records.at(&work.request.target);
+        let Settled { dir, old } = work.place.settle(switch, staged, &marks)?;
+        old.into_iter().for_each(|old| self.retire(old));
+        // A swap in place has marked another directory than the one that was built.
+        let mark = marks.of(&dir)?.unwrap_or(mark);
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: true };
         self.records.keep(&work.request.target, &dir, mark);
         Ok(outcome)
     }
 
-    fn build_in(&self, work: &Work, dir: &Dir) -> Result<(Mark, u64), SeedError> {
+    fn build_in(&self, work: &Work, why: Option<&str>, dir: &Dir) -> Result<(Mark, u64), SeedError> {
         let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
-        let mark = Mark {
-            artifact: work.head.artifact.clone(),
-            version: work.head.version.clone(),
-            tree_digest: work.head.tree_digest.clone(),
-            mode: maker.mode(),
-            reason: maker.reason(),
-            at: Timestamp::now(),
-            boot: self.records.boot().map(Into::into),
-            id: Identity::of(dir)?,
-        };
+        let files = work.request.rendered.as_deref().unwrap_or_default();
+        let written = maker.written() + rendered::build(dir, files)?;
+        let reasons: Vec<String> = [maker.reason(), why.map(Into::into)].into_iter().flatten().collect();
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        let mut mark = Mark::new(work.head.into(), maker.mode(), reason, dir)?;
+        mark.rendered = files.iter().map(|file| file.path.clone()).collect();
         self.records.announce(&work.request.target, dir, &mark)?;
-        Ok((mark, maker.written()))
+        Ok((mark, written))
+    }
+}
+
+/// In a target that others put names into as well, a file of ours goes with a swap, which writes down what is ours.
+fn in_names(standing: Standing, request: &Request) -> Standing {
+    match (standing, &request.rendered) {
+        (Standing::Ours(seed), Some(files))
+            if seed.form.swap == Swap::InPlace
+                && !seed.mark.rendered.iter().all(|path| files.iter().any(|file| file.path == *path)) =>
+        {
+            Standing::Torn(seed.form)
+        }
+        (standing, _) => standing,
     }
 }

@@ -1,6 +1,8 @@
 //! Seeding as a whole, on real directories.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod rendered;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -11,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use jiff::Timestamp;
 use sha2::Digest as _;
 use tempfile::TempDir;
+
+mod swaps;
 
 use super::*;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
@@ -153,7 +157,7 @@ impl Drop for House {
 }
 
 fn to(target: &str, link: Link) -> Request {
-    Request { target: path(target), link, swap: Swap::Exchange, force: false }
+    Request { target: path(target), link, swap: None, force: false, rendered: None, only_rendered: false }
 }
 
 fn forced(target: &str) -> Request {
@@ -570,10 +574,6 @@ fn targets_do_not_lie_in_one_another_or_in_the_store() {
     }
     let error = house.ask(&version, &forced(".seedcache/versions/x")).unwrap_err();
     assert!(matches!(error, SeedError::Target(TargetError::InStore { .. })), "{error}");
-    for swap in [Swap::Symlink, Swap::InPlace] {
-        let error = house.ask(&version, &Request { swap, ..forced("x") }).unwrap_err();
-        assert!(matches!(error, SeedError::SwapNotSupported { .. }), "{error}");
-    }
     house.remove("pod/data");
     house.ask(&version, &forced("pod")).unwrap();
     let inside = Seeder::open(&house.at(".seedcache/seeds"), house.store.clone()).unwrap_err();

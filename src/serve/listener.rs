@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::caller::Peer;
+use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
 use crate::intent::error_chain;
 
@@ -26,6 +27,15 @@ use crate::intent::error_chain;
 const BUFFER: usize = 64 * 1024;
 /// The wait after an accept that failed for want of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// Connections of one listener at most: enough for every pod of a node to wait at once many times over.
+const MOST_CONNECTIONS: usize = 16_384;
+/// Connections of one listener where few files may be open.
+const LEAST_CONNECTIONS: usize = 64;
+/// Open files that are kept for the daemon's own work.
+const OWN_FILES: u64 = 1024;
+/// Listeners that share what is left.
+const LISTENERS: u64 = 2;
 
 /// What a listener and its connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +53,18 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
+        Self { connections: MOST_CONNECTIONS, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
+    }
+}
+
+impl Limits {
+    /// As many connections as leave the daemon files to work with, where so many may be open (`None`: any number).
+    pub(super) fn within(files: Option<u64>) -> Self {
+        let connections = files.map_or(MOST_CONNECTIONS, |files| {
+            let each = files.saturating_sub(OWN_FILES) / LISTENERS;
+            usize::try_from(each).unwrap_or(usize::MAX).clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS)
+        });
+        Self { connections, ..Self::default() }
     }
 }
 
@@ -52,28 +73,29 @@ pub(super) trait Accept {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+    /// Waits for the next connection: it, who is at its other end, and where descriptors from there go.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer, Waiting)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer, Waiting)> {
         let (stream, address) = TcpListener::accept(self).await?;
         // Answers are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        Ok((stream, Peer::Tcp(address)))
+        Ok((stream, Peer::Tcp(address), Waiting::default()))
     }
 }
 
 impl Accept for UnixListener {
-    type Stream = tokio::net::UnixStream;
+    type Stream = Taking;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer, Waiting)> {
         let (stream, _) = UnixListener::accept(self).await?;
-        let uid = stream.peer_cred()?.uid();
-        Ok((stream, Peer::Unix { uid }))
+        let peer = stream.peer_cred()?;
+        let (stream, waiting) = Taking::new(stream);
+        Ok((stream, Peer::Unix { uid: peer.uid(), gid: peer.gid() }, waiting))
     }
 }
 
@@ -104,7 +126,7 @@ impl Connections {
         };
         while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
             match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer, place),
+                Ok((stream, peer, waiting)) => self.serve(stream, (peer, waiting), place),
                 Err(error) if is_peers_fault(&error) => tracing::debug!(%error, "connection lost before it was served"),
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -117,12 +139,15 @@ impl Connections {
     fn serve(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
+        (peer, waiting): (Peer, Waiting),
         place: tokio::sync::OwnedSemaphorePermit,
     ) {
         let router = self.router.clone();
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            if let Some(descriptor) = waiting.take() {
+                request.extensions_mut().insert(descriptor);
+            }
             let router = router.clone();
             router.oneshot(request.map(axum::body::Body::new))
         });
@@ -161,4 +186,16 @@ impl Connections {
 fn is_peers_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_work() {
+        for (files, connections) in [(None, 16_384), (Some(1 << 20), 16_384), (Some(4096), 1536), (Some(1024), 64)] {
+            assert_eq!(Limits::within(files).connections, connections, "{files:?}");
+        }
+    }
 }

@@ -45,11 +45,13 @@ pub(super) enum Content<'a> {
 }
 
 /// How a place was taken.
-pub(super) enum Made<'a> {
-    /// By the donor's file, which was in the first state before, and is in the second one with its bytes known.
-    Link(&'a DonorFile, Stat, Stat),
-    /// By a file of its own.
-    Clone,
+pub(super) struct Made<'a> {
+    /// By what is in this file,
+    pub(super) file: &'a DonorFile,
+    /// which was in this state before,
+    pub(super) before: Stat,
+    /// and is in this one, its bytes known, where the place is a further name of it.
+    pub(super) linked: Option<Stat>,
 }
 
 impl Donors {
@@ -64,10 +66,10 @@ impl Donors {
         let mut hand = lock(&self.hand);
         hand.given.0 += 1;
         hand.given.1 += content.len() as u64;
-        if let Made::Link(file, before, after) = made {
-            let path = (self.path(file) != *wanted.path).then(|| Box::new(wanted.path.clone()));
-            hand.links.push((self.number(file), path));
-            self.version(file).follow(&before, &after, wanted.sha256);
+        if let Some(after) = made.linked {
+            let path = (self.path(made.file) != *wanted.path).then(|| Box::new(wanted.path.clone()));
+            hand.links.push((self.number(made.file), path));
+            self.version(made.file).follow(&made.before, &after, wanted.sha256);
         }
         Ok(true)
     }
@@ -130,7 +132,7 @@ impl Donors {
         let place = Place { dir, name, wanted, content };
         for file in agreeing.iter().copied().take(TRIED) {
             match self.find(&mut hand, file).and_then(|found| found.map_or(Ok(None), |f| self.link(&place, file, &f))) {
-                Ok(Some((before, after))) => return Ok(Some(Made::Link(file, before, after))),
+                Ok(Some(made)) => return Ok(Some(made)),
                 Ok(None) => {}
                 // Nothing depends on it: the file gets its own copy.
                 Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
@@ -142,9 +144,9 @@ impl Donors {
                 break;
             }
             let found = self.find(&mut hand, file);
-            match found.and_then(|found| found.map_or(Ok(false), |f| self.clone_to(&place, file, &f, &mut hand))) {
-                Ok(true) => return Ok(Some(Made::Clone)),
-                Ok(false) => {}
+            match found.and_then(|found| found.map_or(Ok(None), |f| self.clone_to(&place, file, &f, &mut hand))) {
+                Ok(Some(made)) => return Ok(Some(made)),
+                Ok(None) => {}
                 Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
             }
             dir.remove_tree(name)?;
@@ -152,8 +154,8 @@ impl Donors {
         Ok(None)
     }
 
-    /// As a further name; the states in which the file was before and after.
-    fn link(&self, place: &Place<'_>, file: &DonorFile, from: &Found) -> fs::Result<Option<(Stat, Stat)>> {
+    /// As a further name.
+    fn link<'a>(&self, place: &Place<'_>, file: &'a DonorFile, from: &Found) -> fs::Result<Option<Made<'a>>> {
         if from.stat.links + 1 + place.wanted.names > MOST_NAMES {
             return Ok(None);
         }
@@ -168,23 +170,30 @@ impl Donors {
             let same = self.is_same(place, file)?;
             same && place.dir.stat(place.name)?.is_some_and(|after| after.stamp == linked.stamp)
         };
-        Ok(good.then_some((from.stat, linked)))
+        Ok(good.then_some(Made { file, before: from.stat, linked: Some(linked) }))
     }
 
     /// As a file of its own that shares the extents.
-    fn clone_to(&self, place: &Place<'_>, file: &DonorFile, from: &Found, hand: &mut Hand) -> fs::Result<bool> {
+    fn clone_to<'a>(
+        &self,
+        place: &Place<'_>,
+        file: &'a DonorFile,
+        from: &Found,
+        hand: &mut Hand,
+    ) -> fs::Result<Option<Made<'a>>> {
         let path = place.wanted.path.as_path();
         let source = from.dir.open_file(&from.name)?;
         let to = place.dir.create_file(place.name, 0o600)?;
         if let Err(error) = fs::reflink(&source, &to) {
             tracing::debug!(%error, "this file system shares no content by reflink");
             hand.reflinks = false;
-            return Ok(false);
+            return Ok(None);
         }
         apply_meta(&to, path, &place.wanted.meta)?;
         // What was cloned is what stood there from before until after it.
         let stayed = Dir::stat_file(&source, path)?.stamp == from.stat.stamp;
-        Ok(stayed && (from.known || self.is_same(place, file)?))
+        let good = stayed && (from.known || self.is_same(place, file)?);
+        Ok(good.then_some(Made { file, before: from.stat, linked: None }))
     }
 
     /// Whether what was made has the bytes that belong there.

@@ -6,6 +6,7 @@
 
 mod budget;
 mod collect;
+mod content_digest;
 mod donors;
 mod drain;
 mod give;

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::donors::{content, last};
-use super::give::{Content, Made, Wanted};
+use super::give::{Content, Wanted};
 use super::{Donors, Entry, EntryType, Staging, Store, store_mode};
 use crate::fs::{self, Dir, Meta, RelPath, Rename};
 use crate::intent::{ArtifactName, VersionName};
@@ -119,10 +119,10 @@ impl<'a> Sharing<'a> {
             return Ok(false);
         };
         dir.rename(&beside, dir, &name, Rename::Replace)?;
-        if let Made::Link(file, before, _) = made
+        if made.linked.is_some()
             && let Some(after) = dir.stat(&name)?
         {
-            self.donors.version(file).follow(&before, &after, sha256);
+            self.donors.version(made.file).follow(&made.before, &after, sha256);
         }
         Ok(true)
     }

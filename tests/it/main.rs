@@ -13,11 +13,14 @@
 
 mod fixture;
 
+mod across_mounts;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
 mod collection;
+mod descriptor;
 mod events;
+mod followed;
 mod formats;
 mod full_disk;
 mod herd;
@@ -28,10 +31,12 @@ mod kill9;
 mod life;
 mod linux_tree;
 mod month;
+mod or_fetch;
 mod pins;
 mod plain;
 mod readme;
 mod reload;
+mod rendering;
 mod rooms;
 mod same;
 mod scrub;

@@ -1,0 +1,39 @@
+//! The swap of a whole directory in one rename. It is not synced: file systems keep the order of what is done to names,
+//! so a power loss leaves the old tree or the new one, and a sync would make each pod wait for the disk's whole journal.
+
+use rustix::io::Errno;
+
+use super::SeedError;
+use super::place::same_inode;
+use super::staged::Staged;
+use crate::fs::{self, Dir, RelPath, Rename, Stat};
+
+/// Puts the finished tree where nothing stands.
+pub(super) fn create(parent: &Dir, staged: &Staged, target: &RelPath) -> Result<(), SeedError> {
+    match staged.held_in.rename(&staged.name, parent, target, Rename::NoReplace) {
+        Ok(()) => Ok(()),
+        Err(e) if e.is_exists() => Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" }),
+        Err(e) => Err(refusal(parent, target, e)),
+    }
+}
+
+/// Puts the finished tree in the place of what was seen there, which then stands under the tree's temporary name.
+pub(super) fn exchange(parent: &Dir, staged: &Staged, target: &RelPath, seen: &Stat) -> Result<(), SeedError> {
+    let swap = || staged.held_in.rename(&staged.name, parent, target, Rename::Exchange);
+    swap().map_err(|e| refusal(parent, target, e))?;
+    if !staged.held_in.stat(&staged.name)?.is_some_and(|out| same_inode(&out, seen)) {
+        // Somebody put another thing there after it was looked at.
+        swap()?;
+        return Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" });
+    }
+    Ok(())
+}
+
+fn refusal(parent: &Dir, target: &RelPath, source: fs::Error) -> SeedError {
+    let target = parent.path_of(target);
+    match source.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => SeedError::ExchangeNotSupported { target, source },
+        Some(Errno::BUSY) => SeedError::MountPoint { target, source },
+        _ => source.into(),
+    }
+}
