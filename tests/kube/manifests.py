@@ -20,7 +20,7 @@ import unittest
 import kubernetes_validate
 import yaml
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+HERE = pathlib.Path(__file__).resolve().parent.parent.parent
 DAEMONSET = HERE / "daemonset"
 SEEDCACHE = os.environ.get("SEEDCACHE", str(HERE / "target/release/seedcache"))
 # The oldest that is supported, the one that clusters are told of, and the newest that the validator knows.
