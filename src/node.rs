@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::acquire::{ClientError, Fetcher};
 use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler};
-use crate::seed::{Record, SeedError, Seeder};
+use crate::seed::{Filled, Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
 use crate::store::{Limits, ManifestHead, OpenError, Store};
 
@@ -112,7 +112,7 @@ impl Node {
         raise_descriptor_limit();
         let (config, opened) = (given.config.clone(), settings.clone());
         let opened = tokio::task::spawn_blocking(move || open(&opened, &config));
-        let Opened { catalog, store, seeder, records, repairs } = opened.await??;
+        let Opened { catalog, store, seeder, records, filled, repairs } = opened.await??;
         tell_catalog(&catalog);
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
         let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
@@ -123,7 +123,7 @@ impl Node {
         let limits =
             Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
         let scrub = settings.scrub.clone();
-        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency, limits, scrub, repairs };
+        let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
         let mut registry = Registry::default();
         reconciler.register(&mut registry);
@@ -229,6 +229,7 @@ struct Opened {
     store: Arc<Store>,
     seeder: Arc<Seeder>,
     records: Vec<Record>,
+    filled: Vec<Filled>,
     repairs: Vec<ManifestHead>,
 }
 
@@ -236,9 +237,9 @@ fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeErr
     let catalog = intent::load_catalog(config).map_err(NodeError::Documents)?;
     let store = Arc::new(Store::open(&settings.store.root).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
-    let records = seeder.records();
+    let (records, filled) = (seeder.records(), seeder.filled());
     let repairs = store.pending_repairs().map_err(|error| NodeError::Store(error.into()))?;
-    Ok(Opened { catalog, store, seeder, records, repairs })
+    Ok(Opened { catalog, store, seeder, records, filled, repairs })
 }
 
 /// Logs go to standard error. Returns whether they are lines for people.

@@ -16,6 +16,8 @@ mod unpack;
 pub use fetcher::{AcquireError, Acquired, Fetcher};
 pub use pipeline::IngestError;
 pub use progress::{Phase, Progress, Snapshot};
+pub(crate) use resolve::by_digest as version_by_digest;
 pub use resolve::{FillError, Location, Naming, NamingError, Resolution, ResolveError, SumsError};
 pub use source::{ClientError, HttpError};
 pub use unpack::{Codec, Malformed, Refusal, UnpackError, Unpacked, unpack};
+pub(crate) use unpack::{Kind as TarKind, Member as TarMember, Members as TarMembers, read_tar};

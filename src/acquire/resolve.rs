@@ -15,7 +15,8 @@ pub(super) use ask::resolve;
 pub use fill::FillError;
 pub(super) use known::Known;
 pub use naming::NamingError;
-pub(super) use naming::{by_digest, find_version};
+pub(crate) use naming::by_digest;
+pub(super) use naming::find_version;
 pub use sums::SumsError;
 
 use super::source::{HttpError, redacted};

@@ -1,15 +1,18 @@
 //! What a running node is asked, as calls with typed answers.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
+use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{self, ClientError, Question};
 use super::events::Events;
+use super::problem::Elsewhere;
 use super::server::Server;
 use super::wait;
 use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
@@ -53,6 +56,33 @@ pub(super) struct SeedQuestion<'a> {
     pub(super) force: bool,
     /// How long to wait for the version.
     pub(super) wait: Interval,
+}
+
+/// What came of asking for a seed at a directory that was opened here.
+#[derive(Debug)]
+pub(super) enum SeedAnswer {
+    /// The daemon did all of it.
+    Seeded(Seeded),
+    /// It does not reach that place by itself: this version is to be filled in from here.
+    NotBelowRoot(Elsewhere),
+}
+
+/// What came of asking to have a directory filled.
+#[derive(Debug)]
+pub(super) enum FillAnswer {
+    /// It holds the version.
+    Seeded(Seeded),
+    /// It is as it was, and the client is to receive the tree and write it there.
+    Receive {
+        /// Why the daemon could not link.
+        reason: String,
+    },
+}
+
+#[derive(Serialize)]
+struct FillQuestion<'a> {
+    link: Link,
+    target: &'a str,
 }
 
 #[derive(Serialize)]
@@ -117,6 +147,81 @@ impl Client {
             self.ask(&post(path(name, "/seed"), json(&question), left + SEEDING)).await
         })
         .await
+    }
+
+    /// Seeds a target whose parent is open here, waiting for the version up to `wait`, but for a
+    /// daemon that went away only up to `absence`. Over the Unix socket only.
+    pub(super) async fn seed_at(
+        &self,
+        name: &ArtifactName,
+        question: SeedQuestion<'_>,
+        wait: Duration,
+        absence: Option<Duration>,
+        parent: impl AsFd,
+    ) -> Result<SeedAnswer, ClientError> {
+        let parent = parent.as_fd();
+        let seeded = wait::until_gone(wait, absence, async |left| {
+            let question = SeedQuestion { wait: whole_ms(left), ..question.clone() };
+            self.ask_with(&post(path(name, "/seed"), json(&question), left + SEEDING), parent).await
+        });
+        match seeded.await {
+            Ok(seeded) => Ok(SeedAnswer::Seeded(seeded)),
+            Err(ClientError::Problem(problem)) => match problem.elsewhere() {
+                Some(elsewhere) => Ok(SeedAnswer::NotBelowRoot(elsewhere.clone())),
+                None => Err(ClientError::Problem(problem)),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the directory `dir`, which is open here, filled with a version: one that is empty, or that bears the mark of
+    /// this very version and is checked and mended. `target` is for display. Over the Unix socket only.
+    pub(super) async fn fill(
+        &self,
+        name: &ArtifactName,
+        version: &VersionName,
+        link: Link,
+        target: &str,
+        dir: impl AsFd,
+    ) -> Result<FillAnswer, ClientError> {
+        let version = utf8_percent_encode(version.as_str(), UNRESERVED);
+        let path = path(name, &format!("/versions/{version}/fill"));
+        match self.ask_with(&post(path, json(&FillQuestion { link, target }), SEEDING), dir.as_fd()).await {
+            Ok(seeded) => Ok(FillAnswer::Seeded(seeded)),
+            Err(ClientError::Problem(problem)) => match problem.receive() {
+                Some(reason) => Ok(FillAnswer::Receive { reason: reason.to_owned() }),
+                None => Err(ClientError::Problem(problem)),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the daemon answers at all, within `limit`.
+    pub(super) async fn health(&self, limit: Duration) -> Result<(), ClientError> {
+        let silent = |_| ClientError::Silent { server: self.server.clone(), limit };
+        let question = Question { limit, ..get("/healthz".to_owned()) };
+        tokio::time::timeout(limit, self.send(&question)).await.map_err(silent)?.map(drop)
+    }
+
+    /// A version's manifest as it stands in the store, to be read as it comes.
+    pub(super) async fn manifest(&self, name: &ArtifactName, version: &VersionName) -> Result<Incoming, ClientError> {
+        self.open(name, version, "").await
+    }
+
+    /// A version's tree as a tar stream.
+    pub(super) async fn tree(&self, name: &ArtifactName, version: &VersionName) -> Result<Incoming, ClientError> {
+        self.open(name, version, "/tree.tar").await
+    }
+
+    async fn open(&self, name: &ArtifactName, version: &VersionName, what: &str) -> Result<Incoming, ClientError> {
+        let version = utf8_percent_encode(version.as_str(), UNRESERVED);
+        let question = get(path(name, &format!("/versions/{version}{what}")));
+        connection::open(&self.server, self.token.as_ref(), &question, "*/*").await
+    }
+
+    /// Where the daemon is.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Has the source asked now, without waiting for what comes of it.
@@ -196,8 +301,22 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, ClientError> {
-        let answer = self.send(question).await?;
-        serde_json::from_slice(&answer).map_err(|source| ClientError::Unreadable {
+        self.read(question, &self.send(question).await?)
+    }
+
+    async fn ask_with<T: DeserializeOwned>(
+        &self,
+        question: &Question,
+        descriptor: impl AsFd,
+    ) -> Result<T, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { server: self.server.clone(), source };
+        let descriptor = descriptor.as_fd().try_clone_to_owned().map_err(unreachable)?;
+        let answer = connection::ask_with(&self.server, self.token.as_ref(), question, Some(descriptor)).await?;
+        self.read(question, &answer)
+    }
+
+    fn read<T: DeserializeOwned>(&self, question: &Question, answer: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(answer).map_err(|source| ClientError::Unreadable {
             server: self.server.clone(),
             path: question.path.clone(),
             source,

@@ -3,6 +3,7 @@
 //! What must hold: connecting, asking and the answer's length are all limited; the token goes out in no message.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::attach::Attaching;
 use super::problem::Problem;
 use super::server::Server;
 
@@ -96,6 +98,11 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
+    /// No daemon is there, or it says nothing.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, ClientError::Unreachable { .. } | ClientError::Lost { .. } | ClientError::Silent { .. })
+    }
+
     /// What to do about it.
     pub(super) fn next(&self) -> Option<String> {
         match self {
@@ -124,8 +131,18 @@ pub(super) async fn ask(
     token: Option<&HeaderValue>,
     question: &Question,
 ) -> Result<Bytes, ClientError> {
+    ask_with(server, token, question, None).await
+}
+
+/// The same with a descriptor attached to the question, where it goes to a Unix socket.
+pub(super) async fn ask_with(
+    server: &Server,
+    token: Option<&HeaderValue>,
+    question: &Question,
+    descriptor: Option<OwnedFd>,
+) -> Result<Bytes, ClientError> {
     let request = request(server, token, question, "application/json");
-    let answered = exchange(server, request, question.limit, async |status, body| {
+    let answered = exchange(server, request, descriptor, question.limit, async |status, body| {
         let body = whole(body, server).await?;
         if status.is_success() { Ok(body) } else { Err(refused(server, status, &body)) }
     });
@@ -140,7 +157,7 @@ pub(super) async fn open(
     media_type: &'static str,
 ) -> Result<Incoming, ClientError> {
     let request = request(server, token, question, media_type);
-    let answered = exchange(server, request, question.limit, async |status, body| {
+    let answered = exchange(server, request, None, question.limit, async |status, body| {
         if status.is_success() { Ok(body) } else { Err(refused(server, status, &whole(body, server).await?)) }
     });
     answered.await
@@ -175,6 +192,7 @@ fn request(
 async fn exchange<T>(
     server: &Server,
     request: Request<Full<Bytes>>,
+    descriptor: Option<OwnedFd>,
     limit: Duration,
     read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
@@ -183,7 +201,8 @@ async fn exchange<T>(
     let answered = match server {
         Server::Unix(path) => {
             let stream = timeout(CONNECT_LIMIT, UnixStream::connect(path)).await.map_err(took_too_long)?;
-            timeout(limit, send(stream.map_err(unreachable)?, request, server, read)).await
+            let stream = Attaching::new(stream.map_err(unreachable)?, descriptor);
+            timeout(limit, send(stream, request, server, read)).await
         }
         Server::Http(authority) => {
             let stream = timeout(CONNECT_LIMIT, TcpStream::connect(authority.as_str())).await.map_err(took_too_long)?;

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::connection::ClientError;
 use super::refresh::RefreshFailed;
-use super::seed::TargetError;
+use super::seed::{FetchError, HandOverError, TargetError};
 use super::token::TokenError;
 use crate::node::NodeError;
 
@@ -46,6 +46,12 @@ pub(super) enum Failure {
     /// The target cannot be sent.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// The tree did not get from the daemon to the target.
+    #[error(transparent)]
+    HandOver(Box<HandOverError>),
+    /// There is no daemon, and the archive could not be had without it.
+    #[error(transparent)]
+    Fetch(Box<FetchError>),
     /// The source had nothing.
     #[error(transparent)]
     Refresh(#[from] RefreshFailed),
@@ -69,6 +75,18 @@ impl From<NodeError> for Failure {
     }
 }
 
+impl From<HandOverError> for Failure {
+    fn from(error: HandOverError) -> Self {
+        Failure::HandOver(Box::new(error))
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Failure::Fetch(Box::new(error))
+    }
+}
+
 impl Failure {
     /// The code that a failed command ends with.
     pub(super) fn exit(&self) -> Exit {
@@ -76,6 +94,8 @@ impl Failure {
             Failure::Client(error) => of_client(error),
             Failure::Token(_)
             | Failure::Target(_)
+            | Failure::HandOver(_)
+            | Failure::Fetch(_)
             | Failure::Refresh(_)
             | Failure::Node(_)
             | Failure::Runtime(_)

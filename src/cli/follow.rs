@@ -33,35 +33,46 @@ pub(super) async fn follow<T>(
     doing: impl Fn(&ArtifactState) -> Option<&'static str>,
     work: impl Future<Output = T>,
 ) -> T {
-    tokio::select! {
-        biased;
-        done = work => done,
-        never = show(client, name, doing) => match never {},
+    let mut meter = Meter::default();
+    watch(work, async |at| look(client, name, &mut meter, at, &doing).await).await
+}
+
+/// How far the artifact is, as the daemon says; `at` is the time since the first look.
+pub(super) async fn look(
+    client: &Client,
+    name: &ArtifactName,
+    meter: &mut Meter,
+    at: Duration,
+    doing: impl Fn(&ArtifactState) -> Option<&'static str>,
+) -> Line {
+    match client.artifact(name).await {
+        Ok(state) => {
+            meter.add(at, state.progress.as_ref().map_or(0, |progress| progress.bytes));
+            match doing(&state) {
+                Some(doing) => progress::seeding(&state).unwrap_or_else(|| Line::plain(name, doing)),
+                None => progress::line(&state, meter.rate(), Timestamp::now()),
+            }
+        }
+        // Whether that matters is for the call that waits to say.
+        Err(_) => Line::plain(name, "waiting for the daemon"),
     }
 }
 
-async fn show(
-    client: &Client,
-    name: &ArtifactName,
-    doing: impl Fn(&ArtifactState) -> Option<&'static str>,
-) -> Infallible {
+/// Waits for `work` and shows meanwhile what `look` says, which is told the time since its first time.
+pub(super) async fn watch<T>(work: impl Future<Output = T>, look: impl AsyncFnMut(Duration) -> Line) -> T {
+    tokio::select! {
+        biased;
+        done = work => done,
+        never = show(look) => match never {},
+    }
+}
+
+async fn show(mut look: impl AsyncFnMut(Duration) -> Line) -> Infallible {
     sleep(QUIET).await;
     let start = Instant::now();
     let mut display = Display::new();
-    let mut meter = Meter::default();
     loop {
-        let line = match client.artifact(name).await {
-            Ok(state) => {
-                meter.add(start.elapsed(), state.progress.as_ref().map_or(0, |progress| progress.bytes));
-                match doing(&state) {
-                    Some(doing) => progress::seeding(&state).unwrap_or_else(|| Line::plain(name, doing)),
-                    None => progress::line(&state, meter.rate(), Timestamp::now()),
-                }
-            }
-            // Whether that matters is for the call that waits to say.
-            Err(_) => Line::plain(name, "waiting for the daemon"),
-        };
-        display.show(&line);
+        display.show(&look(start.elapsed()).await);
         sleep(display.every()).await;
     }
 }

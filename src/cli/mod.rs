@@ -3,6 +3,7 @@
 //! What must hold: what people and machines read goes to standard output, all else to standard error; whatever happens
 //! ends in one of the exit codes that `exit` maps it to; commands that wait say how far it is.
 
+mod attach;
 mod check;
 mod client;
 mod connection;

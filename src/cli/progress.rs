@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::human::{about, ahead, count, plain, size};
 use crate::acquire::Phase;
 use crate::intent::ArtifactName;
-use crate::reconcile::{ArtifactState, ProgressState, State};
+use crate::reconcile::{ArtifactState, ProgressState, SeedProgressState, State};
 
 /// Over so long a time the rate is taken.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -70,11 +70,7 @@ impl Line {
 pub(super) fn line(state: &ArtifactState, rate: Option<u64>, now: Timestamp) -> Line {
     let name = &state.name;
     match &state.progress {
-        Some(progress) => Line {
-            full: format!("{name}: {}", phase(progress, rate)),
-            brief: format!("{name}: {}{}", word(progress.phase), figures(progress, rate)),
-            share: share(progress),
-        },
+        Some(progress) => fetching(name, progress, rate),
         None => Line::plain(name, &idle(state, now)),
     }
 }
@@ -83,15 +79,28 @@ pub(super) fn line(state: &ArtifactState, rate: Option<u64>, now: Timestamp) -> 
 pub(super) fn seeding(state: &ArtifactState) -> Option<Line> {
     let under_way = state.seeds.iter().filter_map(|seed| seed.progress);
     let seed = under_way.max_by_key(|seed| seed.total_entries.saturating_sub(seed.entries))?;
+    Some(entries(&state.name, "seeding", seed))
+}
+
+/// How far a tree is that is made entry by entry.
+pub(super) fn entries(name: &ArtifactName, doing: &str, seed: SeedProgressState) -> Line {
     let share = (seed.total_entries > 0).then(|| (seed.entries as f64 / seed.total_entries as f64).min(1.0));
     let text = format!(
-        "{}: seeding, {} of {}, {}",
-        state.name,
+        "{name}: {doing}, {} of {}, {}",
         seed.entries,
         count(seed.total_entries, "entry", "entries"),
         size(seed.bytes)
     );
-    Some(Line { full: text.clone(), brief: text, share })
+    Line { full: text.clone(), brief: text, share }
+}
+
+/// How far an archive is that is fetched here.
+pub(super) fn fetching(name: &ArtifactName, progress: &ProgressState, rate: Option<u64>) -> Line {
+    Line {
+        full: format!("{name}: {}", phase(progress, rate)),
+        brief: format!("{name}: {}{}", word(progress.phase), figures(progress, rate)),
+        share: share(progress),
+    }
 }
 
 /// The phase in a word.

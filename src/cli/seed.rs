@@ -1,4 +1,9 @@
-//! `seedcache seed`: has the daemon put a version into a directory, and says in one line what that took.
+//! `seedcache seed`: has a version put into a directory, and says in one line what that took.
+
+mod activity;
+mod hand_over;
+mod or_fetch;
+mod stream;
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -9,15 +14,18 @@ use serde::Serialize;
 use super::Format;
 use super::client::{Client, SeedQuestion};
 use super::exit::{Exit, Failure};
-use super::follow::follow;
+use super::follow::watch;
 use super::human::{count, duration, plain, size};
 use super::named::Named;
 use super::output::Output;
+use super::server::Server;
 use super::wait;
 use crate::fs::LinkMode;
-use crate::intent::{ArtifactName, Digest, Interval, Link, Swap, VersionName};
-use crate::reconcile::ArtifactState;
+use crate::intent::{ArtifactName, Digest, Interval, Link, Swap, VersionName, error_chain};
 use crate::seed::Seeded;
+use activity::Activity;
+pub(super) use hand_over::HandOverError;
+pub(super) use or_fetch::FetchError;
 
 /// Put a version of an artifact into a directory.
 #[derive(Debug, clap::Args)]
@@ -39,6 +47,8 @@ pub(super) struct Args {
     /// Replace a directory that seedcache did not make
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    fetch: or_fetch::OrFetch,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -64,27 +74,87 @@ pub(super) enum TargetError {
     },
 }
 
-/// Asks for it and tells what was done.
+/// What is wished for, as all ways to it need it.
+#[derive(Debug, Clone, Copy)]
+struct Wish<'a> {
+    name: &'a ArtifactName,
+    version: Option<&'a VersionName>,
+    /// The target as given.
+    given: &'a Path,
+    /// The target from the root of the file system.
+    absolute: &'a str,
+    link: Option<Link>,
+    swap: Option<Swap>,
+    force: bool,
+    wait: Duration,
+    /// How long a daemon that went away is missed; `None`: as long as anything is waited for.
+    absence: Option<Duration>,
+}
+
+impl<'a> Wish<'a> {
+    fn question(&self) -> SeedQuestion<'a> {
+        let Self { version, link, swap, force, .. } = *self;
+        SeedQuestion { target: self.absolute, version, link, swap, force, wait: Interval(self.wait) }
+    }
+}
+
+/// Has it done and tells what was done.
 pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
     let target = absolute(&args.target)?;
-    let version = args.named.version.as_ref();
-    let question = SeedQuestion {
-        target: &target,
-        version,
+    let plan = args.fetch.plan();
+    let wish = Wish {
+        name: &args.named.artifact,
+        version: args.named.version.as_ref(),
+        given: &args.target,
+        absolute: &target,
         link: args.link,
         swap: args.swap,
         force: args.force,
-        wait: Interval(args.wait),
+        wait: args.wait,
+        absence: plan.as_ref().map(|plan| plan.daemon_timeout),
     };
-    let doing = |state: &ArtifactState| is_here(state, version).then_some("seeding");
-    let name = &args.named.artifact;
-    let seeded = follow(client, name, doing, client.seed(name, question, args.wait)).await?;
+    let activity = Activity::new();
+    let work = seed(client, &wish, plan.as_ref(), &activity);
+    let look = async |at| activity.look(client, wish.name, wish.version, at).await;
+    let seeded = watch(work, look).await?;
     match args.output {
         Format::Table => writeln!(out, "{}", line(&seeded, &args.target))?,
         Format::Json => writeln!(out, "{}", serde_json::to_string(&Answer::from(&seeded))?)?,
     }
     out.flush()?;
     Ok(Exit::Done)
+}
+
+/// By the daemon, else, where that is wished, without it.
+async fn seed(
+    client: &Client,
+    wish: &Wish<'_>,
+    plan: Option<&or_fetch::Plan>,
+    activity: &Activity,
+) -> Result<Seeded, Failure> {
+    // Only the daemon has what can be linked.
+    let plan = plan.filter(|_| matches!(wish.link, None | Some(Link::Auto | Link::Copy)));
+    match (by_daemon(client, wish, plan, activity).await, plan) {
+        (Err(Failure::Client(error)), Some(plan)) if error.is_absence() => {
+            or_fetch::fetch(plan, wish, error_chain(&error), activity).await
+        }
+        (answer, _) => answer,
+    }
+}
+
+async fn by_daemon(
+    client: &Client,
+    wish: &Wish<'_>,
+    plan: Option<&or_fetch::Plan>,
+    activity: &Activity,
+) -> Result<Seeded, Failure> {
+    if let Some(plan) = plan {
+        client.health(plan.daemon_timeout).await?;
+    }
+    match client.server() {
+        Server::Unix(_) => hand_over::hand_over(client, wish, activity).await,
+        Server::Http(_) => Ok(client.seed(wish.name, wish.question(), wish.wait).await?),
+    }
 }
 
 /// From the root of the file system. What stands before a `..` is resolved, as the kernel would; nothing else is, since
@@ -101,14 +171,6 @@ fn absolute(target: &Path) -> Result<String, TargetError> {
     let whole = base.join(rest.iter().collect::<PathBuf>());
     let whole = crate::fs::absolute(&whole).map_err(unknown)?.components().collect::<PathBuf>();
     whole.into_os_string().into_string().map_err(|_| TargetError::NotText { target: target.to_path_buf() })
-}
-
-/// Whether the version (the current one when none is named) is on the node, so that only seeding is left.
-fn is_here(state: &ArtifactState, version: Option<&VersionName>) -> bool {
-    match version {
-        Some(version) => state.versions.iter().any(|held| held.version == *version),
-        None => state.current.is_some(),
-    }
 }
 
 /// What was done, with the target as it was given.

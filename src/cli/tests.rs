@@ -176,17 +176,22 @@ fn run(line: &[&str], turns: Vec<Turn>) -> Ran {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let server = format!("unix://{}", socket.display());
-        let command = ["seedcache", "--server", &server].into_iter().chain(line.iter().copied());
+        // The client makes the directory that holds a target.
+        let target = dir.path().join("smartos").display().to_string();
+        let line = line.iter().map(|&word| if word == "/data/smartos" { &*target } else { word });
+        let polled = line.clone().next() == Some("seed");
+        let command = ["seedcache", "--server", &server].into_iter().chain(line);
         let cli = Cli::try_parse_from(command).unwrap();
-        let Command::Ask(asked) = cli.command else { panic!("{line:?} asks nobody") };
+        let Command::Ask(asked) = cli.command else { panic!("this asks nobody") };
         let client = Client::new(cli.server, None);
         let mut printed = Vec::new();
         let mut out = Output::new(&mut printed, None);
-        let polled = line[0] == "seed";
         let served = async { if turns.is_empty() { Vec::new() } else { daemon(&socket, turns, polled).await } };
         // The daemon is first, so that it listens when it is asked.
         let (asked, result) = tokio::join!(served, answer(&client, asked, &mut out));
-        Ran { result, printed: String::from_utf8(printed).unwrap(), asked }
+        let as_named = |text: String| text.replace(&target, "/data/smartos");
+        let asked = asked.into_iter().map(|(line, body)| (line, as_named(body))).collect();
+        Ran { result, printed: as_named(String::from_utf8(printed).unwrap()), asked }
     })
 }
 

@@ -50,6 +50,10 @@ pub(super) fn may_pass(error: &ClientError, reached: bool) -> bool {
     }
 }
 
+fn is_over(absence: Option<Duration>, since: Instant) -> bool {
+    absence.is_some_and(|absence| since.elapsed() >= absence)
+}
+
 /// One piece of a long wait is over, not the wait.
 fn is_late(error: &ClientError) -> bool {
     matches!(error, ClientError::Problem(problem) if problem.status == StatusCode::REQUEST_TIMEOUT)
@@ -58,14 +62,27 @@ fn is_late(error: &ClientError) -> bool {
 /// Asks with the time that is left, again after each failure that may pass, until `wait` is over.
 pub(super) async fn until<T>(
     wait: Duration,
+    ask: impl AsyncFnMut(Duration) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    until_gone(wait, None, ask).await
+}
+
+/// The same, but a daemon that was there is missed for no longer than `absence`.
+pub(super) async fn until_gone<T>(
+    wait: Duration,
+    absence: Option<Duration>,
     mut ask: impl AsyncFnMut(Duration) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
     let deadline = Instant::now() + wait;
     let (mut pause, mut reached) = (FIRST_PAUSE, false);
+    let mut gone_since: Option<Instant> = None;
     loop {
         match ask(deadline.saturating_duration_since(Instant::now()).min(PIECE)).await {
             Err(error) if Instant::now() + pause < deadline && is_late(&error) => {
-                (pause, reached) = (FIRST_PAUSE, true)
+                (pause, reached, gone_since) = (FIRST_PAUSE, true, None)
+            }
+            Err(error) if error.is_absence() && is_over(absence, *gone_since.get_or_insert_with(Instant::now)) => {
+                return Err(error);
             }
             Err(error) if Instant::now() + pause < deadline && may_pass(&error, reached) => reached = true,
             answer => return answer,

@@ -62,6 +62,18 @@ impl Dir {
         Self::open(path)
     }
 
+    /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
+    pub fn adopt(fd: OwnedFd, path: &Path) -> Self {
+        Self { fd: Arc::new(fd), path: path.into() }
+    }
+
+    /// Another handle on this directory, which shares nothing with this one.
+    pub fn reopen(&self) -> Result<Self> {
+        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty())
+            .map_err(|e| Error::new("open directory", &self.path, e))?;
+        Ok(Self { fd: Arc::new(fd), path: self.path.clone() })
+    }
+
     /// Where this directory was opened: for messages only.
     pub fn path(&self) -> &Path {
         &self.path
@@ -246,9 +258,9 @@ impl Dir {
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
         let fail = |e| Error::new("list directory", &self.path, e);
         // A handle of its own: the position in a directory belongs to the open file.
-        let fd = sys::openat(&*self.fd, c".", DIR_FLAGS, Mode::empty()).map_err(fail)?;
+        let own = self.reopen()?;
         let mut buffer = Vec::with_capacity(32 * 1024);
-        let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut listing = RawDir::new(own.as_fd(), buffer.spare_capacity_mut());
         let mut entries = Vec::new();
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;

@@ -95,6 +95,13 @@ impl Stat {
 }
 
 impl Dir {
+    /// Whether something is mounted here: it is the top of a mount, and no rename can move it.
+    pub fn is_mount_root(&self) -> Result<bool> {
+        let x = rustix::fs::statx(self, c"", AtFlags::EMPTY_PATH, StatxFlags::empty())
+            .map_err(|e| Error::new("stat", self.path(), e))?;
+        Ok(x.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+    }
+
     /// When this directory was made, nanoseconds since the epoch; `None` where the file system does not say. It stays
     /// through renames and through changes of what the directory holds, and a copy has another.
     pub fn born(&self) -> Result<Option<i64>> {

@@ -1,9 +1,17 @@
-//! The lock that makes a store have one writer (invariant 3): `flock` on a file, gone with the process that held it.
+//! Locks by `flock`, gone with the process that held them: the file that makes a store have one writer (invariant 3),
+//! and directories that several processes work in by turns.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::time::{Duration, Instant};
 
-use super::{Dir, Error, RelPath};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::{Dir, Error, RelPath, Result};
+
+/// Between two tries for a directory that another process holds, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// A held lock; dropped, it is released.
 #[derive(Debug)]
@@ -29,7 +37,7 @@ pub enum LockError {
 
 impl Lock {
     /// Takes the lock without waiting, and leaves word of who holds it.
-    pub fn try_take(dir: &Dir, name: &RelPath) -> Result<Self, LockError> {
+    pub fn try_take(dir: &Dir, name: &RelPath) -> std::result::Result<Self, LockError> {
         let mut file = dir.open_or_create_file(name, 0o644)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -46,5 +54,38 @@ impl Lock {
         // On a full disk the lock holds without the word; only another's message gets poorer.
         let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(word.as_bytes()));
         Ok(Self { _file: file })
+    }
+}
+
+/// A directory held against the other processes that lock it; dropped, it is released.
+#[derive(Debug)]
+pub struct DirLock {
+    _dir: Dir,
+}
+
+impl Dir {
+    /// Locks this directory, waiting for other holders up to `limit`; `None` when it did not come to that. Where the
+    /// file system cannot lock directories all are let through.
+    pub fn lock(&self, limit: Duration) -> Result<Option<DirLock>> {
+        let deadline = Instant::now() + limit;
+        // A handle of its own: a lock belongs to the open file, and clones of this one may outlive the lock.
+        let dir = self.reopen()?;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(DirLock { _dir: dir })),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(None),
+                Err(Errno::WOULDBLOCK) => {
+                    std::thread::sleep(pause.mul_f32(0.5 + fastrand::f32() / 2.0));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error @ (Errno::BADF | Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)) => {
+                    tracing::debug!(%error, path = %self.path().display(), "directory cannot be locked here");
+                    return Ok(Some(DirLock { _dir: dir }));
+                }
+                Err(error) => return Err(Error::new("lock", self.path(), error)),
+            }
+        }
     }
 }

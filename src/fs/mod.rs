@@ -9,12 +9,15 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+mod chain;
 mod dir;
 mod error;
 mod file;
+mod handle;
 mod identity;
 mod link;
 mod lock;
+mod passed;
 mod past_cache;
 mod path;
 mod read_only;
@@ -23,13 +26,15 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
 pub use file::{Meta, apply_meta};
+pub use handle::{FileHandle, HandleError, NoHandle};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};
-pub use lock::{Lock, LockError};
+pub use lock::{DirLock, Lock, LockError};
 pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::run::Reconciler;
 use super::{VerifyResult, WaitError};
-use crate::intent::{ArtifactName, Link, Swap, VersionName, error_chain};
+use crate::fs::{Dir, RelPath};
+use crate::intent::{ArtifactName, Link, SeedTarget, Swap, VersionName, error_chain};
 use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
-use crate::store::{Report, StoreError};
+use crate::store::{ManifestHead, Report, StoreError};
 
 /// A seed asked for by a caller.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct SeedAsk {
     pub wait: Duration,
     /// Only targets that a document declares for this artifact are allowed.
     pub declared_only: bool,
+    /// The directory that holds the target, as the caller opened it: the target may lie where only the caller gets to.
+    pub parent: Option<Dir>,
 }
 
 /// Why a seed was not done.
@@ -49,6 +52,17 @@ pub enum SeedAskError {
         artifact: ArtifactName,
         /// The target as given.
         target: String,
+    },
+    /// The daemon does not get there by itself, or not for this caller, who can go on alone.
+    #[error(
+        "{target} is not a place below seed.root that the daemon may seed for this caller; have the directory itself \
+         filled"
+    )]
+    NotBelowRoot {
+        /// The target as given.
+        target: String,
+        /// The version to go on with.
+        head: Arc<ManifestHead>,
     },
     /// The version cannot be read.
     #[error(transparent)]
@@ -81,12 +95,14 @@ pub enum VerifyAskError {
 impl Reconciler {
     /// Seeds a target, waiting for the version where it is not there yet.
     pub async fn seed(&self, mut ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
-        let target = self.shared.seeder.target(&ask.target)?;
-        let declared = {
-            let world = self.shared.world();
-            let artifact = world.catalog.artifacts.get(&ask.artifact);
-            artifact.and_then(|artifact| artifact.seeds.iter().find(|seed| seed.target == target).cloned())
+        let target = match ask.parent.take() {
+            None => self.shared.seeder.target(&ask.target)?,
+            Some(parent) => match self.place_in(parent, &ask).await? {
+                Some(target) => target,
+                None => return Err(self.not_below_root(&ask).await?),
+            },
         };
+        let declared = self.declared(&ask.artifact).into_iter().find(|seed| seed.target == target);
         // Force would let a caller replace what the document's own seed would refuse to.
         if ask.declared_only && (declared.is_none() || ask.force) {
             return Err(SeedAskError::NotDeclared { artifact: ask.artifact, target: ask.target });
@@ -116,6 +132,36 @@ impl Reconciler {
             }
         }
         seeded
+    }
+
+    fn declared(&self, artifact: &ArtifactName) -> Vec<SeedTarget> {
+        let world = self.shared.world();
+        world.catalog.artifacts.get(artifact).map(|artifact| artifact.seeds.clone()).unwrap_or_default()
+    }
+
+    /// The target that is `parent` and the last component of what was given, where the daemon gets to it by itself and
+    /// the caller may have it seeded.
+    async fn place_in(&self, parent: Dir, ask: &SeedAsk) -> Result<Option<RelPath>, SeedAskError> {
+        let mut places = Vec::new();
+        if !ask.declared_only {
+            places.extend(self.shared.seeder.target(&ask.target).ok());
+        }
+        if !ask.declared_only || !ask.force {
+            let name = std::path::Path::new(&ask.target).file_name().map(|name| name.as_encoded_bytes().to_vec());
+            let declared = self.declared(&ask.artifact).into_iter().map(|seed| seed.target);
+            places.extend(declared.filter(|target| Some(target.file_name()) == name.as_deref()));
+        }
+        let seeder = self.shared.seeder.clone();
+        let find = move || places.into_iter().find(|target| seeder.is_parent_of(&parent, target));
+        Ok(self.shared.tasks.spawn_blocking(find).await?)
+    }
+
+    /// What the caller needs to go on alone, once the version is here.
+    async fn not_below_root(&self, ask: &SeedAsk) -> Result<SeedAskError, SeedAskError> {
+        let version = self.version_for(ask).await?;
+        let gone = || StoreError::NoVersion { artifact: ask.artifact.clone(), version: version.clone() };
+        let head = self.shared.store.head(&ask.artifact, &version).ok_or_else(gone)?;
+        Ok(SeedAskError::NotBelowRoot { target: ask.target.clone(), head })
     }
 
     /// The version to seed: waited for while it may still come.

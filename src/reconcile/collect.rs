@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::filling::claim_filled;
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
 use crate::fs::LinkMode;
@@ -147,6 +148,7 @@ impl Reconciler {
         let removed = tokio::task::spawn_blocking(move || {
             let _turn = store_turn(&shared.house.turn);
             shared.note_records(shared.seeder.records());
+            shared.note_filled(shared.seeder.filled());
             let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
                 return Err(StoreError::NoVersion { artifact, version }.into());
@@ -225,6 +227,7 @@ impl Shared {
         ask: Option<(&ArtifactName, u64)>,
     ) -> Result<(Vec<Fate>, Option<NoRoom>), crate::fs::Error> {
         self.note_records(self.seeder.records());
+        self.note_filled(self.seeder.filled());
         let inventory = self.store.inventory();
         let mut fates: Vec<Fate> = {
             let world = self.world();
@@ -285,12 +288,13 @@ impl Shared {
         let refused = artifact.is_none() && may_be_refused(&world.catalog, name);
         let node_pin = self.store.pin_of(name);
         let is_read = |version: &VersionName| self.store.is_read(name, version);
-        let claims = claims(
+        let mut claims = claims(
             name,
             holding,
             &Seen { artifact, node_pin: node_pin.as_ref(), refused, latest, leases: &leases, records: &world.records },
             is_read,
         );
+        claim_filled(&mut claims, &world.filled, name, holding);
         let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain);
         store::fates(name, holding, &claims, &retain, self.age())
     }

@@ -5,6 +5,7 @@ mod ask;
 mod collect;
 mod counts;
 mod fetch;
+mod filling;
 mod lease;
 mod pin;
 mod plan;
@@ -23,6 +24,7 @@ mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
 pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
+pub use filling::{FillAsk, FillAskError};
 pub use lease::LeaseAskError;
 pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};

@@ -183,6 +183,7 @@ impl Shared {
             return self.not_repaired(artifact, head, &error, cancel);
         }
         self.mend_seeds(artifact, head).await;
+        self.mend_filled(head).await;
         // Else found damaged again meanwhile: that is another repair.
         if self.store.head(&head.artifact, &head.version).is_some() {
             let (store, head_) = (self.store.clone(), head.clone());

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::counts::Counts;
+use super::filling::Fills;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
 use super::scrub;
@@ -23,7 +24,7 @@ use super::turns::Turns;
 use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
-use crate::seed::{Record, Seeder};
+use crate::seed::{Filled, Record, Seeder};
 use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
@@ -46,6 +47,8 @@ pub struct Parts {
     pub catalog: Catalog,
     /// What was seeded where.
     pub records: Vec<Record>,
+    /// Directories that were filled for peers.
+    pub filled: Vec<Filled>,
     /// Downloads at once.
     pub concurrency: usize,
     /// How what is held is checked.
@@ -70,6 +73,7 @@ pub(super) struct Shared {
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
+    pub(super) fills: Fills,
     pub(super) house: House,
     pub(super) cancel: CancellationToken,
     pub(super) started: Instant,
@@ -88,6 +92,8 @@ pub(super) struct World {
     pub(super) catalog: Catalog,
     /// What was seeded where, as it was last looked at.
     pub(super) records: Vec<Record>,
+    /// Directories that were filled for peers, as they were last looked at.
+    pub(super) filled: Vec<Filled>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
     pub(super) repairs: Repairs,
 }
@@ -102,6 +108,7 @@ impl Reconciler {
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
+            fills: Fills::default(),
             house: House::new(parts.limits),
             cancel,
             started: Instant::now(),
@@ -110,6 +117,7 @@ impl Reconciler {
             tasks: tasks.clone(),
             world: Mutex::new(World {
                 records: parts.records,
+                filled: parts.filled,
                 repairs: Repairs::of(parts.repairs),
                 ..World::default()
             }),
@@ -234,6 +242,7 @@ impl Shared {
             wall_clock: Timestamp::now(),
         };
         let mut state = state::view(name, &seen);
+        state.seeds.extend(self.filled_states(world, name));
         state.last_error = state.last_error.or_else(|| world.repairs.error(name));
         state
     }

@@ -46,7 +46,8 @@ impl Running {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
-        let parts = Parts { store, fetcher, seeder, catalog, records, concurrency: 1, limits, scrub, repairs };
+        let filled = vec![];
+        let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency: 1, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }
@@ -71,6 +72,7 @@ fn document(spec: &str) -> String {
 
 fn ask(target: &str) -> SeedAsk {
     SeedAsk {
+        parent: None,
         artifact: "thing".parse().unwrap(),
         version: None,
         target: target.into(),

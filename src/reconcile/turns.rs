@@ -12,12 +12,32 @@ use crate::seed::PATIENCE;
 
 type Gate = tokio::sync::Mutex<()>;
 
+/// What one seeds at a time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spot {
+    /// Below `seed.root`.
+    Target(RelPath),
+    /// That a peer holds open.
+    Directory {
+        /// Its device.
+        dev: u64,
+        /// Its inode.
+        ino: u64,
+    },
+}
+
+impl From<&RelPath> for Spot {
+    fn from(target: &RelPath) -> Self {
+        Spot::Target(target.clone())
+    }
+}
+
 /// The turns that there are.
 #[derive(Debug)]
 pub(super) struct Turns {
     places: Arc<Semaphore>,
     /// Of targets that somebody seeds or waits for.
-    gates: Mutex<BTreeMap<RelPath, Weak<Gate>>>,
+    gates: Mutex<BTreeMap<Spot, Weak<Gate>>>,
 }
 
 /// The right to seed a target; dropped, the next may.
@@ -33,9 +53,9 @@ impl Turns {
         Self { places: Arc::new(Semaphore::new(at_once)), gates: Mutex::default() }
     }
 
-    /// Waits for the turn at `target`; `None` when it did not come in [`PATIENCE`].
-    pub(super) async fn enter(&self, target: &RelPath) -> Option<Turn> {
-        let gate = self.gate(target);
+    /// Waits for the turn at a spot; `None` when it did not come in [`PATIENCE`].
+    pub(super) async fn enter(&self, spot: impl Into<Spot>) -> Option<Turn> {
+        let gate = self.gate(spot.into());
         let turn = async {
             let alone = gate.lock_owned().await;
             // Never closed: an error here cannot be.
@@ -45,14 +65,14 @@ impl Turns {
         timeout(PATIENCE, turn).await.ok().flatten()
     }
 
-    fn gate(&self, target: &RelPath) -> Arc<Gate> {
+    fn gate(&self, spot: Spot) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         gates.retain(|_, gate| gate.strong_count() > 0);
-        if let Some(gate) = gates.get(target).and_then(Weak::upgrade) {
+        if let Some(gate) = gates.get(&spot).and_then(Weak::upgrade) {
             return gate;
         }
         let gate = Arc::default();
-        gates.insert(target.clone(), Arc::downgrade(&gate));
+        gates.insert(spot, Arc::downgrade(&gate));
         gate
     }
 }

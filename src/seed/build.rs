@@ -8,7 +8,7 @@ use crate::intent::Link;
 use crate::store::Entry;
 
 /// Directories are the maker's own until their content is there.
-const FILLING: u32 = 0o700;
+pub(super) const FILLING: u32 = 0o700;
 /// Mode of the target directory itself.
 pub(super) const TOP_MODE: u32 = 0o755;
 

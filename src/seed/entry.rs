@@ -17,11 +17,33 @@ pub(super) struct Maker<'a> {
     pub(super) head: &'a ManifestHead,
     pub(super) progress: &'a SeedProgress,
     rung: Mutex<Rung>,
-    /// Only root can give files away; for others they are their own.
-    owners: bool,
+    owners: Owners,
     /// Files copied alone because the tree's mode did not do for them, and why the first was.
     alone: Mutex<Option<(u64, Why)>>,
     written: AtomicU64,
+}
+
+/// Whom what is made belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owners {
+    /// Whom the manifest says.
+    AsManifest,
+    /// Whoever makes it: only root can give files away.
+    Maker,
+    /// A peer, who may change the tree while it is worked on: what is not the peer's already stays as it is.
+    Peer {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+}
+
+impl Owners {
+    /// Of seeds that are the daemon's alone to make.
+    pub(super) fn usual() -> Self {
+        if rustix::process::geteuid().is_root() { Owners::AsManifest } else { Owners::Maker }
+    }
 }
 
 /// How a file came to be.
@@ -40,7 +62,10 @@ pub(super) fn own_name(entry: &Entry) -> RelPath {
 
 impl<'a> Maker<'a> {
     pub(super) fn new(version: &'a Version, rung: Rung, progress: &'a SeedProgress) -> Self {
-        let owners = rustix::process::geteuid().is_root();
+        Self::for_owners(Owners::usual(), version, rung, progress)
+    }
+
+    pub(super) fn for_owners(owners: Owners, version: &'a Version, rung: Rung, progress: &'a SeedProgress) -> Self {
         let (rung, alone) = (Mutex::new(rung), Mutex::default());
         let head = &**version.head();
         Self { version, head, progress, rung, owners, alone, written: AtomicU64::new(0) }
@@ -79,12 +104,35 @@ impl<'a> Maker<'a> {
 
     /// What the metadata of an entry with an inode of its own shall be.
     pub(super) fn meta(&self, entry: &Entry) -> Meta {
-        Meta { mode: entry.mode, owner: self.owners.then_some((entry.uid, entry.gid)), mtime: entry.mtime_parts() }
+        let owner = match self.owners {
+            Owners::AsManifest => Some((entry.uid, entry.gid)),
+            Owners::Maker => None,
+            Owners::Peer { uid, gid } => Some((uid, gid)),
+        };
+        Meta { mode: entry.mode, owner, mtime: entry.mtime_parts() }
+    }
+
+    /// Whether what stands there may be given other metadata. In a peer's directory only what is the peer's own: what
+    /// was moved there, or has another name elsewhere, is not for the peer to be given.
+    pub(super) fn may_change(&self, stat: &Stat) -> bool {
+        match self.owners {
+            Owners::AsManifest | Owners::Maker => true,
+            Owners::Peer { uid, .. } => stat.uid == uid,
+        }
+    }
+
+    /// Whether a directory that stands in the way may be removed with all that is in it.
+    pub(super) fn may_remove_directories(&self) -> bool {
+        !matches!(self.owners, Owners::Peer { .. })
     }
 
     /// Whether mode and owner are as they shall be.
     pub(super) fn rights_agree(&self, entry: &Entry, stat: &Stat) -> bool {
-        let owner = !self.owners || (stat.uid, stat.gid) == (entry.uid, entry.gid);
+        let owner = match self.owners {
+            Owners::AsManifest => (stat.uid, stat.gid) == (entry.uid, entry.gid),
+            Owners::Maker => true,
+            Owners::Peer { uid, .. } => stat.uid == uid,
+        };
         owner && (stat.kind == Kind::Symlink || stat.mode == entry.mode)
     }
 

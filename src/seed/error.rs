@@ -51,6 +51,21 @@ pub enum SeedError {
         /// What it is.
         what: &'static str,
     },
+    /// In a pod's own seed, where removing it is the pod's to do.
+    #[error("{} is a directory where the version has none; remove it, then seed again", path.display())]
+    DirectoryInPlace {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A directory on record that cannot be opened.
+    #[error("{} cannot be reached by its file handle; have the pod seed it again", target.display())]
+    Unreachable {
+        /// Where its pod had it.
+        target: PathBuf,
+        /// Why.
+        #[source]
+        source: fs::HandleError,
+    },
     /// A seed above or below it.
     #[error(
         "{target} and {other}, which is seeded already, lie one in the other, and each would replace what the other \
@@ -67,6 +82,14 @@ pub enum SeedError {
     Busy {
         /// The target.
         target: RelPath,
+        /// How long this one waited.
+        seconds: u64,
+    },
+    /// Another client works there on and on.
+    #[error("{} is still being seeded by another client after {seconds} s; ask again later", target.display())]
+    Locked {
+        /// The target.
+        target: PathBuf,
         /// How long this one waited.
         seconds: u64,
     },

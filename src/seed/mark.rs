@@ -14,26 +14,76 @@ use crate::store::ManifestHead;
 /// The extended attribute.
 pub(super) const ATTRIBUTE: &str = "user.seedcache";
 
+/// Where marks are kept.
+pub(crate) trait Marks {
+    /// What `dir` was seeded with; `None` when seedcache did not make it.
+    fn of(&self, dir: &Dir) -> fs::Result<Option<Mark>>;
+    /// Marks a directory that is about to stand at the target, or stands there.
+    fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()>;
+}
+
+/// Marks on the directories themselves and nowhere else, as clients keep them: where there are no attributes, there is
+/// no mark.
+#[derive(Debug)]
+pub(crate) struct OnTargets;
+
+impl Marks for OnTargets {
+    fn of(&self, dir: &Dir) -> fs::Result<Option<Mark>> {
+        Mark::on(dir)
+    }
+
+    fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        mark.put(dir).map(drop)
+    }
+}
+
+/// Which tree of which version: what a target is to hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) artifact: &'a ArtifactName,
+    pub(crate) version: &'a VersionName,
+    pub(crate) tree_digest: &'a Digest,
+}
+
+impl<'a> From<&'a ManifestHead> for Wanted<'a> {
+    fn from(head: &'a ManifestHead) -> Self {
+        Self { artifact: &head.artifact, version: &head.version, tree_digest: &head.tree_digest }
+    }
+}
+
 /// What a directory was seeded with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Mark {
-    pub(super) artifact: ArtifactName,
-    pub(super) version: VersionName,
-    pub(super) tree_digest: Digest,
-    pub(super) mode: LinkMode,
+pub(crate) struct Mark {
+    pub(crate) artifact: ArtifactName,
+    pub(crate) version: VersionName,
+    pub(crate) tree_digest: Digest,
+    pub(crate) mode: LinkMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) reason: Option<String>,
-    pub(super) at: Timestamp,
+    pub(crate) reason: Option<String>,
+    pub(crate) at: Timestamp,
     /// The boot under which its content was written or last read; content is not synced, so a later boot may find less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) boot: Option<String>,
-    pub(super) id: Identity,
+    pub(crate) boot: Option<String>,
+    /// What a client fetched and unpacked by itself; absent where a daemon vouches for the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fetched: Option<Fetched>,
+    pub(crate) id: Identity,
+}
+
+/// The archive that a client made a tree of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Fetched {
+    /// Its SHA-256.
+    pub(crate) archive: Digest,
+    /// The recipe under which it was unpacked.
+    pub(crate) recipe: Digest,
 }
 
 /// Which directory it is. Device numbers are no part of it: they change over a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     /// Inode number.
     pub(super) ino: u64,
     /// When it was made, nanoseconds since the epoch, where the file system says so.
@@ -67,23 +117,48 @@ impl Identity {
 }
 
 impl Mark {
+    /// For a tree of `wanted` in `dir`, made under this boot.
+    pub(crate) fn new(wanted: Wanted, mode: LinkMode, reason: Option<String>, dir: &Dir) -> fs::Result<Self> {
+        Ok(Self {
+            artifact: wanted.artifact.clone(),
+            version: wanted.version.clone(),
+            tree_digest: wanted.tree_digest.clone(),
+            mode,
+            reason,
+            at: Timestamp::now(),
+            boot: boot_id(),
+            fetched: None,
+            id: Identity::of(dir)?,
+        })
+    }
+
     /// The mark that `dir` bears; `None` when it bears none, or that of another directory.
-    pub(super) fn on(dir: &Dir) -> fs::Result<Option<Self>> {
+    pub(crate) fn on(dir: &Dir) -> fs::Result<Option<Self>> {
         let Some(bytes) = dir.xattr(ATTRIBUTE)? else { return Ok(None) };
         let Ok(mark) = serde_json::from_slice::<Self>(&bytes) else { return Ok(None) };
         Ok(mark.id.is_that_of(&Identity::of(dir)?).then_some(mark))
     }
 
     /// Puts the mark on `dir`; `false` where the file system has no extended attributes.
-    pub(super) fn put(&self, dir: &Dir) -> fs::Result<bool> {
+    pub(crate) fn put(&self, dir: &Dir) -> fs::Result<bool> {
         let json =
             serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         dir.set_xattr(ATTRIBUTE, &json)
     }
 
+    /// Whether its content was written or read since the machine started.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot.is_some() && self.boot == boot_id()
+    }
+
+    /// Its content was read just now, and is good.
+    pub(crate) fn was_read(&mut self) {
+        self.boot = boot_id();
+    }
+
     /// Whether it says that the directory holds this very tree.
-    pub(super) fn holds(&self, head: &ManifestHead) -> bool {
-        (&self.artifact, &self.version, &self.tree_digest) == (&head.artifact, &head.version, &head.tree_digest)
+    pub(crate) fn holds(&self, wanted: Wanted) -> bool {
+        wanted == Wanted { artifact: &self.artifact, version: &self.version, tree_digest: &self.tree_digest }
     }
 }
 

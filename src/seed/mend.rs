@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::build::{Pair, TOP_MODE};
 use super::entry::{Made, Maker, own_name};
-use super::swap::Place;
+use super::place::{Scratch, Staged, same_inode};
 use super::tree::{Directory, Layout, walk};
 use super::{Next, Rung, SeedError, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
@@ -22,21 +22,21 @@ use crate::store::{Entry, EntryType};
 const WORKABLE: u32 = 0o700;
 
 /// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too.
-pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, place: &Place, read: bool) -> Result<(), SeedError> {
-    let mender = Mender { maker, place, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
+pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, scratch: &Scratch, read: bool) -> Result<(), SeedError> {
+    let mender = Mender { maker, made_in: scratch, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
     let mended = mender.tree(layout, top);
-    if let Some((name, _)) = lock(&mender.scratch).take() {
-        place.discard(&name);
+    if let Some(staged) = lock(&mender.scratch).take() {
+        staged.discard();
     }
     mended
 }
 
 struct Mender<'m> {
     maker: &'m Maker<'m>,
-    place: &'m Place,
+    made_in: &'m Scratch,
     read: bool,
     /// Where entries are made, and where replaced ones end; made when first needed.
-    scratch: Mutex<Option<(RelPath, Dir)>>,
+    scratch: Mutex<Option<Staged>>,
     serial: AtomicU64,
 }
 
@@ -54,8 +54,8 @@ impl Spot {
     }
 
     /// Lets its owner write in it; its metadata is set when all is done.
-    fn make_workable(&self) -> Result<(), SeedError> {
-        if !self.workable.replace(true) {
+    fn make_workable(&self, maker: &Maker) -> Result<(), SeedError> {
+        if !self.workable.replace(true) && maker.may_change(&self.before) {
             let meta = Meta { mode: self.before.mode | WORKABLE, owner: None, mtime: self.before.mtime };
             self.pair.to.apply_meta(&meta)?;
         }
@@ -63,8 +63,8 @@ impl Spot {
     }
 
     /// Renames what was made in `scratch` to `name`. A directory on either side takes an exchange.
-    fn take(&self, scratch: &Dir, made: &RelPath, name: &RelPath, how: Rename) -> Result<(), SeedError> {
-        self.make_workable()?;
+    fn take(&self, maker: &Maker, scratch: &Dir, made: &RelPath, name: &RelPath, how: Rename) -> Result<(), SeedError> {
+        self.make_workable(maker)?;
         Ok(scratch.rename(made, &self.pair.to, name, how)?)
     }
 }
@@ -123,7 +123,8 @@ impl Mender<'_> {
 
     /// Gives a directory its metadata, after all that happened in it.
     fn settle(&self, entry: &Entry, dir: &Dir) -> Result<(), SeedError> {
-        if !self.metadata_agrees(entry, &dir.stat_self()?) {
+        let found = dir.stat_self()?;
+        if !self.metadata_agrees(entry, &found) && self.maker.may_change(&found) {
             dir.apply_meta(&self.maker.meta(entry))?;
         }
         Ok(())
@@ -135,13 +136,13 @@ impl Mender<'_> {
         match spot.pair.to.stat(&name)?.map(|stat| stat.kind) {
             Some(Kind::Dir) => Ok(()),
             None => {
-                spot.make_workable()?;
+                spot.make_workable(self.maker)?;
                 Ok(spot.pair.to.make_dir(&name, WORKABLE)?)
             }
             Some(_) => {
                 let (scratch, made) = self.scratch()?;
                 scratch.make_dir(&made, WORKABLE)?;
-                spot.take(&scratch, &made, &name, Rename::Exchange)
+                spot.take(self.maker, &scratch, &made, &name, Rename::Exchange)
             }
         }
     }
@@ -191,7 +192,7 @@ impl Mender<'_> {
         }
         let file = spot.pair.to.open_file(&name)?;
         let path = spot.pair.to.path_of(&name);
-        if !same_inode(&Dir::stat_file(&file, &path)?, &stat) {
+        if !same_inode(&Dir::stat_file(&file, &path)?, &stat) || !self.maker.may_change(&stat) {
             return self.replace(entry, spot, found);
         }
         fs::apply_meta(&file, &path, &self.maker.meta(entry))?;
@@ -254,7 +255,10 @@ impl Mender<'_> {
         found: Option<Stat>,
     ) -> Result<(), SeedError> {
         let directory = found.is_some_and(|stat| stat.kind == Kind::Dir);
-        spot.take(scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
+        if directory && !self.maker.may_remove_directories() {
+            return Err(SeedError::DirectoryInPlace { path: spot.pair.to.path_of(name) });
+        }
+        spot.take(self.maker, scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
         self.maker.count_written();
         Ok(())
     }
@@ -264,16 +268,12 @@ impl Mender<'_> {
         let name = RelPath::parse(self.serial.fetch_add(1, Relaxed).to_string())
             .unwrap_or_else(|e| unreachable!("digits are a component: {e}"));
         let mut scratch = lock(&self.scratch);
-        if let Some((_, dir)) = &*scratch {
-            return Ok((dir.clone(), name));
+        if let Some(staged) = &*scratch {
+            return Ok((staged.dir().clone(), name));
         }
-        let (_, dir) = scratch.insert(self.place.beside()?);
-        Ok((dir.clone(), name))
+        let staged = scratch.insert(self.made_in.stage()?);
+        Ok((staged.dir().clone(), name))
     }
-}
-
-fn same_inode(a: &Stat, b: &Stat) -> bool {
-    (a.stamp.dev, a.stamp.ino) == (b.stamp.dev, b.stamp.ino)
 }
 
 /// Whether a file has the type, size and time that the manifest says.
@@ -281,7 +281,7 @@ fn looks_like(entry: &Entry, stat: &Stat) -> bool {
     stat.kind == Kind::File && stat.size == entry.size && stat.mtime == entry.mtime_parts()
 }
 
-fn content_digest(mut file: &std::fs::File) -> std::io::Result<[u8; 32]> {
+pub(super) fn content_digest(mut file: &std::fs::File) -> std::io::Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     loop {

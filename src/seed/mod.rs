@@ -4,32 +4,47 @@
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
 //! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`swap`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! [`place`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
 mod busy;
 mod entry;
 mod error;
+mod exchange;
+mod fetched;
+mod fill;
+mod filled;
+mod filler;
+mod hidden;
 mod ladder;
 mod mark;
 mod mend;
+mod place;
+mod receive;
 mod record;
 mod retired;
 mod seeder;
 mod standing;
-mod swap;
 mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 pub use error::SeedError;
+pub(crate) use fetched::{entries_of, first_difference, restore_modes};
+pub use fill::{Receive, Refusal};
+pub use filled::Filled;
+pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
+pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
+pub(crate) use place::{Place, Scratch, Settled, Staged};
+pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
+pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

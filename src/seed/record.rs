@@ -10,8 +10,9 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::filled::{FilledRow, FilledRows};
 use super::lock;
-use super::mark::{Identity, Mark, boot_id};
+use super::mark::{Identity, Mark, Marks, boot_id};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
@@ -59,6 +60,26 @@ struct Row {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
     seeds: Vec<Row>,
+    /// By file handle: what no path from here leads to.
+    #[serde(default)]
+    filled: Vec<FilledRow>,
+}
+
+/// The marks of one target, on itself or in the records.
+#[derive(Debug)]
+pub(super) struct At<'a> {
+    records: &'a Records,
+    target: &'a RelPath,
+}
+
+impl Marks for At<'_> {
+    fn of(&self, dir: &Dir) -> fs::Result<Option<Mark>> {
+        self.records.mark_of(dir, self.target)
+    }
+
+    fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        self.records.announce(self.target, dir, mark)
+    }
 }
 
 /// All that is known of what was seeded.
@@ -66,6 +87,7 @@ struct Written {
 pub(super) struct Records {
     store: Dir,
     rows: Mutex<BTreeMap<RelPath, Row>>,
+    pub(super) filled: FilledRows,
     boot: Option<String>,
     /// Marks are put on targets; tests do without, as some file systems must.
     pub(super) attributes: bool,
@@ -78,22 +100,28 @@ fn file_name(name: &'static str) -> RelPath {
 impl Records {
     /// Reads `seeds.json` below the store's root; one that cannot be read is put aside.
     pub(super) fn open(store: &Dir) -> Self {
-        let rows = read(store).unwrap_or_else(|error| {
+        let Written { seeds, filled } = read(store).unwrap_or_else(|error| {
             tracing::warn!(error = &*error, "seeds.json cannot be read; put aside as seeds.json.unreadable");
             let aside =
                 store.rename(&file_name("seeds.json"), store, &file_name("seeds.json.unreadable"), Rename::Replace);
             if let Err(error) = aside {
                 tracing::warn!(%error, "seeds.json cannot be put aside");
             }
-            Vec::new()
+            Written::default()
         });
-        let rows = rows.into_iter().map(|row| (row.target.clone(), row)).collect();
-        Self { store: store.clone(), rows: Mutex::new(rows), boot: boot_id(), attributes: true }
+        let rows = Mutex::new(seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
+        let filled = FilledRows::new(filled);
+        Self { store: store.clone(), rows, filled, boot: boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.
     pub(super) fn boot(&self) -> Option<&str> {
         self.boot.as_deref()
+    }
+
+    /// The marks of `target`.
+    pub(super) fn at<'a>(&'a self, target: &'a RelPath) -> At<'a> {
+        At { records: self, target }
     }
 
     /// What `dir`, found at `target`, was seeded with; `None` when seedcache did not make it.
@@ -192,9 +220,14 @@ impl Records {
         }
     }
 
+    /// Writes all down that is known.
+    pub(super) fn save_all(&self) -> fs::Result<()> {
+        self.save(&lock(&self.rows))
+    }
+
     fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
         let name = file_name("seeds.json");
-        let written = Written { seeds: rows.values().cloned().collect() };
+        let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         if rows.values().any(|row| !row.on_target) {
@@ -226,10 +259,10 @@ fn record(target: RelPath, mark: Mark) -> Record {
     }
 }
 
-fn read(store: &Dir) -> Result<Vec<Row>, Box<dyn std::error::Error + Send + Sync>> {
+fn read(store: &Dir) -> Result<Written, Box<dyn std::error::Error + Send + Sync>> {
     match store.read(&file_name("seeds.json"), LIMIT) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.seeds),
-        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(e) if e.is_not_found() => Ok(Written::default()),
         Err(e) => Err(e.into()),
     }
 }

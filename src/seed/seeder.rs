@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Pair, build};
 use super::busy::Busy;
 use super::entry::Maker;
-use super::mark::{Identity, Mark};
+use super::mark::Mark;
 use super::mend::mend;
+use super::place::{Place, Settled, SwappedOut, same_inode};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
-use super::standing::{Seed, Step, decide};
-use super::swap::Place;
+use super::standing::{Asked, Seed, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
 use super::{Record, Rung, SeedError, TargetError};
-use crate::fs::{Dir, LinkMode, RelPath, Rename, Stat};
+use crate::fs::{Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{ManifestHead, Store, Version};
 
@@ -85,7 +84,7 @@ pub struct SeedProgress {
 pub struct Seeder {
     root: Dir,
     grounds: Grounds,
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     pub(super) records: Records,
     busy: Busy,
     pub(super) retired: Retired,
@@ -124,6 +123,16 @@ impl Seeder {
     /// A target given by people: absolute and below `seed.root`, or relative to it.
     pub fn target(&self, given: &str) -> Result<RelPath, TargetError> {
         self.grounds.target(given)
+    }
+
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
+        let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
+        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+            (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
+            // A directory that cannot be found is not that one.
+            _ => false,
+        }
     }
 
     /// Removes the trees that were swapped out of their targets longer than [`GRACE`] ago.
@@ -188,25 +197,32 @@ impl Seeder {
             what: "the manifest does not know the directory that it lies in",
         })?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
-        place.clear_leftovers(&self.retired)?;
-        let standing = place.look(&self.records)?;
-        let device = version.tree().stat_self()?.stamp.dev;
+        place.clear_leftovers(|name| self.retired.holds(name))?;
+        let standing = place.look(&self.records.at(&request.target))?;
+        let asked = Asked {
+            wanted: (&**head).into(),
+            link: request.link,
+            swap: Some(request.swap),
+            force: request.force,
+            device: Some(version.tree().stat_self()?.stamp.dev),
+            mount_point: place.is_mount_point()?,
+        };
         let work = Work { version, head, request, layout, place, progress };
-        match decide(standing, head, request.link, request.force, device) {
+        match decide(standing, &asked) {
             Step::Mend(seed) => self.mend(&work, *seed),
-            Step::Create => self.build(&work, None),
-            Step::Exchange(seen) => self.build(&work, Some(seen)),
+            Step::Swap(switch) => self.build(&work, switch),
             Step::Refuse(what) => Err(SeedError::NotOurs { target: work.place.path(), what }),
         }
     }
 
     fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
+        let scratch = work.place.scratch(&seed);
         let mut mark = seed.mark;
         let maker = Maker::new(work.version, Rung::resumed(work.request.link, mark.mode), work.progress);
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: seed.dir };
-        mend(&maker, &work.layout, &top, &work.place, read)?;
+        mend(&maker, &work.layout, &top, &scratch, read)?;
         if read {
             mark.boot = self.records.boot().map(Into::into);
             self.records.announce(&work.request.target, &top.to, &mark)?;
@@ -219,32 +235,30 @@ impl Seeder {
 
     /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
     /// its target.
-    fn retire(&self, parent: &Dir, name: RelPath) {
+    fn retire(&self, old: SwappedOut) {
+        let SwappedOut { held_in, name } = old;
         let (aside, hidden) = self.store.out_of_sight();
-        match parent.rename(&name, &aside, &hidden, Rename::NoReplace) {
+        match held_in.rename(&name, &aside, &hidden, Rename::NoReplace) {
             Ok(()) => self.retired.add(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
-            Err(_) => self.retired.add(parent.clone(), name),
+            Err(_) => self.retired.add(held_in, name),
         }
     }
 
-    /// Builds the tree beside the target and swaps it in: for what was `seen` there, or where nothing is.
-    fn build(&self, work: &Work, seen: Option<Stat>) -> Result<Outcome, SeedError> {
-        let (name, dir) = work.place.beside()?;
-        let built = self.build_in(work, &dir).and_then(|(mark, written)| {
-            match &seen {
-                Some(seen) => work.place.exchange(&name, seen)?,
-                None => work.place.create(&name)?,
+    /// Builds the tree out of sight, and has it take its place.
+    fn build(&self, work: &Work, switch: Switch) -> Result<Outcome, SeedError> {
+        let staged = work.place.stage(&switch)?;
+        let built = self.build_in(work, staged.dir());
+        let (mark, written) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                staged.discard();
+                return Err(error);
             }
-            Ok((mark, written))
-        });
-        match &built {
-            // Now the old tree.
-            Ok(_) if seen.is_some() => self.retire(&work.place.parent, name),
-            Ok(_) => {}
-            Err(_) => work.place.discard_if(&name, &dir),
-        }
-        let (mark, written) = built?;
+        };
+        let marks = self.records.at(&work.request.target);
+        let Settled { dir, old } = work.place.settle(switch, staged, &marks)?;
+        old.into_iter().for_each(|old| self.retire(old));
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: true };
         self.records.keep(&work.request.target, &dir, mark);
         Ok(outcome)
@@ -254,16 +268,7 @@ impl Seeder {
         let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
-        let mark = Mark {
-            artifact: work.head.artifact.clone(),
-            version: work.head.version.clone(),
-            tree_digest: work.head.tree_digest.clone(),
-            mode: maker.mode(),
-            reason: maker.reason(),
-            at: Timestamp::now(),
-            boot: self.records.boot().map(Into::into),
-            id: Identity::of(dir)?,
-        };
+        let mark = Mark::new(work.head.into(), maker.mode(), maker.reason(), dir)?;
         self.records.announce(&work.request.target, dir, &mark)?;
         Ok((mark, maker.written()))
     }

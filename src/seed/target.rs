@@ -37,6 +37,21 @@ pub enum TargetError {
         /// `seed.root`.
         root: PathBuf,
     },
+    /// No name that a directory could have.
+    #[error("{} cannot be a target; give the path of a directory", given.display())]
+    Unfit {
+        /// What was given.
+        given: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: PathError,
+    },
+    /// The top of the file system.
+    #[error("{} cannot be a target; name a directory below it", given.display())]
+    Top {
+        /// What was given.
+        given: PathBuf,
+    },
     /// In the store.
     #[error("{target} lies in the store ({}), which only seedcache writes; choose a target outside it", store.display())]
     InStore {
@@ -130,10 +145,7 @@ impl Grounds {
                 return Err(TargetError::HoldsStore { target: target.clone(), store: self.store.clone() });
             }
         }
-        if target
-            .components()
-            .any(|name| name.starts_with(b".") && name.windows(TEMPORARY.len()).any(|w| w == TEMPORARY))
-        {
+        if target.components().any(is_reserved) {
             return Err(TargetError::Reserved { target: target.clone() });
         }
         Ok(())
@@ -143,6 +155,11 @@ impl Grounds {
     pub(super) fn in_store(&self, target: &RelPath) -> TargetError {
         TargetError::InStore { target: target.clone(), store: self.store.clone() }
     }
+}
+
+/// Whether `name` is one that seedcache uses for what it is making.
+pub(super) fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(b".") && name.windows(TEMPORARY.len()).any(|w| w == TEMPORARY)
 }
 
 /// Whether `name` is a temporary that was made beside a target whose temporaries start with `prefix`.

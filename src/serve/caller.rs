@@ -19,6 +19,8 @@ pub(super) enum Peer {
     Unix {
         /// The peer's effective uid when it connected.
         uid: u32,
+        /// The peer's effective gid then.
+        gid: u32,
     },
 }
 
@@ -61,7 +63,7 @@ impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Peer::Tcp(address) => write!(f, "{address}"),
-            Peer::Unix { uid } => write!(f, "uid {uid}"),
+            Peer::Unix { uid, .. } => write!(f, "uid {uid}"),
         }
     }
 }
@@ -69,7 +71,7 @@ impl std::fmt::Display for Peer {
 impl Peer {
     /// Trusted by the kernel's word alone.
     pub(super) fn is_owner(self, own_uid: u32) -> bool {
-        matches!(self, Peer::Unix { uid } if uid == 0 || uid == own_uid)
+        matches!(self, Peer::Unix { uid, .. } if uid == 0 || uid == own_uid)
     }
 }
 
@@ -87,7 +89,7 @@ pub(super) fn rights(peer: Peer, own_uid: u32, token: Token) -> Result<Rights, D
 pub(super) fn may_change(peer: Peer, own_uid: u32, token: Token) -> Result<(), Denied> {
     match (rights(peer, own_uid, token)?, peer, token) {
         (Rights::All, ..) => Ok(()),
-        (Rights::Declared, Peer::Unix { uid }, _) => Err(Denied::Uid { uid }),
+        (Rights::Declared, Peer::Unix { uid, .. }, _) => Err(Denied::Uid { uid }),
         (Rights::Declared, Peer::Tcp(_), Token::NotConfigured) => Err(Denied::NotConfigured),
         (Rights::Declared, Peer::Tcp(_), _) => Err(Denied::NoToken),
     }
@@ -115,13 +117,13 @@ mod tests {
     #[test]
     fn callers_are_logged_in_a_word() {
         assert_eq!(Peer::Tcp("127.0.0.1:5".parse().unwrap()).to_string(), "127.0.0.1:5");
-        assert_eq!(Peer::Unix { uid: 7 }.to_string(), "uid 7");
+        assert_eq!(Peer::Unix { uid: 7, gid: 7 }.to_string(), "uid 7");
     }
 
     #[test]
     fn who_may_do_what() {
         let tcp = Peer::Tcp("127.0.0.1:5".parse().unwrap());
-        let unix = |uid| Peer::Unix { uid };
+        let unix = |uid| Peer::Unix { uid, gid: 7 };
         let declared = Ok(Rights::Declared);
         let table = [
             (tcp, Token::Absent, declared, Err(Denied::NoToken)),

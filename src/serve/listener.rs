@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::caller::Peer;
+use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
 use crate::intent::error_chain;
 
@@ -52,28 +53,29 @@ pub(super) trait Accept {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Waits for the next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+    /// Waits for the next connection: it, who is at its other end, and where descriptors from there go.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer, Waiting)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer, Waiting)> {
         let (stream, address) = TcpListener::accept(self).await?;
         // Answers are written whole: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        Ok((stream, Peer::Tcp(address)))
+        Ok((stream, Peer::Tcp(address), Waiting::default()))
     }
 }
 
 impl Accept for UnixListener {
-    type Stream = tokio::net::UnixStream;
+    type Stream = Taking;
 
-    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer, Waiting)> {
         let (stream, _) = UnixListener::accept(self).await?;
-        let uid = stream.peer_cred()?.uid();
-        Ok((stream, Peer::Unix { uid }))
+        let peer = stream.peer_cred()?;
+        let (stream, waiting) = Taking::new(stream);
+        Ok((stream, Peer::Unix { uid: peer.uid(), gid: peer.gid() }, waiting))
     }
 }
 
@@ -104,7 +106,7 @@ impl Connections {
         };
         while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
             match accepted {
-                Ok((stream, peer)) => self.serve(stream, peer, place),
+                Ok((stream, peer, waiting)) => self.serve(stream, (peer, waiting), place),
                 Err(error) if is_peers_fault(&error) => tracing::debug!(%error, "connection lost before it was served"),
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -117,12 +119,15 @@ impl Connections {
     fn serve(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
+        (peer, waiting): (Peer, Waiting),
         place: tokio::sync::OwnedSemaphorePermit,
     ) {
         let router = self.router.clone();
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            if let Some(descriptor) = waiting.take() {
+                request.extensions_mut().insert(descriptor);
+            }
             let router = router.clone();
             router.oneshot(request.map(axum::body::Body::new))
         });

@@ -10,9 +10,11 @@ mod body;
 mod caller;
 mod conditional;
 mod content;
+mod descriptor;
 mod events;
 mod feed;
 mod files;
+mod fill;
 #[cfg(test)]
 mod fixture;
 mod gate;

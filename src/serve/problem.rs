@@ -39,6 +39,8 @@ pub(super) enum Kind {
     NotReady,
     ShuttingDown,
     NoSpace,
+    NotBelowRoot,
+    Receive,
 }
 
 impl Kind {
@@ -65,6 +67,8 @@ impl Kind {
             Kind::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
             Kind::ShuttingDown => ("shutting-down", StatusCode::SERVICE_UNAVAILABLE, "The daemon is stopping"),
             Kind::NoSpace => ("no-space", StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+            Kind::NotBelowRoot => ("not-below-root", StatusCode::CONFLICT, "The directory is the client's to reach"),
+            Kind::Receive => ("receive", StatusCode::CONFLICT, "The tree is the client's to write"),
         }
     }
 }
@@ -311,6 +315,13 @@ impl From<SeedAskError> for Problem {
                 "give an absolute path below seed.root, as the daemon sees it; over HTTP one relative to seed.root will do",
             ),
             SeedAskError::Task(_) => Self::internal(&error),
+            SeedAskError::NotBelowRoot { ref head, .. } => {
+                let next = "pass the directory to POST …/versions/{version}/fill, as `seedcache seed` does";
+                Self::new(Kind::NotBelowRoot, &error, next)
+                    .with("version", &head.version)
+                    .with("digest", &head.archive.digest)
+                    .with("treeDigest", &head.tree_digest)
+            }
             SeedAskError::NotDeclared { .. } => {
                 Self::new(Kind::Forbidden, error, "declare the target under spec.seeds, or ask over the Unix socket")
             }

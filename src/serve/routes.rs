@@ -14,12 +14,13 @@ use serde::Serialize;
 use super::address::Named;
 use super::ask::{RefreshQuery, SeedBody, VerifyBody, WaitQuery, json, json_or_default, named_version, named_wait};
 use super::caller::{Peer, Rights};
+use super::descriptor::Descriptor;
 use super::files::Shelf;
 use super::gate::Gate;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
-use super::{events, files, health, keep, page, pin, scrape};
+use super::{events, files, fill, health, keep, page, pin, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
@@ -62,6 +63,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/artifacts/{name}/verify", post(verify))
         .merge(files::routes())
         .merge(keep::routes())
+        .merge(fill::routes())
         .with_state(app);
     observed(routes, observer)
 }
@@ -97,11 +99,13 @@ async fn seed(
     Extension(peer): Extension<Peer>,
     Named(name): Named,
     headers: HeaderMap,
+    passed: Option<Extension<Descriptor>>,
     request: Request,
 ) -> Result<Json<Seeded>, Problem> {
     let rights = app.gate.rights(peer, &headers).await?;
     let body: SeedBody = json(request).await?;
-    if body.force && rights != Rights::All {
+    // What the daemon does not reach by itself the caller replaces alone, by its own right.
+    if body.force && rights != Rights::All && passed.is_none() {
         let detail = "force replaces what seedcache did not make; that is for the bearer token's holder and for root";
         let next = "ask without force, with the token, or over the Unix socket as root or the daemon's user";
         return Err(Problem::new(Kind::Forbidden, detail, next));
@@ -110,6 +114,7 @@ async fn seed(
         Some(version) => named_version(version.as_str())?,
         None => None,
     };
+    let parent = passed.map(|Extension(passed)| passed.dir(body.target.as_ref())).transpose()?;
     let ask = SeedAsk {
         artifact: name,
         version,
@@ -119,6 +124,7 @@ async fn seed(
         force: body.force,
         wait: body.wait.map_or(Duration::ZERO, |wait| wait.0),
         declared_only: rights != Rights::All,
+        parent,
     };
     let seeded = app.reconciler.seed(ask, Arc::new(SeedProgress::default())).await?;
     app.metrics.seeded(&seeded);

@@ -8,6 +8,8 @@ use crate::fs::{self, Dir, RelPath};
 #[derive(Debug, Clone)]
 pub struct Staging {
     dir: Dir,
+    /// Where the tree is made, if that is not below `dir`.
+    tree: Option<Dir>,
 }
 
 fn name(text: &'static str) -> RelPath {
@@ -17,7 +19,12 @@ fn name(text: &'static str) -> RelPath {
 impl Staging {
     /// Works in `dir`.
     pub fn new(dir: Dir) -> Self {
-        Self { dir }
+        Self { dir, tree: None }
+    }
+
+    /// Downloads in `dir` and unpacks straight into the directory `tree`, which is emptied for it.
+    pub fn into_tree(dir: Dir, tree: Dir) -> Self {
+        Self { dir, tree: Some(tree) }
     }
 
     /// The directory itself: `archive.part`, `download.json` and `version/` stand in it.
@@ -55,9 +62,12 @@ impl Staging {
         self.dir.remove_tree(&name("download.json"))
     }
 
-    /// An empty `version/tree`, whatever an earlier try left there removed.
+    /// An empty tree (`version/tree`), whatever an earlier try left there removed.
     pub fn fresh_tree(&self) -> fs::Result<Dir> {
         self.discard_tree()?;
+        if let Some(tree) = &self.tree {
+            return Ok(tree.clone());
+        }
         self.dir.make_dir(&Self::version_name(), 0o755)?;
         let version = self.dir.open_dir(&Self::version_name())?;
         version.make_dir(&name("tree"), 0o755)?;
@@ -66,6 +76,9 @@ impl Staging {
 
     /// Removes the half-made version.
     pub fn discard_tree(&self) -> fs::Result<()> {
+        if let Some(tree) = &self.tree {
+            return tree.clear();
+        }
         self.dir.remove_tree(&Self::version_name())
     }
 

@@ -28,6 +28,7 @@ mod kill9;
 mod life;
 mod linux_tree;
 mod month;
+mod or_fetch;
 mod pins;
 mod plain;
 mod readme;

@@ -57,7 +57,7 @@ pub(in crate::acquire) fn find_version(pattern: Option<&str>, text: &str) -> Res
 }
 
 /// The name that a digest gives: `sha256-<12 hex digits>`.
-pub(in crate::acquire) fn by_digest(digest: &Digest) -> VersionName {
+pub(crate) fn by_digest(digest: &Digest) -> VersionName {
     made(format!("{}-{}", digest.algorithm(), digest.short(12)))
 }
 

@@ -19,7 +19,7 @@ const LONGEST_EXTENDED: u64 = 1 << 20;
 
 /// What an archive's entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Dir,
     File,
     Symlink {
@@ -34,22 +34,29 @@ pub(super) enum Kind {
 
 /// One entry of an archive, nothing about it judged yet but its form.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+pub(crate) struct Member {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
     /// Permission bits, setid bits among them.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timestamp,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timestamp,
     /// Bytes of the file, holes included.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where the content belongs, if the file is sparse.
     pub(super) sparse: Option<Sparse>,
 }
 
+impl Member {
+    /// Whether its content is only what is stored of it, holes left out.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.sparse.is_some()
+    }
+}
+
 /// Reads a tar stream.
-pub(super) struct Members {
+pub(crate) struct Members {
     stream: Stream,
     globals: Pax,
     /// The entry last begun, for messages.
@@ -111,7 +118,7 @@ impl Members {
     }
 
     /// The next entry, whatever was not taken of the last one's content passed over; `None` at the archive's end.
-    pub(super) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
         self.pass_content()?;
         let mut extended = Extended::default();
         loop {
@@ -141,7 +148,7 @@ impl Members {
 
     /// Up to `max` bytes of the entry's content that lie in one buffer; none when all was taken. [`Members::took`]
     /// says how many were used.
-    pub(super) fn content(&mut self, max: u64) -> Result<&[u8], UnpackError> {
+    pub(crate) fn content(&mut self, max: u64) -> Result<&[u8], UnpackError> {
         let max = max.min(self.left);
         let piece = self.stream.peek(max).map_err(|halt| halt.within(&self.name))?;
         if piece.is_empty() && max > 0 {
@@ -151,7 +158,7 @@ impl Members {
     }
 
     /// `n` bytes of what [`Members::content`] gave are done with.
-    pub(super) fn took(&mut self, n: usize) {
+    pub(crate) fn took(&mut self, n: usize) {
         self.stream.take(n);
         self.left -= n as u64;
     }

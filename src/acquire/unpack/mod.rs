@@ -20,18 +20,18 @@ mod write;
 
 use std::io::Read;
 
-use self::member::{Kind, Members};
 use self::policy::{Policy, Verdict};
 use self::stream::Stream;
 use self::write::Writer;
 use super::Progress;
 use crate::fs::{Dir, RelPath};
-use crate::intent::{Unpack, UnpackFormat};
+use crate::intent::{Limits, Unpack, UnpackFormat};
 use crate::store::Entry;
 
 pub use codec::Codec;
 pub use error::UnpackError;
 pub use header::Malformed;
+pub(crate) use member::{Kind, Member, Members};
 pub use policy::Refusal;
 
 /// What was unpacked.
@@ -69,6 +69,25 @@ pub fn unpack(
             UnpackFormat::None => unpack_file(stream, recipe, file_name, writer),
             _ => unpack_tar(stream, recipe, writer),
         }
+    })
+}
+
+/// Reads an uncompressed tar, entry by entry and as strictly as an archive; `read` says what becomes of them.
+///
+/// Blocks as long as `archive` does.
+pub(crate) fn read_tar<T, E: From<UnpackError>>(
+    archive: impl Read + Send,
+    read: impl FnOnce(&mut Members) -> Result<T, E>,
+) -> Result<T, E> {
+    let (feed, stream) = stream::channel_within(Limits::default());
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("decode".into())
+            .spawn_scoped(scope, move || codec::decode(archive, UnpackFormat::Tar, &feed))
+            .map_err(|source| UnpackError::Thread { source })?;
+        // Dropped before the scope ends: the other thread never waits for a reader that is gone.
+        let mut members = Members::new(stream);
+        read(&mut members)
     })
 }
 

@@ -136,7 +136,40 @@ impl Tree {
     pub(super) fn into_entries(self) -> Vec<Entry> {
         let mut entries: Vec<Entry> = self.nodes.into_iter().map(|(path, node)| entry(&path, node)).collect();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        names_in_order(&mut entries);
         entries
+    }
+}
+
+/// Has the first of a file's names in the tree's order be the file, whichever came first in the archive: a hard link
+/// names an entry before it.
+fn names_in_order(entries: &mut [Entry]) {
+    // The name that came first in the archive, to the one that comes first in the tree.
+    let mut first: HashMap<Vec<u8>, RelPath> = HashMap::new();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
+        let Some(target) = &entry.target else { continue };
+        let name = first.entry(target.clone()).or_insert_with(|| entry.path.clone());
+        if *name > entry.path {
+            *name = entry.path.clone();
+        }
+    }
+    first.retain(|archived, name| RelPath::parse(archived).is_ok_and(|archived| *name < archived));
+    for entry in entries.iter_mut() {
+        match entry.kind {
+            EntryType::File => {
+                let Some(name) = first.get(entry.path.as_bytes()) else { continue };
+                (entry.kind, entry.target) = (EntryType::Hardlink, Some(name.as_bytes().to_vec()));
+            }
+            EntryType::Hardlink => {
+                let Some(name) = entry.target.as_ref().and_then(|target| first.get(target)) else { continue };
+                let own = *name == entry.path;
+                (entry.kind, entry.target) = match own {
+                    true => (EntryType::File, None),
+                    false => (EntryType::Hardlink, Some(name.as_bytes().to_vec())),
+                };
+            }
+            EntryType::Dir | EntryType::Symlink => {}
+        }
     }
 }
 
@@ -211,6 +244,21 @@ mod tests {
         assert_eq!(place("d/x", EntryType::Dir), Ok(Place::Free(vec![])));
         let missing = ["n", "n/m"].map(|p| p.parse().unwrap()).to_vec();
         assert_eq!(place("n/m/x", EntryType::File), Ok(Place::Free(missing)));
+    }
+
+    #[test]
+    fn a_file_is_the_first_of_its_names_in_the_tree() {
+        let mut tree = Tree::default();
+        for (path, target) in [("z", None), ("b", Some("z")), ("a", Some("z")), ("m", None), ("n", Some("m"))] {
+            let kind = if target.is_some() { EntryType::Hardlink } else { EntryType::File };
+            tree.add(&path.parse().unwrap(), node(kind, target));
+        }
+        let found = tree.into_entries().into_iter().map(|entry| {
+            (entry.path.to_string(), entry.kind, entry.target.map(|target| String::from_utf8(target).unwrap()))
+        });
+        let link = |path: &str, target: &str| (path.to_owned(), EntryType::Hardlink, Some(target.to_owned()));
+        let file = |path: &str| (path.to_owned(), EntryType::File, None);
+        assert_eq!(found.collect::<Vec<_>>(), [file("a"), link("b", "a"), file("m"), link("n", "m"), link("z", "a")]);
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
-use crate::fs::{self, Dir, Meta, RelPath, apply_meta};
+use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta};
 use crate::intent::Unpack;
 use crate::store::{Entry, EntryType};
 
@@ -25,39 +25,7 @@ use crate::store::{Entry, EntryType};
 const ON_DISK: u32 = 0o7555;
 /// Bits of a mode that an entry has; setid bits were refused.
 const IN_ENTRY: u32 = 0o1777;
-/// Handles held open on the way down to a directory; below that paths are resolved from the last one.
-const DEEPEST_HANDLE: usize = 64;
-
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-
-/// The directories on the way to the one last used, held open: archives list what belongs together together.
-#[derive(Debug)]
-struct Chain {
-    root: Dir,
-    open: Vec<(Box<[u8]>, Dir)>,
-}
-
-impl Chain {
-    /// The directory that holds `path`, or one above it, and the path from there.
-    fn parent_of(&mut self, path: &RelPath) -> fs::Result<(&Dir, RelPath)> {
-        let components: Vec<&[u8]> = path.components().collect();
-        let held = (components.len() - 1).min(DEEPEST_HANDLE);
-        let (above, rest) = components.split_at(held);
-        let same = self.open.iter().zip(above).take_while(|((name, _), wanted)| **name == ***wanted).count();
-        self.open.truncate(same);
-        for name in &above[same..] {
-            let component = RelPath::parse(name).unwrap_or_else(|e| unreachable!("it is a component of a path: {e}"));
-            let dir = self.last().open_dir(&component)?;
-            self.open.push(((*name).into(), dir));
-        }
-        let rest = RelPath::parse(rest.join(&b'/')).unwrap_or_else(|e| unreachable!("it is the tail of a path: {e}"));
-        Ok((self.last(), rest))
-    }
-
-    fn last(&self) -> &Dir {
-        self.open.last().map_or(&self.root, |(_, dir)| dir)
-    }
-}
 
 /// Who owns what is written.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +69,7 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(super) fn new(recipe: &Unpack, tree: &Dir, progress: &'a Progress) -> fs::Result<Self> {
         Ok(Self {
-            chain: Chain { root: tree.clone(), open: Vec::new() },
+            chain: Chain::from(tree),
             tree: Tree::default(),
             owners: Ownership::new(recipe, tree)?,
             limits: recipe.limits,
@@ -159,7 +127,7 @@ impl<'a> Writer<'a> {
             (_, Some(link)) => {
                 let (first, file) = self.tree.file(link).map_err(refused)?;
                 // Two directories are needed at once, so both paths are resolved from the top.
-                self.chain.root.hard_link(&first, path)?;
+                self.chain.top().hard_link(&first, path)?;
                 node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
             }
             (_, None) => {

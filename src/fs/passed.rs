@@ -1,0 +1,65 @@
+//! What is asked of a directory that somebody else opened, or that lies anywhere.
+
+use rustix::fs::{self as sys, Mode, OFlags, RawDir, ResolveFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+
+use super::{Dir, Error, Result, Stat};
+
+/// Deeper than any directory that people make.
+const DEEPEST: usize = 512;
+
+impl Dir {
+    /// Whether the mount that this directory was opened in lets nothing be written.
+    pub fn is_read_only(&self) -> Result<bool> {
+        sys::fstatvfs(self)
+            .map(|v| v.f_flag.contains(StatVfsMountFlags::RDONLY))
+            .map_err(|e| Error::new("statvfs", self.path(), e))
+    }
+
+    /// Whether there is no name in this directory; it may be as large as somebody likes.
+    pub fn is_empty(&self) -> Result<bool> {
+        let own = self.reopen()?;
+        let mut buffer = Vec::with_capacity(4096);
+        let mut listing = RawDir::new(&own, buffer.spare_capacity_mut());
+        while let Some(entry) = listing.next() {
+            let entry = entry.map_err(|e| Error::new("list directory", self.path(), e))?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether this directory is `top` or lies below it, as far as the mount that it was opened in shows it. One that
+    /// lies deeper than any does is said to.
+    pub fn lies_in(&self, top: &Dir) -> Result<bool> {
+        let inode = |stat: Stat| (stat.stamp.dev, stat.stamp.ino);
+        let top = inode(top.stat_self()?);
+        let mut here = self.clone();
+        for _ in 0..DEEPEST {
+            let own = inode(here.stat_self()?);
+            if own == top {
+                return Ok(true);
+            }
+            match here.above()? {
+                Some(above) if inode(above.stat_self()?) != own => here = above,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory above this one in the same mount; `None` where that ends, or where the mount does not show it.
+    fn above(&self) -> Result<Option<Dir>> {
+        // O_PATH: no right to list what is above is needed.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        loop {
+            match sys::openat2(self, c"..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+                Ok(fd) => return Ok(Some(Dir::adopt(fd, &self.path().join("..")))),
+                Err(Errno::XDEV | Errno::NOENT) => return Ok(None),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(e) => return Err(Error::new("open the directory above", self.path(), e)),
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Directories that peers hold open: filled when asked for, shown, and held against collection while they stand.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::run::{Reconciler, Shared, World};
+use super::turns::Spot;
+use super::{SeedProgressState, SeedState, State, WaitError};
+use crate::fs::{self, LinkMode};
+use crate::intent::{ArtifactName, VersionName, error_chain};
+use crate::seed::{FillError, FillRequest, Filled, Filling, PATIENCE, SeedError, SeedProgress};
+use crate::store::{Claim, Claims, Holding, ManifestHead, StoreError, Version};
+
+/// How long a fill waits for a version that is found damaged to be had again.
+const REPAIR: Duration = Duration::from_secs(120);
+
+/// A fill asked for by a peer.
+#[derive(Debug, Clone)]
+pub struct FillAsk {
+    /// Which artifact.
+    pub artifact: ArtifactName,
+    /// Which version.
+    pub version: VersionName,
+    /// Which directory, how and for whom.
+    pub request: FillRequest,
+}
+
+/// Why a directory was not filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FillAskError {
+    /// The daemon stops, or the version does not come back.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// The version cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The directory cannot be looked at.
+    #[error(transparent)]
+    Fs(#[from] fs::Error),
+    /// Another fill of it goes on and on.
+    #[error("{target} is still being filled for another request after {} s; ask again later", PATIENCE.as_secs())]
+    Busy {
+        /// What the peer calls it.
+        target: String,
+    },
+    /// Filling failed.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    /// A defect.
+    #[error("the filling task ended unexpectedly; this is a defect of seedcache, please report it")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The fills under way.
+#[derive(Debug, Default)]
+pub(super) struct Fills(Mutex<Vec<Fill>>);
+
+#[derive(Debug)]
+struct Fill {
+    artifact: ArtifactName,
+    target: String,
+    progress: Arc<SeedProgress>,
+}
+
+/// One of them; it is no more when this is dropped.
+struct Begun<'a> {
+    all: &'a Fills,
+    progress: Arc<SeedProgress>,
+}
+
+impl Fills {
+    fn begin(&self, artifact: &ArtifactName, target: &str, progress: &Arc<SeedProgress>) -> Begun<'_> {
+        let (artifact, target) = (artifact.clone(), target.to_owned());
+        self.lock().push(Fill { artifact, target, progress: progress.clone() });
+        Begun { all: self, progress: progress.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Fill>> {
+        // Whole entries come and go: whoever panicked left it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.all.lock().retain(|fill| !Arc::ptr_eq(&fill.progress, &self.progress));
+    }
+}
+
+impl Reconciler {
+    /// Has a directory that a peer holds open hold a version that is here. What comes of it is noted also when whoever
+    /// asked has gone away.
+    pub async fn fill(&self, ask: FillAsk) -> Result<Filling, FillAskError> {
+        let filled = self.shared.fill_one(ask.clone()).await;
+        match &filled {
+            Err(FillAskError::Fill(FillError::Seed(SeedError::StoreDamaged { version, .. }))) => {
+                match self.wait_for_repair(&ask.artifact, version, REPAIR).await {
+                    Ok(_) => self.shared.fill_one(ask).await,
+                    Err(error @ WaitError::ShuttingDown) => Err(error.into()),
+                    // The damage is what there is to tell.
+                    Err(_) => filled,
+                }
+            }
+            _ => filled,
+        }
+    }
+}
+
+impl Shared {
+    async fn fill_one(self: &Arc<Self>, ask: FillAsk) -> Result<Filling, FillAskError> {
+        let dir = ask.request.dir.clone();
+        let stamp = self.tasks.spawn_blocking(move || dir.stat_self()).await??.stamp;
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.turns.enter(Spot::Directory { dev: stamp.dev, ino: stamp.ino }) => turn,
+        };
+        let Some(turn) = turn else { return Err(FillAskError::Busy { target: ask.request.target }) };
+        let shared = self.clone();
+        let work = move || {
+            let FillAsk { artifact, version, request } = ask;
+            let version = shared.store.open_version(&artifact, &version)?;
+            let progress = Arc::default();
+            let begun = shared.fills.begin(&artifact, &request.target, &progress);
+            let filled = shared.seeder.fill(&version, &request, &progress);
+            drop(begun);
+            let filling = filled.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
+            let uid = request.peer.uid;
+            match &filling {
+                Filling::Seeded(seeded) => {
+                    tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = seeded.target, uid,
+                        mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
+                        changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "filled");
+                    shared.note_filled(shared.seeder.filled_known());
+                }
+                Filling::Receive(why) => tracing::info!(%artifact, version = %version.head().version,
+                    target = request.target, uid, %why, "left to the client"),
+            }
+            shared.changed();
+            drop(turn);
+            Ok(filling)
+        };
+        self.tasks.spawn_blocking(work).await?
+    }
+
+    fn take_out_if_damaged(&self, version: &Version, error: &FillError) {
+        if let FillError::Seed(SeedError::StoreDamaged { path, what, .. }) = error {
+            self.take_out_sometime(version, "seed", format!("{path}: {what}"));
+        }
+    }
+
+    /// Directories whose files are the damaged inodes of a version get those of the one that was had again.
+    pub(super) async fn mend_filled(self: &Arc<Self>, head: &ManifestHead) {
+        let (shared, name, version) = (self.clone(), head.artifact.clone(), head.version.clone());
+        let work = move || {
+            let Ok(opened) = shared.store.open_version(&name, &version) else { return };
+            let filled = shared.seeder.filled();
+            let linked = |filled: &&Filled| {
+                filled.mode == LinkMode::Hardlink && filled.artifact == name && filled.version == version
+            };
+            for filled in filled.iter().filter(linked) {
+                if let Err(error) = shared.seeder.mend_filled(&opened, filled, &SeedProgress::default()) {
+                    shared.take_out_if_damaged(&opened, &error);
+                    tracing::error!(artifact = %name, target = filled.target, error = error_chain(&error),
+                        "filled directory of a repaired version not mended; have its pod seed it again");
+                }
+            }
+        };
+        // It tells of what fails; a panic leaves what is left for the next repair.
+        let _ = self.tasks.spawn_blocking(work).await;
+    }
+
+    /// Takes a new look at the filled directories.
+    pub(super) fn note_filled(&self, filled: Vec<Filled>) {
+        self.world().filled = filled;
+    }
+
+    /// The filled directories of an artifact, and those that are being filled, as the API tells them.
+    pub(super) fn filled_states(&self, world: &World, name: &ArtifactName) -> Vec<SeedState> {
+        let stand = world.filled.iter().filter(|filled| filled.artifact == *name).map(|filled| SeedState {
+            target: filled.target.clone(),
+            version: Some(filled.version.clone()),
+            mode: Some(filled.mode),
+            reason: filled.reason.clone(),
+            state: State::Ready,
+            progress: None,
+        });
+        let mut states: Vec<SeedState> = stand.collect();
+        let fills = self.fills.lock();
+        let under_way = fills.iter().filter(|fill| fill.artifact == *name);
+        states.extend(under_way.map(|fill| SeedState {
+            target: fill.target.clone(),
+            version: None,
+            mode: None,
+            reason: None,
+            state: State::Warming,
+            progress: Some(SeedProgressState {
+                entries: fill.progress.entries.load(Relaxed),
+                total_entries: fill.progress.total_entries.load(Relaxed),
+                bytes: fill.progress.bytes.load(Relaxed),
+            }),
+        }));
+        states
+    }
+}
+
+/// Adds the claims of the directories whose files are the store's own.
+pub(super) fn claim_filled(claims: &mut Claims, filled: &[Filled], name: &ArtifactName, holding: &Holding) {
+    let linked = filled.iter().filter(|filled| filled.artifact == *name && filled.mode == LinkMode::Hardlink);
+    for filled in linked.filter(|filled| holding.versions.contains_key(&filled.version)) {
+        let claim = Claim::Seeded { target: filled.target.as_str().into() };
+        claims.entry(filled.version.clone()).or_default().push(claim);
+    }
+}

@@ -1,0 +1,37 @@
+//! The swap of a whole directory in one rename.
+
+use rustix::io::Errno;
+
+use super::SeedError;
+use super::place::{Staged, same_inode};
+use crate::fs::{self, Dir, RelPath, Rename, Stat};
+
+/// Puts the finished tree where nothing stands.
+pub(super) fn create(parent: &Dir, staged: &Staged, target: &RelPath) -> Result<(), SeedError> {
+    match staged.held_in.rename(&staged.name, parent, target, Rename::NoReplace) {
+        Ok(()) => Ok(parent.sync()?),
+        Err(e) if e.is_exists() => Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" }),
+        Err(e) => Err(refusal(parent, target, e)),
+    }
+}
+
+/// Puts the finished tree in the place of what was seen there, which then stands under the tree's temporary name.
+pub(super) fn exchange(parent: &Dir, staged: &Staged, target: &RelPath, seen: &Stat) -> Result<(), SeedError> {
+    let swap = || staged.held_in.rename(&staged.name, parent, target, Rename::Exchange);
+    swap().map_err(|e| refusal(parent, target, e))?;
+    if !staged.held_in.stat(&staged.name)?.is_some_and(|out| same_inode(&out, seen)) {
+        // Somebody put another thing there after it was looked at.
+        swap()?;
+        return Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" });
+    }
+    Ok(parent.sync()?)
+}
+
+fn refusal(parent: &Dir, target: &RelPath, source: fs::Error) -> SeedError {
+    let target = parent.path_of(target);
+    match source.errno().map(Errno::from_raw_os_error) {
+        Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => SeedError::ExchangeNotSupported { target, source },
+        Some(Errno::BUSY) => SeedError::MountPoint { target, source },
+        _ => source.into(),
+    }
+}

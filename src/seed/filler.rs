@@ -1,0 +1,346 @@
+//! Fills directories that peers hold open: gathers what is known of one, has it decided, and does it.
+//!
+//! What must hold: nothing is written but in the very directory that was passed. A tree is made out of the peer's sight
+//! and moved in entry by entry, so that the peer, who may do anything in its directory meanwhile, meets only what is
+//! finished; what is mended is made out of sight, too.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use rustix::io::Errno;
+
+use super::build::{Pair, TOP_MODE, build};
+use super::entry::{Maker, Owners};
+use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, decide};
+use super::filled::Filled;
+use super::hidden::Hidden;
+use super::mark::Mark;
+use super::mend::mend;
+use super::place::Scratch;
+use super::record::MOST;
+use super::tree::Layout;
+use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename};
+use crate::intent::Link;
+use crate::store::{EntryType, Manifest, Version};
+
+/// Who asks over the Unix socket, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct FillRequest {
+    /// What is to be filled, as the peer passed it: a directory, if it told the truth.
+    pub dir: Dir,
+    /// How files get there.
+    pub link: Link,
+    /// Where the peer has it: for display only.
+    pub target: String,
+    /// Who asks.
+    pub peer: Peer,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Filling {
+    /// The directory holds the version.
+    Seeded(Box<Seeded>),
+    /// It is as it was; the client is to write the tree there by itself.
+    Receive(Receive),
+}
+
+/// Why a directory was not filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// It is not one to fill.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Filling failed.
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+}
+
+impl From<fs::Error> for FillError {
+    fn from(error: fs::Error) -> Self {
+        FillError::Seed(error.into())
+    }
+}
+
+/// A directory as it was found.
+struct Found {
+    /// Reached the best way there is.
+    dir: Dir,
+    handle: Option<FileHandle>,
+    mark: Option<Mark>,
+    facts: Facts,
+}
+
+/// What was made, or found to be well.
+struct Done {
+    mark: Mark,
+    written: u64,
+    changed: bool,
+}
+
+/// One fill under way.
+struct Work<'a> {
+    version: &'a Version,
+    manifest: Arc<Manifest>,
+    link: Link,
+    owners: Owners,
+    progress: &'a SeedProgress,
+}
+
+impl Seeder {
+    /// Has a peer's directory hold the version. One at a time for one directory. Blocks.
+    pub fn fill(
+        &self,
+        version: &Version,
+        request: &FillRequest,
+        progress: &SeedProgress,
+    ) -> Result<Filling, FillError> {
+        let started = Instant::now();
+        let work = self.work_on(version, request.link, request.peer, progress)?;
+        let found = self.find(&work, request)?;
+        let step = decide(&found.facts);
+        if matches!(step, Step::Fill | Step::FillInPlace(_))
+            && self.records.too_many_filled(self.store.root(), found.handle.as_ref())
+        {
+            return Err(SeedError::TooMany { most: MOST }.into());
+        }
+        let done = match step {
+            Step::Fill => self.fill_by_handle(&work, &found.dir),
+            Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
+            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map(Ok),
+            Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark).map(Ok),
+            Step::Receive(why) => Ok(Err(why)),
+            Step::Refuse(refusal) => return Err(refusal.into()),
+        };
+        let done = match done.map_err(|error| error.at(request.target.clone().into()))? {
+            Ok(done) => done,
+            Err(why) => return instead(request.link, why),
+        };
+        if let Some(handle) = found.handle {
+            self.records.keep_filled(handle, &request.target, done.mark.clone());
+        }
+        Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started))))
+    }
+
+    /// Mends a directory on record, after its version was had again. Blocks.
+    pub fn mend_filled(
+        &self,
+        version: &Version,
+        filled: &Filled,
+        progress: &SeedProgress,
+    ) -> Result<Seeded, FillError> {
+        let started = Instant::now();
+        let dir = self.store.root().open_by_handle(&filled.handle, filled.target.as_ref());
+        let dir = dir.map_err(|error| match error {
+            HandleError::Fs(error) => SeedError::Fs(error),
+            gone => SeedError::Unreachable { target: filled.target.clone().into(), source: gone },
+        })?;
+        let owner = dir.stat_self()?;
+        let peer = Peer { uid: owner.uid, gid: owner.gid };
+        let work = self.work_on(version, Link::Auto, peer, progress)?;
+        let mark = Mark::on(&dir)?;
+        let done = self.mend_by_handle(&work, &dir, mark).map_err(|error| error.at(filled.target.clone().into()))?;
+        self.records.keep_filled(filled.handle.clone(), &filled.target, done.mark.clone());
+        Ok(told(&work, &filled.target, &done, started))
+    }
+
+    /// The directories on record, as far as was known when they were last looked at.
+    pub fn filled_known(&self) -> Vec<Filled> {
+        self.records.known_filled()
+    }
+
+    /// The directories on record that still stand. Looks at every one.
+    pub fn filled(&self) -> Vec<Filled> {
+        self.records.all_filled(self.store.root())
+    }
+
+    fn work_on<'a>(
+        &self,
+        version: &'a Version,
+        link: Link,
+        peer: Peer,
+        progress: &'a SeedProgress,
+    ) -> Result<Work<'a>, SeedError> {
+        let manifest = self.store.manifest(version)?;
+        progress.total_entries.store(manifest.entries.len() as u64, Relaxed);
+        let owners = match Owners::usual() {
+            Owners::AsManifest if peer.uid != 0 => Owners::Peer { uid: peer.uid, gid: peer.gid },
+            usual => usual,
+        };
+        Ok(Work { version, manifest, link, owners, progress })
+    }
+
+    fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
+        let own = rustix::process::geteuid().as_raw();
+        let peer = request.peer.uid;
+        let stat = request.dir.stat_self()?;
+        let mut facts = Facts {
+            kind: stat.kind,
+            read_only: false,
+            owner: stat.uid,
+            peer,
+            trusted: peer == own,
+            holds: Holds::Nothing,
+            reached: Reached::ByHandle,
+            in_store: false,
+            special: work.manifest.entries.iter().any(|e| e.kind == EntryType::File && e.mode & 0o6000 != 0),
+            asked: request.link,
+        };
+        let found = |dir: &Dir, facts| Found { dir: dir.clone(), handle: None, mark: None, facts };
+        if stat.kind != Kind::Dir {
+            return Ok(found(&request.dir, facts));
+        }
+        facts.read_only = request.dir.is_read_only()?;
+        let top = work.version.tree();
+        let (dir, handle) = match request.dir.reopened_through(self.store.root()) {
+            Ok((dir, handle)) => (dir, Some(handle)),
+            Err(error) => {
+                facts.reached = Reached::AsPassed(match error {
+                    HandleError::NoCapability => Receive::NoCapability,
+                    HandleError::NotSupported => Receive::NoHandles,
+                    HandleError::OtherFileSystem | HandleError::Stale => Receive::OtherFileSystem,
+                    HandleError::Fs(error) => return Err(error.into()),
+                });
+                (request.dir.clone(), None)
+            }
+        };
+        let looked = || -> fs::Result<(Option<Mark>, bool, bool)> {
+            let dir = dir.reopen()?;
+            let root = self.store.root();
+            let in_store = dir.lies_in(root)? || root.lies_in(&dir)? || top.lies_in(&dir)?;
+            Ok((Mark::on(&dir)?, dir.is_empty()?, in_store))
+        };
+        let (mark, empty, in_store) = match looked() {
+            Ok(looked) => looked,
+            // The daemon is not root, and the directory is somebody's own.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && handle.is_none() => {
+                return Ok(found(&dir, Facts { trusted: false, ..facts }));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        facts.in_store = in_store;
+        facts.holds = match &mark {
+            Some(mark) if mark.holds((&**work.version.head()).into()) => Holds::TheTree(mark.mode),
+            _ if empty => Holds::Nothing,
+            _ => Holds::Other,
+        };
+        Ok(Found { dir, handle, mark, facts })
+    }
+
+    /// Makes the tree out of sight and moves it in.
+    fn fill_by_handle(&self, work: &Work<'_>, dir: &Dir) -> Result<Result<Done, Receive>, SeedError> {
+        let hidden = Hidden::new(&self.store)?;
+        let made = hidden.scratch().stage()?;
+        let maker = work.maker(Rung::first(work.link));
+        build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: made.dir().clone() })?;
+        for entry in made.dir().entries()? {
+            match made.dir().rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
+                Ok(()) => {}
+                Err(error) if error.errno() == Some(Errno::XDEV.raw_os_error()) => return Ok(Err(Receive::Apart)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.finish(work, &maker, dir).map(Ok)
+    }
+
+    /// Makes it where the peer sees it, by reflink or not at all.
+    fn fill_in_place(&self, work: &Work<'_>, dir: &Dir, why: Receive) -> Result<Result<Done, Receive>, SeedError> {
+        let maker = work.maker(Rung::first(Link::Reflink));
+        let made = build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: dir.clone() })
+            .and_then(|()| self.finish(work, &maker, dir));
+        match made {
+            Ok(done) => Ok(Ok(done)),
+            Err(error) => {
+                // It was empty.
+                dir.clear()?;
+                if matches!(error, SeedError::LinkRefused { .. }) { Ok(Err(why)) } else { Err(error) }
+            }
+        }
+    }
+
+    fn finish(&self, work: &Work<'_>, maker: &Maker<'_>, dir: &Dir) -> Result<Done, SeedError> {
+        dir.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: dir.stat_self()?.mtime })?;
+        let mark = Mark::new((&**work.version.head()).into(), maker.mode(), maker.reason(), dir)?;
+        mark.put(dir)?;
+        Ok(Done { mark, written: maker.written(), changed: true })
+    }
+
+    fn mend_by_handle(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+        let hidden = Hidden::new(&self.store)?;
+        self.mend_with(work, dir, mark, &hidden.scratch())
+    }
+
+    fn mend_in_place(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+        let scratch = Scratch::within(dir);
+        scratch.clear(&|_| false)?;
+        self.mend_with(work, dir, mark, &scratch)
+    }
+
+    fn mend_with(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>, scratch: &Scratch) -> Result<Done, SeedError> {
+        let Some(mut mark) = mark else {
+            return Err(SeedError::NotOurs { target: dir.path().into(), what: "a directory" });
+        };
+        let maker = work.maker(Rung::resumed(work.link, mark.mode));
+        let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
+        let read = other_boot && mark.mode != LinkMode::Hardlink;
+        let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
+        mend(&maker, &work.layout()?, &top, scratch, read)?;
+        if read {
+            mark.boot = self.records.boot().map(Into::into);
+            mark.put(dir)?;
+        }
+        Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 })
+    }
+}
+
+impl<'a> Work<'a> {
+    fn layout(&self) -> Result<Layout<'_>, SeedError> {
+        Layout::of(&self.manifest.entries).map_err(|orphan| SeedError::StoreDamaged {
+            artifact: self.version.head().artifact.clone(),
+            version: self.version.head().version.clone(),
+            path: orphan.clone(),
+            what: "the manifest does not know the directory that it lies in",
+        })
+    }
+
+    fn maker(&self, rung: Rung) -> Maker<'a> {
+        Maker::for_owners(self.owners, self.version, rung, self.progress)
+    }
+}
+
+/// The client's turn, unless it demanded what does not work.
+fn instead(asked: Link, why: Receive) -> Result<Filling, FillError> {
+    match asked {
+        Link::Reflink => Err(Refusal::NoLink { mode: LinkMode::Reflink, why }.into()),
+        Link::Hardlink => Err(Refusal::NoLink { mode: LinkMode::Hardlink, why }.into()),
+        Link::Auto | Link::Copy => Ok(Filling::Receive(why)),
+    }
+}
+
+fn told(work: &Work<'_>, target: &str, done: &Done, started: Instant) -> Seeded {
+    let head = work.version.head();
+    Seeded {
+        artifact: head.artifact.clone(),
+        version: head.version.clone(),
+        digest: head.archive.digest.clone(),
+        target: target.to_owned(),
+        mode: done.mark.mode,
+        reason: done.mark.reason.clone(),
+        files: head.files,
+        bytes: head.bytes,
+        changed: done.changed,
+        written: done.written,
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}

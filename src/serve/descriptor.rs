@@ -1,0 +1,214 @@
+//! Descriptors that peers attach to what they send over the Unix socket.
+//!
+//! What must hold: whatever a peer sends, a connection holds one waiting descriptor at most; more than that ends it. One
+//! that no request takes is closed with the request, and none is closed on an async thread, since closing what lies on
+//! somebody's own file system may take as long as they like.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::UnixStream;
+
+use super::problem::Problem;
+use crate::fs::Dir;
+
+/// Descriptors that one message may bring: the one that is expected, and one by which too many are noticed. Those for
+/// which there is no room the kernel closes.
+const ROOM: usize = 2;
+
+/// A descriptor that came with a request.
+#[derive(Debug, Clone)]
+pub(super) struct Descriptor(Arc<Closing>);
+
+impl Descriptor {
+    fn new(fd: OwnedFd) -> Self {
+        Self(Arc::new(Closing(Some(fd))))
+    }
+
+    /// It as a directory, which it may not be. `path` is for messages only.
+    pub(super) fn dir(&self, path: &Path) -> Result<Dir, Problem> {
+        let fd = self.0.0.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"));
+        let own = fd.as_fd().try_clone_to_owned().map_err(|error| Problem::internal(&error))?;
+        Ok(Dir::adopt(own, path))
+    }
+}
+
+/// A descriptor that is closed by a thread that may wait.
+#[derive(Debug)]
+struct Closing(Option<OwnedFd>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let Some(fd) = self.0.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(fd))),
+            Err(_) => drop(fd),
+        }
+    }
+}
+
+/// The descriptor of a connection that no request has taken yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waiting(Arc<Mutex<Option<Descriptor>>>);
+
+impl Waiting {
+    /// The one that came with the request that begins now.
+    pub(super) fn take(&self) -> Option<Descriptor> {
+        self.lock().take()
+    }
+
+    fn put(&self, descriptors: Vec<Descriptor>) -> io::Result<()> {
+        let mut waiting = self.lock();
+        for descriptor in descriptors {
+            if waiting.is_some() {
+                return Err(too_many());
+            }
+            *waiting = Some(descriptor);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Descriptor>> {
+        // One word, set whole: whoever panicked left it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn too_many() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "more descriptors were sent than one with a request")
+}
+
+/// A connection over the Unix socket that takes descriptors.
+#[derive(Debug)]
+pub(super) struct Taking {
+    stream: UnixStream,
+    waiting: Waiting,
+}
+
+impl Taking {
+    /// The connection, and where its descriptors go.
+    pub(super) fn new(stream: UnixStream) -> (Self, Waiting) {
+        let waiting = Waiting::default();
+        (Self { stream, waiting: waiting.clone() }, waiting)
+    }
+}
+
+/// Bytes into `buffer`, and the descriptors that came with them.
+fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<Descriptor>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(ROOM))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = message {
+            descriptors.extend(sent.map(Descriptor::new));
+        }
+    }
+    // Some found no room.
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(too_many());
+    }
+    Ok((message.bytes, descriptors))
+}
+
+impl AsyncRead for Taking {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, waiting } = self.get_mut();
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let free = buffer.initialize_unfilled();
+            match stream.try_io(Interest::READABLE, || receive(&*stream, free)) {
+                Ok((bytes, descriptors)) => {
+                    waiting.put(descriptors)?;
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Taking {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::IoSlice;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    fn send(socket: &UnixStream, bytes: &[u8], descriptors: usize) {
+        let own = socket.as_fd();
+        let descriptors = vec![own; descriptors];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        }
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn bytes_and_descriptor_come_as_they_were_sent() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (mut taking, waiting) = Taking::new(ours);
+        let mut buffer = [0; 5];
+        for descriptors in [0, 1, 0, 1] {
+            send(&theirs, b"hello", descriptors);
+            taking.read_exact(&mut buffer).await.unwrap();
+            assert_eq!((&buffer, waiting.take().is_some()), (b"hello", descriptors == 1));
+        }
+        drop(theirs);
+        assert_eq!(taking.read(&mut buffer).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_than_one_waiting_ends_the_connection() {
+        for messages in [&[2][..], &[3], &[64], &[1, 1], &[1, 0, 1]] {
+            let (theirs, ours) = UnixStream::pair().unwrap();
+            let (mut taking, _waiting) = Taking::new(ours);
+            let mut outcome = Ok(0);
+            for descriptors in messages {
+                send(&theirs, b"x", *descriptors);
+                outcome = taking.read(&mut [0; 1]).await;
+            }
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::InvalidData, "{messages:?}");
+        }
+    }
+}
