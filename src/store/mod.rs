@@ -20,6 +20,7 @@ mod scan;
 mod scrub;
 mod sound;
 mod staging;
+mod take_over;
 #[cfg(test)]
 mod tests;
 mod verify;
