@@ -20,6 +20,7 @@ from node import (
 
 IMAGE = os.environ.get("SEEDCACHE_IMAGE", str(HERE / "target/seedcache-image.tar"))
 STAMPS = ["20260101T000000Z", "20260201T000000Z", "20260301T000000Z"]
+QEMU = pathlib.Path(os.environ.get("SEEDCACHE_QEMU", HERE / "target/qemu"))
 STORE = KUBE_DATA / ".seedcache/versions"
 node = None
 
@@ -266,6 +267,29 @@ class BootServers(OnANode):
         (pod,) = names(pods)
         wait_for(lambda: STAMPS[1].encode() in get(f"{pod}-nginx", "/smartos/smartos.ipxe")[1])
         self.boots(pod, STAMPS[1])
+
+
+    def test_a_machine_boots_from_it(self):
+        self.start_warm()
+        pods = example("sdc-ipxe")[:1]
+        node.play_at_once(pods)
+        (pod,) = names(pods)
+        machine = node.boot(f"{pod}-nginx", QEMU)
+        try:
+            wait_for(lambda: "boot_archive.hash " in node.logs(f"{pod}-nginx"), 120)
+        finally:
+            machine.kill()
+            machine.wait()
+        asked = re.findall(r"(?m)^GET (\S+) (\d+) (\d+)$", node.logs(f"{pod}-nginx"))
+        platform = f"/smartos/os/{STAMPS[0]}/platform/i86pc"
+        content = boot_archive(STAMPS[0])
+        whole = {
+            f"{platform}/kernel/amd64/unix": len(b"unix of " + STAMPS[0].encode()),
+            f"{platform}/amd64/boot_archive": len(content),
+            f"{platform}/amd64/boot_archive.hash": len(sha1_line(content)),
+        }
+        self.assertEqual(asked[0][0], "/smartos/smartos.ipxe")
+        self.assertEqual(asked[1:], [(path, "200", str(size)) for path, size in whole.items()])
 
 
 class Applications(OnANode):

@@ -31,6 +31,8 @@ KUBE_DATA = pathlib.Path("/mnt/kube-data")
 # The first address of the network that podman makes: the node, as pods see it.
 HOST_IP = "10.89.0.1"
 ORIGIN = f"http://{HOST_IP}:8000"
+# What qemu calls the machine that it runs on.
+BOOT_SERVER = "http://10.0.2.2"
 
 
 def enter_namespaces():
@@ -224,6 +226,17 @@ class Node:
     def inspect(self, container):
         return json.loads(self.podman("inspect", container).stdout)[0]
 
+    def boot(self, container, qemu):
+        """A machine that boots over the network, in that of a container; to be stopped by the caller."""
+        libraries = ":".join(f"{qemu}/{place}/{os.uname().machine}-linux-gnu" for place in ("usr/lib", "lib"))
+        data = [word for place in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu") for word in ("-L", qemu / place)]
+        return subprocess.Popen([
+            "nsenter", "-t", str(self.inspect(container)["State"]["Pid"]), "-n",
+            qemu / "usr/bin/qemu-system-x86_64", *data, "-machine", "pc,graphics=off", "-accel", "tcg", "-m", "256", "-vga", "none",
+            "-display", "none", "-monitor", "none", "-serial", "null", "-device", "e1000,netdev=net,bootindex=1",
+            "-netdev", f"user,id=net,bootfile={BOOT_SERVER}/smartos/smartos.ipxe", "-no-reboot",
+        ], env=os.environ | {"LD_LIBRARY_PATH": libraries}, stdin=subprocess.DEVNULL)
+
     def logs(self, container):
         done = self.podman("logs", container)
         return done.stdout + done.stderr
@@ -306,7 +319,7 @@ def at_this_origin(documents):
                 if "kind: Artifact" in text:
                     for origin in ("us-central.manta.mnx.io", "artifacts.example.com", "github.com"):
                         text = text.replace(f"https://{origin}", f"{ORIGIN}/{origin}")
-                    document["data"][name] = text.replace("http://boot.example.com", "http://127.0.0.1")
+                    document["data"][name] = text.replace("http://boot.example.com", BOOT_SERVER)
     return documents
 
 
