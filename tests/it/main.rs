@@ -13,10 +13,12 @@
 
 mod fixture;
 
+mod across_mounts;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
 mod collection;
+mod descriptor;
 mod events;
 mod formats;
 mod full_disk;

@@ -6,11 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::fixture::cli::{PROGRAM, run, seedcache};
+use crate::fixture::cli::{Output, PROGRAM, run, seedcache};
+use crate::fixture::node::Node;
+use crate::fixture::origin::{Fault, Origin};
+use crate::fixture::releases::Releases;
+use crate::fixture::system::tool;
+use crate::fixture::tree::{Demand, assert_same};
 use crate::fixture::{PATIENCE, scratch, until};
 
 /// Programs that the README may name besides our own.
-const KNOWN: [&str; 10] = ["busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo"];
+const KNOWN: [&str; 11] = ["bash", "busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -148,4 +153,74 @@ fn the_quickstart_does_what_it_says() {
     let typed = commands.join(" &&\n");
     let output = run(Command::new("sh").args(["-c", &typed]).current_dir(dir.path()).env_remove("SEEDCACHE_SERVER"));
     assert_eq!(output.code, 0, "{typed}: {output:?}\n{}", text());
+}
+
+/// The lines for images without our program, which ask at `address`.
+fn shell_lines(address: &str) -> Vec<String> {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n### Without our program\n").expect("the section is there");
+    let lines = commands(section.split("\n## ").next().unwrap());
+    let lines: Vec<String> = lines.iter().map(|line| line.replace("$HOST:7070", address)).collect();
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    lines
+}
+
+/// Runs a line as it is typed.
+fn typed(line: &str, dir: &Path) -> Output {
+    let mut shell = Command::new("sh");
+    for name in ["http_proxy", "all_proxy"] {
+        shell.env_remove(name).env_remove(name.to_ascii_uppercase());
+    }
+    run(shell.args(["-c", line]).current_dir(dir))
+}
+
+#[test]
+fn images_without_our_program_get_their_tree() {
+    ["busybox", "curl", "bash"].map(tool);
+    let releases = Releases::with("v1");
+    let seeds = "  seeds: [{target: sdc-ipxe/smartos}]\n";
+    let node = Node::start_with(&releases.document_with("smartos-platform", true, seeds));
+    node.wait_ready("smartos-platform");
+    let (tree, dir) = (node.tree("smartos-platform", "v1"), scratch());
+    let content = Demand { mode_mask: 0, mtime: false, ..Demand::EXACT };
+    for line in shell_lines(node.url().strip_prefix("http://").unwrap()) {
+        let line = line.replace("/run/seedcache/seedcache.sock", node.socket().to_str().unwrap());
+        if line.contains("tree.tar") {
+            fs::remove_dir_all(dir.path().join("smartos")).ok();
+            // What an earlier run left, whole or not, is neither kept nor nested.
+            for _ in 0..2 {
+                typed(&line, dir.path()).ok();
+                assert_same(&tree, &dir.path().join("smartos"), content);
+            }
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        } else {
+            let answer = typed(&line, dir.path()).ok().json();
+            assert_eq!(
+                (&answer["artifact"], &answer["version"]),
+                (&"smartos-platform".into(), &"v1".into()),
+                "{answer}"
+            );
+            assert_same(&tree, &node.root().join("sdc-ipxe/smartos"), content);
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_broke_off_is_not_taken_for_a_whole_one() {
+    let (releases, dir) = (Releases::with("v1"), scratch());
+    let node = Node::start_with(&releases.document_with("smartos-platform", true, ""));
+    node.wait_ready("smartos-platform");
+    let path = "/v1/artifacts/smartos-platform/versions/current/tree.tar";
+    let tar = node.get(path).body;
+    // Cut after an entry: a reader may take that for the end.
+    let cut = tar.len() as u64 - 1024;
+    let origin = Origin::start();
+    origin.serve(path, tar);
+    origin.always(path, Fault::CutAfter(cut));
+    let address = origin.url("");
+    for line in shell_lines(address.strip_prefix("http://").unwrap()).iter().filter(|line| line.contains("tree.tar")) {
+        assert_ne!(typed(line, dir.path()).code, 0, "{line}");
+        assert!(!dir.path().join("smartos").exists(), "{line}");
+    }
+    assert_eq!(origin.requests(path).len(), 2);
 }
