@@ -121,7 +121,9 @@ impl Dir {
     /// Makes one directory; its parent must exist and it must not.
     pub fn make_dir(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.parent_of("create directory", rel)?;
-        sys::mkdirat(&*parent.fd, name, Mode::from_raw_mode(mode)).map_err(|e| self.fail("create directory", rel, e))
+        change()
+            .and_then(|()| sys::mkdirat(&*parent.fd, name, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.fail("create directory", rel, e))
     }
 
     /// Opens `rel`, made with all its parents where they are missing.
@@ -157,8 +159,10 @@ impl Dir {
     fn open_with(&self, op: &'static str, rel: &RelPath, flags: OFlags, mode: u32) -> Result<File> {
         // NONBLOCK: a fifo planted in a writable directory must not hang the open.
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let fd =
-            self.open_beneath(rel.as_path(), flags, Mode::from_raw_mode(mode)).map_err(|e| self.fail(op, rel, e))?;
+        let ready = if flags.contains(OFlags::CREATE) { change() } else { Ok(()) };
+        let fd = ready
+            .and_then(|()| self.open_beneath(rel.as_path(), flags, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.fail(op, rel, e))?;
         let file = File::from(fd);
         let stat = super::file::stat_file(&file).map_err(|e| self.fail(op, rel, e))?;
         if stat.kind != Kind::File {
@@ -238,7 +242,9 @@ impl Dir {
     /// Makes a symlink with `target` written in it as it is.
     pub fn symlink(&self, target: &[u8], rel: &RelPath) -> Result<()> {
         let (parent, name) = self.parent_of("create symlink", rel)?;
-        sys::symlinkat(target, &*parent.fd, name).map_err(|e| self.fail("create symlink", rel, e))
+        change()
+            .and_then(|()| sys::symlinkat(target, &*parent.fd, name))
+            .map_err(|e| self.fail("create symlink", rel, e))
     }
 
     /// Points the symlink `rel` at `target` in one step, durably.
@@ -290,14 +296,17 @@ impl Dir {
             Rename::NoReplace => RenameFlags::NOREPLACE,
             Rename::Exchange => RenameFlags::EXCHANGE,
         };
-        sys::renameat_with(&*from_parent.fd, from_name, &*to_parent.fd, to_name, flags)
+        change()
+            .and_then(|()| sys::renameat_with(&*from_parent.fd, from_name, &*to_parent.fd, to_name, flags))
             .map_err(|e| to_dir.fail("rename to", to, e))
     }
 
     /// Removes a file or symlink.
     pub fn remove_file(&self, rel: &RelPath) -> Result<()> {
         let (parent, name) = self.parent_of("remove", rel)?;
-        sys::unlinkat(&*parent.fd, name, AtFlags::empty()).map_err(|e| self.fail("remove", rel, e))
+        change()
+            .and_then(|()| sys::unlinkat(&*parent.fd, name, AtFlags::empty()))
+            .map_err(|e| self.fail("remove", rel, e))
     }
 
     /// Makes the names in this directory durable.
@@ -327,7 +336,7 @@ impl Dir {
 
     /// Sets an extended attribute of this directory; `false` where the file system has none or refuses it.
     pub fn set_xattr(&self, name: &str, value: &[u8]) -> Result<bool> {
-        match sys::fsetxattr(&*self.fd, name, value, XattrFlags::empty()) {
+        match change().and_then(|()| sys::fsetxattr(&*self.fd, name, value, XattrFlags::empty())) {
             Ok(()) => Ok(true),
             Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::TOOBIG) => Ok(false),
             Err(e) => Err(Error::new("set extended attribute of", &self.path, e)),
@@ -354,6 +363,13 @@ impl AsFd for Dir {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A point before a change to the file system, where tests may have everything end.
+pub(super) fn change() -> std::result::Result<(), Errno> {
+    #[cfg(test)]
+    super::crash::point()?;
+    Ok(())
 }
 
 fn as_path(bytes: &[u8]) -> &Path {

@@ -38,6 +38,7 @@ fn ids((uid, gid): (u32, u32)) -> (Option<Uid>, Option<Gid>) {
 /// but the last would touch the times. `name` is for messages only.
 pub fn apply_meta(fd: impl std::os::fd::AsFd, name: &std::path::Path, meta: &Meta) -> Result<()> {
     let apply = || {
+        super::dir::change()?;
         if let Some(owner) = meta.owner {
             let (uid, gid) = ids(owner);
             sys::fchown(&fd, uid, gid)?;

@@ -10,6 +10,8 @@
 )]
 
 mod chain;
+#[cfg(test)]
+pub(crate) mod crash;
 mod dir;
 mod error;
 mod file;

@@ -4,6 +4,7 @@
 use rustix::fs::{self as sys, AtFlags, Mode};
 use rustix::io::Errno;
 
+use super::dir::change;
 use super::{Dir, Kind, RelPath, Result};
 
 impl Dir {
@@ -16,6 +17,16 @@ impl Dir {
         remove(&parent, name).map_err(|e| self.error("remove", rel, e))
     }
 
+    /// Removes a directory if nothing is in it; `false` where it is not empty, or not there as one.
+    pub fn remove_empty_dir(&self, rel: &RelPath) -> Result<bool> {
+        let (parent, name) = self.locate("remove", rel)?;
+        match change().and_then(|()| sys::unlinkat(&parent, name, AtFlags::REMOVEDIR)) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(e) => Err(self.error("remove", rel, e)),
+        }
+    }
+
     /// Removes all that this directory holds.
     pub fn clear(&self) -> Result<()> {
         for entry in self.entries()? {
@@ -26,6 +37,7 @@ impl Dir {
 }
 
 fn remove(parent: &Dir, name: &[u8]) -> std::result::Result<(), std::io::Error> {
+    change()?;
     match sys::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // Linux says EISDIR, POSIX EPERM, for a directory.

@@ -333,9 +333,9 @@ pub struct SeedTarget {
     /// How files get there.
     #[serde(default, deserialize_with = "blank_is_default")]
     pub link: Link,
-    /// How a new version takes the old one's place.
-    #[serde(default, deserialize_with = "blank_is_default")]
-    pub swap: Swap,
+    /// How a new version takes the old one's place; absent: by exchange, or in place where the target is a mount point.
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Option::is_none")]
+    pub swap: Option<Swap>,
     /// Templated files put beside the tree.
     #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
     pub render: Vec<Render>,

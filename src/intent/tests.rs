@@ -469,7 +469,7 @@ prop_compose! {
             ..Unpack::default()
         };
         let render = vec![Render { path: path(&words[7]), template: lines + &text }];
-        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Swap::InPlace, render };
+        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Some(Swap::InPlace), render };
         Spec {
             source,
             version: if flag { VersionWish::Exact(version.clone()) } else { VersionWish::Latest },

@@ -21,7 +21,7 @@ pub struct SeedAsk {
     pub target: String,
     /// How files get there; `None`: as the document declares for that target, else `auto`.
     pub link: Option<Link>,
-    /// How it is swapped; `None`: as declared, else `exchange`.
+    /// How it is swapped; `None`: as declared, else as is best at the target.
     pub swap: Option<Swap>,
     /// Replace a target that seedcache did not make.
     pub force: bool,
@@ -109,7 +109,7 @@ impl Reconciler {
         }
         let request = Request {
             link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
-            swap: ask.swap.or(declared.as_ref().map(|seed| seed.swap)).unwrap_or_default(),
+            swap: ask.swap.or(declared.as_ref().and_then(|seed| seed.swap)),
             force: ask.force,
             target,
         };

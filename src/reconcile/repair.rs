@@ -291,7 +291,7 @@ impl Shared {
         for target in records.iter().filter(linked).map(|record| &record.target) {
             let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
             let link = declared.map(|seed| seed.link).unwrap_or_default();
-            let swap = declared.map(|seed| seed.swap).unwrap_or_default();
+            let swap = declared.and_then(|seed| seed.swap);
             let request = seed::Request { target: target.clone(), link, swap, force: false };
             let (name, version) = (head.artifact.clone(), head.version.clone());
             if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{TargetError, Why};
 use crate::fs::{self, LinkMode, RelPath};
-use crate::intent::{ArtifactName, Swap, VersionName};
+use crate::intent::{ArtifactName, VersionName};
 use crate::store::StoreError;
 
 /// Why a target was not seeded; what was there before is there still.
@@ -51,12 +51,6 @@ pub enum SeedError {
         /// What it is.
         what: &'static str,
     },
-    /// In a pod's own seed, where removing it is the pod's to do.
-    #[error("{} is a directory where the version has none; remove it, then seed again", path.display())]
-    DirectoryInPlace {
-        /// Where it is.
-        path: PathBuf,
-    },
     /// A directory on record that cannot be opened.
     #[error("{} cannot be reached by its file handle; have the pod seed it again", target.display())]
     Unreachable {
@@ -99,13 +93,23 @@ pub enum SeedError {
         /// The most.
         most: usize,
     },
-    /// A swap that is not built yet.
+    /// Something of others where an entry of the tree, or the whole target, is to be.
     #[error(
-        "swap {swap:?} is not supported by this version of seedcache; use `exchange`, and have the pod mount the target's parent"
+        "{} was not put there by seedcache, and the seed would replace it; move it away, or seed with --force to replace it",
+        path.display()
     )]
-    SwapNotSupported {
-        /// What was asked for.
-        swap: Swap,
+    Clash {
+        /// What stands there.
+        path: PathBuf,
+    },
+    /// The tree has an entry by a name that the swap needs for itself.
+    #[error(
+        "{} has a name that seedcache keeps for itself in a target; seed with swap `exchange`, or leave it out of the tree",
+        path.display()
+    )]
+    NameKept {
+        /// The entry.
+        path: PathBuf,
     },
     /// The mode asked for does not work here.
     #[error("a {} was demanded but does not work here: {why}; ask for `auto`, which falls back and says why", mode.words())]
@@ -146,7 +150,7 @@ pub enum SeedError {
         source: fs::Error,
     },
     /// Something is mounted there.
-    #[error("{} is a mount point, which cannot be swapped; choose a directory below or beside it", target.display())]
+    #[error("{} is a mount point, which cannot be exchanged; seed with swap `inPlace` or `symlink`, or choose a directory below it", target.display())]
     MountPoint {
         /// The target.
         target: PathBuf,

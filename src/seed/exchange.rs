@@ -3,7 +3,8 @@
 use rustix::io::Errno;
 
 use super::SeedError;
-use super::place::{Staged, same_inode};
+use super::place::same_inode;
+use super::staged::Staged;
 use crate::fs::{self, Dir, RelPath, Rename, Stat};
 
 /// Puts the finished tree where nothing stands.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::mend::content_digest;
+use super::owned::Names;
 use crate::fs::{self, Chain, Dir, Kind, LinkMode, RelPath, Stat};
 use crate::store::{Entry, EntryType, store_mode};
 
@@ -24,8 +25,8 @@ pub(crate) fn restore_modes(tree: &Dir, entries: &[Entry]) -> fs::Result<()> {
 }
 
 /// What a directory holds, told as a manifest tells it and read to the last byte; `None` when that can be no tree of
-/// ours. Owner, mode and times are those on disk.
-pub(crate) fn entries_of(top: &Dir) -> fs::Result<Option<Vec<Entry>>> {
+/// ours. Owner, mode and times are those on disk. Where others have their own beside, only what is `owned` is told.
+pub(crate) fn entries_of(top: &Dir, owned: Option<&Names>) -> fs::Result<Option<Vec<Entry>>> {
     let mut found: Vec<(Entry, Stat)> = Vec::new();
     let mut open: Vec<Option<RelPath>> = vec![None];
     while let Some(above) = open.pop() {
@@ -34,6 +35,9 @@ pub(crate) fn entries_of(top: &Dir) -> fs::Result<Option<Vec<Entry>>> {
             let path = above.as_ref().map_or_else(|| Ok(child.name.clone()), |above| above.join(&child.name));
             // Gone meanwhile, or deeper than any path: no tree that is left alone.
             let (Ok(path), Some(stat)) = (path, dir.stat(&child.name)?) else { return Ok(None) };
+            if owned.is_some_and(|names| !names.has(&path, stat.kind)) {
+                continue;
+            }
             let Some(entry) = entry(&dir, &child.name, path, &stat)? else { return Ok(None) };
             if found.len() == MOST {
                 return Ok(None);
@@ -178,7 +182,7 @@ mod tests {
         let recipe = Unpack::default();
         let unpacked = unpack(&archive()[..], &recipe, "x", &tree, &Progress::default()).unwrap();
         restore_modes(&tree, &unpacked.entries).unwrap();
-        let found = || entries_of(&tree).unwrap().unwrap();
+        let found = || entries_of(&tree, None).unwrap().unwrap();
         assert_eq!(found(), unpacked.entries);
         assert_eq!(tree_digest(&found()), tree_digest(&unpacked.entries));
         let mode = |path: &str| tree.stat(&path.parse().unwrap()).unwrap().unwrap().mode;
@@ -197,6 +201,6 @@ mod tests {
         assert_eq!(differs(false), Some("d/closed/x".parse().unwrap()));
         assert_ne!(found(), unpacked.entries);
         std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
-        assert_eq!(entries_of(&tree).unwrap(), None);
+        assert_eq!(entries_of(&tree, None).unwrap(), None);
     }
 }

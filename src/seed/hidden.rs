@@ -2,7 +2,7 @@
 //! the store's own mount. Whoever gets the tree can do nothing to it before it is whole.
 
 use super::SeedError;
-use super::place::Scratch;
+use super::staged::Scratch;
 use crate::fs::{Dir, RelPath};
 use crate::store::Store;
 

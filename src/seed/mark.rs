@@ -99,7 +99,7 @@ impl Identity {
     }
 
     /// For a mark on the directory itself. The time it was made comes first: some overlays number anew what they show.
-    fn is_that_of(&self, found: &Identity) -> bool {
+    pub(super) fn is_that_of(&self, found: &Identity) -> bool {
         match (self.born, found.born) {
             (Some(marked), Some(born)) => marked == born,
             _ => self.ino == found.ino,

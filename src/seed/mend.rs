@@ -11,7 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::build::{Pair, TOP_MODE};
 use super::entry::{Made, Maker, own_name};
-use super::place::{Scratch, Staged, same_inode};
+use super::owned::Names;
+use super::place::same_inode;
+use super::staged::{Scratch, Staged};
 use super::tree::{Directory, Layout, walk};
 use super::{Next, Rung, SeedError, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
@@ -21,9 +23,17 @@ use crate::store::{Entry, EntryType};
 /// Without these its owner cannot work in a directory.
 const WORKABLE: u32 = 0o700;
 
-/// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too.
-pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, scratch: &Scratch, read: bool) -> Result<(), SeedError> {
-    let mender = Mender { maker, made_in: scratch, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
+/// Mends the seed `top.to`. With `read`, the content of files with bytes of their own is read, too. Where `owned` says
+/// what in it is ours, directories that are not keep their metadata.
+pub(super) fn mend(
+    maker: &Maker,
+    layout: &Layout,
+    top: &Pair,
+    scratch: &Scratch,
+    owned: Option<&Names>,
+    read: bool,
+) -> Result<(), SeedError> {
+    let mender = Mender { maker, made_in: scratch, owned, read, scratch: Mutex::default(), serial: AtomicU64::new(0) };
     let mended = mender.tree(layout, top);
     if let Some(staged) = lock(&mender.scratch).take() {
         staged.discard();
@@ -34,6 +44,8 @@ pub(super) fn mend(maker: &Maker, layout: &Layout, top: &Pair, scratch: &Scratch
 struct Mender<'m> {
     maker: &'m Maker<'m>,
     made_in: &'m Scratch,
+    /// What is ours; `None`: all.
+    owned: Option<&'m Names>,
     read: bool,
     /// Where entries are made, and where replaced ones end; made when first needed.
     scratch: Mutex<Option<Staged>>,
@@ -82,7 +94,7 @@ impl Mender<'_> {
             }
         }
         let stat = top.to.stat_self()?;
-        if stat.mode != TOP_MODE {
+        if stat.mode != TOP_MODE && self.owned.is_none() {
             top.to.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: stat.mtime })?;
             self.maker.count_written();
         }
@@ -106,7 +118,7 @@ impl Mender<'_> {
             self.maker.count_done();
         }
         if let Some(entry) = directory.entry {
-            if !self.metadata_agrees(entry, &spot.before) {
+            if self.is_ours(entry) && !self.metadata_agrees(entry, &spot.before) {
                 self.maker.count_written();
             }
             if !directory.links {
@@ -121,10 +133,15 @@ impl Mender<'_> {
         stat.mtime == entry.mtime_parts() && self.maker.rights_agree(entry, stat)
     }
 
+    /// Whether the directory is ours, and its metadata with it.
+    fn is_ours(&self, entry: &Entry) -> bool {
+        self.owned.is_none_or(|names| names.has(&entry.path, Kind::Dir))
+    }
+
     /// Gives a directory its metadata, after all that happened in it.
     fn settle(&self, entry: &Entry, dir: &Dir) -> Result<(), SeedError> {
         let found = dir.stat_self()?;
-        if !self.metadata_agrees(entry, &found) && self.maker.may_change(&found) {
+        if self.is_ours(entry) && !self.metadata_agrees(entry, &found) && self.maker.may_change(&found) {
             dir.apply_meta(&self.maker.meta(entry))?;
         }
         Ok(())
@@ -133,7 +150,11 @@ impl Mender<'_> {
     /// Sees that there is a directory; its own visit tends to the rest.
     fn stand_directory(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
         let name = own_name(entry);
-        match spot.pair.to.stat(&name)?.map(|stat| stat.kind) {
+        let found = spot.pair.to.stat(&name)?.map(|stat| stat.kind);
+        if found != Some(Kind::Dir) && !self.maker.may_remove_directories() {
+            return self.hand_over_directory(entry, spot, &name, found.is_some());
+        }
+        match found {
             Some(Kind::Dir) => Ok(()),
             None => {
                 spot.make_workable(self.maker)?;
@@ -145,6 +166,18 @@ impl Mender<'_> {
                 spot.take(self.maker, &scratch, &made, &name, Rename::Exchange)
             }
         }
+    }
+
+    /// Makes a directory in a peer's: the peer's own before the peer can get at it. What stands in its place is
+    /// unlinked, which no directory can be, rather than taken out with all that may be in it by now.
+    fn hand_over_directory(&self, entry: &Entry, spot: &Spot, name: &RelPath, taken: bool) -> Result<(), SeedError> {
+        let (scratch, made) = self.scratch()?;
+        scratch.make_dir(&made, WORKABLE)?;
+        scratch.open_dir(&made)?.apply_meta(&Meta { mode: WORKABLE, ..self.maker.meta(entry) })?;
+        if taken {
+            spot.pair.to.remove_file(name)?;
+        }
+        spot.take(self.maker, &scratch, &made, name, Rename::NoReplace)
     }
 
     fn symlink(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
@@ -255,8 +288,9 @@ impl Mender<'_> {
         found: Option<Stat>,
     ) -> Result<(), SeedError> {
         let directory = found.is_some_and(|stat| stat.kind == Kind::Dir);
-        if directory && !self.maker.may_remove_directories() {
-            return Err(SeedError::DirectoryInPlace { path: spot.pair.to.path_of(name) });
+        if directory && (self.owned.is_some() || !self.maker.may_remove_directories()) {
+            // Whoever made it where a file of ours was, it is not ours to remove.
+            return Err(SeedError::Clash { path: spot.pair.to.path_of(name) });
         }
         spot.take(self.maker, scratch, made, name, if directory { Rename::Exchange } else { Rename::Replace })?;
         self.maker.count_written();

@@ -3,8 +3,9 @@
 //! What must hold: seeding is idempotent and atomic, a target that seedcache did not make is never replaced unless
 //! told to (invariant 5), and no path from outside leaves `seed.root` (invariant 4).
 //!
-//! A seed is decided on what stands at the target ([`standing`]): it is built beside and swapped in ([`build`],
-//! [`place`]), or held against the manifest and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! A seed is decided on what stands at the target ([`look`], [`standing`]): it is built out of sight and swapped in
+//! ([`build`], [`place`]) by one of three swaps ([`exchange`], [`symlink`], [`in_place`]), or held against the manifest
+//! and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
@@ -17,15 +18,21 @@ mod fill;
 mod filled;
 mod filler;
 mod hidden;
+mod in_place;
 mod ladder;
+mod look;
 mod mark;
 mod mend;
+#[allow(dead_code, reason = "the seam of rendered files")]
+mod owned;
 mod place;
 mod receive;
 mod record;
 mod retired;
 mod seeder;
+mod staged;
 mod standing;
+mod symlink;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -38,12 +45,15 @@ pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
-pub(crate) use place::{Place, Scratch, Settled, Staged};
+#[allow(unused_imports, reason = "rendered files take it up")]
+pub(crate) use owned::Names;
+pub(crate) use place::Place;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
+pub(crate) use staged::Staged;
 pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
 pub use target::TargetError;
 

@@ -7,10 +7,12 @@
 //! place.clear_leftovers(|_| false)?;                // what a crash left
 //! let standing = place.look(&marks)?;               // what stands there; `marks`: mark::OnTargets for clients
 //! match decide(standing, &asked) {                  // pure
-//!     Step::Mend(seed)   => …                       // hold `seed.dir` against the manifest, mend it where it is
+//!     Step::Mend(seed)   => …                       // hold `seed.dir` against the manifest, mend it where it is,
+//!                                                   // then place.mend_around(&seed)?
 //!     Step::Swap(switch) => {
 //!         let staged = place.stage(&switch)?;       // `staged.dir()`: empty, 0700, on the target's file system
-//!         …                                         // fill it and mark it; on failure `staged.discard()`
+//!         …                                         // fill it and mark it (with switch.reason() in the mark's
+//!                                                   // reason); on failure `staged.discard()`
 //!         let settled = place.settle(switch, staged, &marks)?;
 //!         settled.retire(linger);                   // removes what was swapped out; the daemon keeps it a moment
 //!     }
@@ -18,20 +20,25 @@
 //! }
 //! ```
 //!
-//! What must hold: whatever fails or ends in between, a reader of the target finds the old tree or the new, and the
-//! next seed clears what is left.
+//! A swap by `exchange` ([`super::exchange`]) makes the tree beside the target; `symlink` ([`super::symlink`]) and
+//! `inPlace` ([`super::in_place`]) work inside it where it stands, and are the only ways where it is a mount point.
+//!
+//! What must hold: whatever fails or ends in between, a reader of any path in the target finds the old file or the
+//! new, and the next seed clears what is left.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::exchange;
+use super::look::{current_tree, look_in};
 use super::mark::Marks;
-use super::standing::{Empty, Seed, Standing, Switch, kind_words};
-use super::target::{Grounds, is_leftover};
-use super::{SeedError, TargetError};
+use super::owned::{Head, Names, is_temporary, is_tree};
+use super::staged::{Scratch, Settled, Staged, clear};
+use super::standing::{Empty, Onto, Seed, Standing, Switch, kind_words};
+use super::target::Grounds;
+use super::{SeedError, TargetError, exchange, in_place, symlink};
 use crate::fs::{self, Dir, DirLock, Kind, Meta, PathError, RelPath, Stat};
-use crate::intent::Digest;
+use crate::intent::{Digest, Swap};
 
 /// Names longer than this are cut in temporary names.
 const LONGEST: usize = 160;
@@ -41,37 +48,6 @@ const LONGEST: usize = 160;
 pub(crate) struct Place {
     parent: Dir,
     name: RelPath,
-}
-
-/// Where temporary directories of one target are made, and what their names start with.
-#[derive(Debug, Clone)]
-pub(crate) struct Scratch {
-    dir: Dir,
-    stem: RelPath,
-}
-
-/// A directory under a temporary name, which becomes the tree of a target or was it.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    pub(super) held_in: Dir,
-    pub(super) name: RelPath,
-    dir: Dir,
-}
-
-/// A tree that stands at its target now.
-#[derive(Debug)]
-pub(crate) struct Settled {
-    /// The top of the tree.
-    pub(super) dir: Dir,
-    /// What was swapped out for it.
-    pub(super) old: Vec<SwappedOut>,
-}
-
-/// What stood at a target, under a temporary name now.
-#[derive(Debug)]
-pub(super) struct SwappedOut {
-    pub(super) held_in: Dir,
-    pub(super) name: RelPath,
 }
 
 impl Place {
@@ -116,11 +92,6 @@ impl Place {
         &self.parent
     }
 
-    /// The target's name in it.
-    pub(crate) fn name(&self) -> &RelPath {
-        &self.name
-    }
-
     /// Where the target is, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.parent.path_of(&self.name)
@@ -147,6 +118,19 @@ impl Place {
         }
     }
 
+    /// Keeps off the target those who see it mounted elsewhere, where seeds work inside it.
+    pub(super) fn lock_inside(&self, swap: Option<Swap>, limit: Duration) -> Result<Option<DirLock>, SeedError> {
+        let Some(target) = self.directory()? else { return Ok(None) };
+        let inside = matches!(swap, Some(Swap::Symlink | Swap::InPlace)) || target.is_mount_root()?;
+        if !inside && Head::of(&target)?.is_none() {
+            return Ok(None);
+        }
+        match target.lock(limit)? {
+            Some(lock) => Ok(Some(lock)),
+            None => Err(SeedError::Locked { target: self.path(), seconds: limit.as_secs() }),
+        }
+    }
+
     /// The target, where it is a directory.
     fn directory(&self) -> Result<Option<Dir>, SeedError> {
         match self.parent.stat(&self.name)? {
@@ -161,13 +145,7 @@ impl Place {
         if stat.kind != Kind::Dir {
             return Ok(Standing::Foreign(stat, Empty::No));
         }
-        let dir = self.parent.open_dir(&self.name)?;
-        let stat = dir.stat_self()?;
-        match marks.of(&dir)? {
-            Some(mark) => Ok(Standing::Ours(Box::new(Seed { dir, stat, mark }))),
-            None if dir.entries()?.is_empty() => Ok(Standing::Foreign(stat, Empty::Yes)),
-            None => Ok(Standing::Foreign(stat, Empty::No)),
-        }
+        look_in(self.parent.open_dir(&self.name)?, marks)
     }
 
     /// Where temporary directories beside the target are made.
@@ -184,91 +162,117 @@ impl Place {
     }
 
     /// Where what replaces single entries of a seed is made.
-    pub(super) fn scratch(&self, _seed: &Seed) -> Scratch {
-        self.beside()
+    pub(crate) fn scratch(&self, seed: &Seed) -> Scratch {
+        match seed.form.swap {
+            Swap::Exchange => self.beside(),
+            Swap::Symlink | Swap::InPlace => Scratch::within(&seed.target),
+        }
+    }
+
+    /// Mends what a swap keeps around the tree: the links through `..data`. How many were not right.
+    pub(crate) fn mend_around(&self, seed: &Seed) -> Result<u64, SeedError> {
+        match seed.form.swap {
+            Swap::Symlink => symlink::mend(&seed.target, &seed.dir),
+            Swap::Exchange | Swap::InPlace => Ok(0),
+        }
     }
 
     /// Removes what earlier tries left, but for what `keep` wants.
     pub(crate) fn clear_leftovers(&self, keep: impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
-        self.beside().clear(&keep)
+        self.beside().clear(&keep)?;
+        let Some(target) = self.directory()? else { return Ok(()) };
+        let within = Scratch::within(&target);
+        let head = Head::of(&target)?;
+        let used = [current_tree(&target)?, head.as_ref().and_then(|head| head.previous.clone())];
+        let unused = |name: &[u8]| is_tree(name) && !used.iter().flatten().any(|tree| tree.as_bytes() == name);
+        let left = |name: &[u8]| within.made(name) || is_temporary(name) || (head.is_some() && unused(name));
+        clear(&target, &keep, left)
     }
 
     /// An empty directory (mode 0700) where the switch wants the tree made, on the target's file system.
-    pub(crate) fn stage(&self, _switch: &Switch) -> Result<Staged, SeedError> {
-        self.beside().stage()
+    pub(crate) fn stage(&self, switch: &Switch) -> Result<Staged, SeedError> {
+        let target = self.directory()?;
+        match (switch.onto, target) {
+            (Onto::Within(_), Some(target)) => return Scratch::within(&target).stage(),
+            (Onto::Whole(_, Some(Swap::Symlink | Swap::InPlace)), Some(target)) if !switch.force => {
+                // An exchange would take along what others have put there.
+                let names = Names::of(&target)?.unwrap_or_default();
+                if let Some(path) = names.stranger_in(&target, None)? {
+                    return Err(SeedError::Clash { path: target.path_of(&path) });
+                }
+            }
+            _ => {}
+        }
+        let mut staged = self.beside().stage()?;
+        if switch.swap == Swap::Symlink {
+            let name = symlink::tree_name(&switch.version);
+            staged.top.make_dir(&name, 0o700)?;
+            staged.dir = staged.top.open_dir(&name)?;
+        }
+        Ok(staged)
     }
 
-    /// Has the finished tree take its place. Where that fails the tree is removed, and what stood there stands there.
-    pub(crate) fn settle(&self, switch: Switch, staged: Staged, _marks: &dyn Marks) -> Result<Settled, SeedError> {
-        let settled = match &switch.seen {
-            Some(seen) => exchange::exchange(&self.parent, &staged, &self.name, seen),
-            None => exchange::create(&self.parent, &staged, &self.name),
+    /// Has the finished tree take its place. Where that fails the tree is removed, and the old one or the new one stands
+    /// there, or for a swap inside the target some names of each, which the next seed ends.
+    pub(crate) fn settle(&self, switch: Switch, staged: Staged, marks: &dyn Marks) -> Result<Settled, SeedError> {
+        let discard = staged.handle();
+        let settled = match switch.onto {
+            Onto::Within(was) => self.settle_within(&switch, staged, was, marks),
+            Onto::Nothing => self.settle_whole(&switch, staged, None),
+            Onto::Whole(seen, _) => self.settle_whole(&switch, staged, Some(seen)),
         };
-        if let Err(error) = settled {
-            staged.discard();
-            return Err(error);
+        if settled.is_err() {
+            discard.discard();
         }
-        let Staged { held_in, name, dir } = staged;
-        let old = switch.seen.map(|_| SwappedOut { held_in, name }).into_iter().collect();
+        settled
+    }
+
+    fn settle_whole(&self, switch: &Switch, staged: Staged, seen: Option<Stat>) -> Result<Settled, SeedError> {
+        match switch.swap {
+            Swap::Exchange => {}
+            Swap::Symlink => symlink::arrange(&staged)?,
+            Swap::InPlace => in_place::arrange(&staged.dir)?,
+        }
+        match &seen {
+            Some(seen) => exchange::exchange(&self.parent, &staged, &self.name, seen)?,
+            None => exchange::create(&self.parent, &staged, &self.name)?,
+        }
+        let dir = staged.dir.clone();
+        let old = seen.map(|_| staged.swapped_out()).into_iter().collect();
         Ok(Settled { dir, old })
     }
-}
 
-impl Scratch {
-    /// In a directory that is nobody's target, or in a target of which nothing else can be reached.
-    pub(super) fn within(dir: &Dir) -> Self {
-        Self { dir: dir.clone(), stem: component(b"seed") }
-    }
-
-    /// A new directory of its own.
-    pub(crate) fn stage(&self) -> Result<Staged, SeedError> {
-        let name = self.dir.temporary_name(&self.stem)?;
-        self.dir.make_dir(&name, 0o700)?;
-        Ok(Staged { held_in: self.dir.clone(), dir: self.dir.open_dir(&name)?, name })
-    }
-
-    pub(super) fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
-        let prefix = Dir::temporary_prefix(&self.stem);
-        for entry in self.dir.entries()? {
-            if is_leftover(entry.name.as_bytes(), &prefix) && !keep(&entry.name) {
-                tracing::info!(path = %self.dir.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
-                self.dir.remove_tree(&entry.name)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Staged {
-    /// The directory itself.
-    pub(crate) fn dir(&self) -> &Dir {
-        &self.dir
-    }
-
-    /// Removes it, if it is still what stands under its name. A failure is only told: the next seed clears it.
-    pub(crate) fn discard(&self) {
-        if let (Ok(Some(found)), Ok(own)) = (self.held_in.stat(&self.name), self.dir.stat_self())
-            && same_inode(&found, &own)
-            && let Err(error) = self.held_in.remove_tree(&self.name)
-        {
-            tracing::warn!(%error, "temporary directory of a seed left behind");
+    fn settle_within(
+        &self,
+        switch: &Switch,
+        staged: Staged,
+        was: Option<Swap>,
+        marks: &dyn Marks,
+    ) -> Result<Settled, SeedError> {
+        let target = staged.held_in.clone();
+        let before = match was {
+            None => Names::default(),
+            // All that was put there whole goes with it, as in an exchange.
+            Some(Swap::Exchange) => Names::in_dir(&target)?,
+            Some(Swap::Symlink | Swap::InPlace) => Names::of(&target)?.unwrap_or_default(),
+        };
+        let inside = Inside { target: &target, before: &before, was, force: switch.force };
+        match switch.swap {
+            Swap::Symlink => symlink::settle(&inside, staged, &switch.version),
+            Swap::Exchange | Swap::InPlace => in_place::settle(&inside, staged, marks),
         }
     }
 }
 
-impl Settled {
-    /// Removes what was swapped out, after a moment for those who are on the way through it. Blocks.
-    pub(crate) fn retire(self, linger: Duration) {
-        if self.old.is_empty() {
-            return;
-        }
-        std::thread::sleep(linger);
-        for SwappedOut { held_in, name } in self.old {
-            if let Err(error) = held_in.remove_tree(&name) {
-                tracing::warn!(%error, "tree swapped out of its target left behind; the next seed of the target clears it");
-            }
-        }
-    }
+/// A standing directory that a tree is put into.
+pub(super) struct Inside<'a> {
+    pub(super) target: &'a Dir,
+    /// The names in it that are ours.
+    pub(super) before: &'a Names,
+    /// The swap that they were put there by, if any are.
+    pub(super) was: Option<Swap>,
+    /// What is in the way is replaced, whosever it is.
+    pub(super) force: bool,
 }
 
 pub(super) fn same_inode(a: &Stat, b: &Stat) -> bool {

@@ -11,8 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::filled::{FilledRow, FilledRows};
-use super::lock;
+use super::look::look_in;
 use super::mark::{Identity, Mark, Marks, boot_id};
+use super::standing::Standing;
+use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
@@ -213,10 +215,12 @@ impl Records {
     fn stands(&self, root: &Dir, row: &Row) -> bool {
         use rustix::io::Errno;
         let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
-        match root.open_dir(&row.target).and_then(|dir| self.mark_of(&dir, &row.target)) {
-            Ok(mark) => mark.is_some(),
+        let dir = root.open_dir(&row.target).map_err(SeedError::from);
+        match dir.and_then(|dir| look_in(dir, &self.at(&row.target))) {
+            Ok(standing) => matches!(standing, Standing::Ours(_) | Standing::Torn(_)),
             // What cannot be looked at is not forgotten for that.
-            Err(error) => !gone.contains(&error.errno()),
+            Err(SeedError::Fs(error)) => !gone.contains(&error.errno()),
+            Err(_) => true,
         }
     }
 

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::build::{Pair, build};
 use super::busy::Busy;
 use super::entry::Maker;
-use super::mark::Mark;
+use super::mark::{Mark, Marks as _};
 use super::mend::mend;
-use super::place::{Place, Settled, SwappedOut, same_inode};
+use super::place::{Place, same_inode};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
+use super::staged::{Settled, SwappedOut};
 use super::standing::{Asked, Seed, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
@@ -26,6 +27,9 @@ use crate::store::{ManifestHead, Store, Version};
 /// How long one who asks waits for another who works on the same target.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long the daemon waits for a client that works inside the same target, through a mount of its own.
+const PATIENCE_INSIDE: Duration = Duration::from_secs(60);
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -33,8 +37,8 @@ pub struct Request {
     pub target: RelPath,
     /// How files get there.
     pub link: Link,
-    /// How a new version takes the old one's place.
-    pub swap: Swap,
+    /// How a new version takes the old one's place; `None`: as it did before, else as is best there.
+    pub swap: Option<Swap>,
     /// Replace a target that seedcache did not make.
     pub force: bool,
 }
@@ -155,9 +159,6 @@ impl Seeder {
         let started = Instant::now();
         let target = &request.target;
         self.grounds.check(target)?;
-        if request.swap != Swap::Exchange {
-            return Err(SeedError::SwapNotSupported { swap: request.swap });
-        }
         let Some(_turn) = self.busy.enter(target, PATIENCE) else {
             return Err(SeedError::Busy { target: target.clone(), seconds: PATIENCE.as_secs() });
         };
@@ -197,12 +198,13 @@ impl Seeder {
             what: "the manifest does not know the directory that it lies in",
         })?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
+        let _lock = place.lock_inside(request.swap, PATIENCE_INSIDE)?;
         place.clear_leftovers(|name| self.retired.holds(name))?;
         let standing = place.look(&self.records.at(&request.target))?;
         let asked = Asked {
             wanted: (&**head).into(),
             link: request.link,
-            swap: Some(request.swap),
+            swap: request.swap,
             force: request.force,
             device: Some(version.tree().stat_self()?.stamp.dev),
             mount_point: place.is_mount_point()?,
@@ -217,17 +219,17 @@ impl Seeder {
 
     fn mend(&self, work: &Work, seed: Seed) -> Result<Outcome, SeedError> {
         let scratch = work.place.scratch(&seed);
-        let mut mark = seed.mark;
+        let mut mark = seed.mark.clone();
         let maker = Maker::new(work.version, Rung::resumed(work.request.link, mark.mode), work.progress);
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
-        let top = Pair { from: work.version.tree().clone(), to: seed.dir };
-        mend(&maker, &work.layout, &top, &scratch, read)?;
+        let top = Pair { from: work.version.tree().clone(), to: seed.dir.clone() };
+        mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
         if read {
             mark.boot = self.records.boot().map(Into::into);
             self.records.announce(&work.request.target, &top.to, &mark)?;
         }
-        let written = maker.written();
+        let written = maker.written() + work.place.mend_around(&seed)?;
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
         self.records.keep(&work.request.target, &top.to, mark);
         Ok(outcome)
@@ -236,7 +238,10 @@ impl Seeder {
     /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
     /// its target.
     fn retire(&self, old: SwappedOut) {
-        let SwappedOut { held_in, name } = old;
+        let SwappedOut { held_in, name, by_name } = old;
+        if by_name {
+            return self.retired.add(held_in, name);
+        }
         let (aside, hidden) = self.store.out_of_sight();
         match held_in.rename(&name, &aside, &hidden, Rename::NoReplace) {
             Ok(()) => self.retired.add(aside, hidden),
@@ -248,7 +253,7 @@ impl Seeder {
     /// Builds the tree out of sight, and has it take its place.
     fn build(&self, work: &Work, switch: Switch) -> Result<Outcome, SeedError> {
         let staged = work.place.stage(&switch)?;
-        let built = self.build_in(work, staged.dir());
+        let built = self.build_in(work, switch.reason(), staged.dir());
         let (mark, written) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -259,16 +264,20 @@ impl Seeder {
         let marks = self.records.at(&work.request.target);
         let Settled { dir, old } = work.place.settle(switch, staged, &marks)?;
         old.into_iter().for_each(|old| self.retire(old));
+        // A swap in place has marked another directory than the one that was built.
+        let mark = marks.of(&dir)?.unwrap_or(mark);
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: true };
         self.records.keep(&work.request.target, &dir, mark);
         Ok(outcome)
     }
 
-    fn build_in(&self, work: &Work, dir: &Dir) -> Result<(Mark, u64), SeedError> {
+    fn build_in(&self, work: &Work, why: Option<&str>, dir: &Dir) -> Result<(Mark, u64), SeedError> {
         let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
-        let mark = Mark::new(work.head.into(), maker.mode(), maker.reason(), dir)?;
+        let reasons: Vec<String> = [maker.reason(), why.map(Into::into)].into_iter().flatten().collect();
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        let mark = Mark::new(work.head.into(), maker.mode(), reason, dir)?;
         self.records.announce(&work.request.target, dir, &mark)?;
         Ok((mark, maker.written()))
     }

@@ -257,6 +257,51 @@ fn many_clients_of_one_target_make_one_tree() {
     });
 }
 
+/// A pod that mounts the target itself holds that directory: the tree is swapped inside it.
+#[test]
+fn a_target_that_is_a_mount_point_is_swapped_in_place() {
+    let (disk, other) = (LoopFs::ext4(64), LoopFs::ext4(64));
+    let ground = Ground::with_store_on(disk.path());
+    for (volume, mode) in [(disk.path().join("volumes/pod"), "hardlink"), (other.path().join("pod"), "copy")] {
+        let pod = Pod::with(&volume, &ground.node);
+        let seed = |version: &str| pod.seed(&format!("app@{version}"), "/data", &[]).ok().json();
+        let top = fs::metadata(&volume).unwrap().ino();
+        let first = seed("v1");
+        assert_eq!(text(&first, "mode"), mode, "{first}");
+        assert!(text(&first, "reason").contains("swapped in place: the target is a mount point"), "{first}");
+        fs::write(volume.join("own"), "the pod's").unwrap();
+        let second = seed("v1");
+        assert_eq!((&second["changed"], &second["reason"]), (&false.into(), &first["reason"]), "{second}");
+        fs::remove_file(volume.join("bin/run")).unwrap();
+        assert_eq!(seed("v1")["changed"], true);
+        ground.next_version();
+        let third = while_read(&volume, || seed("v2"));
+        assert_eq!((text(&third, "version"), text(&third, "mode")), ("v2", mode), "{third}");
+        assert_eq!(fs::metadata(&volume).unwrap().ino(), top);
+        assert_eq!(fs::read_to_string(volume.join("own")).unwrap(), "the pod's");
+        fs::remove_file(volume.join("own")).unwrap();
+        fs::remove_file(volume.join(".seedcache-owned")).unwrap();
+        assert_same(&ground.node.tree("app", "v2"), &volume, COPIED);
+    }
+}
+
+#[test]
+fn a_target_swapped_by_symlink_shows_one_version_at_a_time() {
+    let disk = LoopFs::ext4(64);
+    let ground = Ground::with_store_on(disk.path());
+    let pod = Pod::with(&disk.path().join("volumes/pod"), &ground.node);
+    let target = pod.volume().join("app");
+    let seed = |version: &str, more: &[&str]| pod.seed(&format!("app@{version}"), "/data/app", more).ok().json();
+    seed("v1", &["--swap", "symlink"]);
+    let top = fs::metadata(&target).unwrap().ino();
+    assert_eq!(seed("v1", &[])["changed"], false);
+    ground.next_version();
+    while_read(&target, || seed("v2", &[]));
+    assert_eq!(fs::metadata(&target).unwrap().ino(), top);
+    assert!(fs::symlink_metadata(target.join("VERSION")).unwrap().is_symlink());
+    assert_eq!(look(&target).as_deref(), Some("v2"));
+}
+
 #[test]
 fn what_is_not_ours_stays() {
     let disk = LoopFs::ext4(64);

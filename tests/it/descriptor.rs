@@ -247,16 +247,25 @@ fn a_pod_of_its_own_user_can_do_away_with_what_it_got() {
         let dir = File::open(volume.path()).unwrap();
         let answer = as_user(POD, || house.fill_with(&dir, "auto"));
         assert_eq!((answer.status, &answer.json()["mode"]), (200, &mode.into()), "{}", answer.text());
-        for (path, meta) in walk(volume.path()) {
-            let owner = if meta.is_file() && mode == "hardlink" { 0 } else { POD };
-            assert_eq!(meta.uid(), owner, "{}", path.display());
-        }
-        assert_same(house.expected(), volume.path(), Demand { owner: false, ..Demand::LINKED });
+        let check = || {
+            for (path, meta) in walk(volume.path()) {
+                let owner = if meta.is_file() && mode == "hardlink" { 0 } else { POD };
+                assert_eq!(meta.uid(), owner, "{}", path.display());
+            }
+            assert_same(house.expected(), volume.path(), Demand { owner: false, ..Demand::LINKED });
+        };
+        check();
         let again = as_user(POD, || house.fill_with(&dir, "auto"));
         assert_eq!(again.json()["changed"], false, "{}", again.text());
         fs::remove_file(volume.path().join("soft")).unwrap();
         let mended = as_user(POD, || house.fill_with(&dir, "auto"));
         assert_eq!(mended.json()["written"], 1, "{}", mended.text());
+        fs::remove_dir_all(volume.path().join("deep")).unwrap();
+        fs::remove_dir(volume.path().join("empty")).unwrap();
+        fs::write(volume.path().join("empty"), "in the way").unwrap();
+        let mended = as_user(POD, || house.fill_with(&dir, "auto"));
+        assert_eq!(mended.status, 200, "{}", mended.text());
+        check();
         as_user(POD, || {
             for entry in fs::read_dir(volume.path()).unwrap().map(Result::unwrap) {
                 let (path, kind) = (entry.path(), entry.file_type().unwrap());

@@ -170,6 +170,19 @@ fn what_is_not_ours_stays_and_a_link_is_not_fetched() {
 }
 
 #[test]
+fn what_was_swapped_in_place_is_known_again() {
+    let pod = Pod::new();
+    for swap in ["inPlace", "symlink"] {
+        let seed = || pod.seed("kinds", &sum(), &["--swap", swap, "--force"]).ok().json()["changed"].clone();
+        assert_eq!(seed(), true, "{swap}");
+        fs::write(pod.target().join("own"), "the pod's").unwrap();
+        assert_eq!(seed(), false, "{swap}");
+        fs::remove_file(pod.target().join("own")).unwrap();
+    }
+    assert_eq!((pod.gets(), pod.beside()), (2, vec!["kinds".to_owned()]));
+}
+
+#[test]
 fn its_options_need_each_other() {
     let pod = Pod::new();
     let url = pod.origin.url("/kinds.tgz");

@@ -176,7 +176,7 @@ fn typed(line: &str, dir: &Path) -> Output {
 
 #[test]
 fn images_without_our_program_get_their_tree() {
-    ["busybox", "curl", "bash"].map(tool);
+    ["busybox", "curl", "bash"].iter().for_each(|program| drop(tool(program)));
     let releases = Releases::with("v1");
     let seeds = "  seeds: [{target: sdc-ipxe/smartos}]\n";
     let node = Node::start_with(&releases.document_with("smartos-platform", true, seeds));

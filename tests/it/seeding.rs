@@ -11,7 +11,7 @@ use crate::fixture::loopfs::LoopFs;
 use crate::fixture::node::{Builder, Node, Over};
 use crate::fixture::origin::Origin;
 use crate::fixture::scratch;
-use crate::fixture::system::run;
+use crate::fixture::system::{run, run_as_root};
 use crate::fixture::tree::{Demand, assert_same, inodes, walk};
 
 /// An origin with one of each kind of entry, the document for it, and the tree that GNU tar makes of it.
@@ -54,7 +54,7 @@ spec:
   version: '1'
   source: {{http: {{url: '{}'}}}}
   unpack: {{stripComponents: 1}}
-  seeds: [{{target: declared/by/document}}]
+  seeds: [{{target: declared/by/document}}, {{target: declared/linked, swap: symlink}}]
 ",
             self.origin.url("/kinds.tgz")
         );
@@ -85,6 +85,12 @@ fn a_declared_seed_comes_by_itself() {
     let state = node.wait_state("kinds", "seeded", crate::fixture::PATIENCE, seeded);
     assert_eq!(state["seeds"][0]["target"], "declared/by/document", "{state}");
     assert_same(&kinds.expected(), &node.root().join("declared/by/document"), Demand::LINKED);
+    let linked = |state: &serde_json::Value| state["seeds"][1]["version"] == "1";
+    node.wait_state("kinds", "seeded behind a symlink", crate::fixture::PATIENCE, linked);
+    let target = node.root().join("declared/linked");
+    let tree = target.join(fs::read_link(target.join("..data")).unwrap());
+    assert_same(&kinds.expected(), &tree, Demand::LINKED);
+    assert_eq!(fs::read_link(target.join("deep")).unwrap(), Path::new("..data/deep"));
 }
 
 #[test]
@@ -231,4 +237,78 @@ fn a_way_that_was_demanded_and_does_not_work_fails() {
     let refused = node.seed("kinds", "pod", &["--link", "reflink"]).exits(1);
     assert!(refused.stderr.contains("reflink"), "{}", refused.stderr);
     assert!(!disk.path().join("pod").exists());
+}
+
+/// A directory seen at a second place, until dropped.
+struct Bind(std::path::PathBuf);
+
+impl Bind {
+    fn new(from: &Path, to: &Path) -> Self {
+        run_as_root("mount", ["--bind".as_ref(), from.as_os_str(), to.as_os_str()]);
+        Self(to.to_owned())
+    }
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        run_as_root("umount", ["-l".as_ref(), self.0.as_os_str()]);
+    }
+}
+
+fn same_content(kinds: &Kinds, pod: &Path, name: &str) {
+    assert_eq!(fs::read(pod.join(name)).unwrap(), fs::read(kinds.expected().join(name)).unwrap(), "{name}");
+}
+
+#[test]
+fn a_mount_point_is_seeded_in_place_with_what_others_have_there() {
+    let (kinds, volume) = (Kinds::new(), scratch());
+    let mut node = kinds.node();
+    let pod = node.root().join("pod");
+    fs::create_dir(&pod).unwrap();
+    fs::write(volume.path().join("theirs"), "keep").unwrap();
+    let bind = Bind::new(volume.path(), &pod);
+    let report = node.seed("kinds", "pod", &[]).ok().json();
+    assert_eq!(report["changed"], true, "{report}");
+    assert!(report["reason"].as_str().unwrap().contains("in place: the target is a mount point"), "{report}");
+    same_content(&kinds, volume.path(), "deep/data");
+    assert_eq!(fs::read_to_string(volume.path().join("theirs")).unwrap(), "keep");
+    let refused = node.seed("kinds", "pod", &["--swap", "exchange", "--force"]).exits(1);
+    assert!(refused.stderr.contains("inPlace"), "{}", refused.stderr);
+    // The daemon ends, and knows it again.
+    node.restart();
+    let state = node.wait_ready("kinds");
+    let seeds = state["seeds"].as_array().unwrap();
+    assert!(seeds.iter().any(|seed| seed["target"] == "pod" && seed["version"] == "1"), "{state}");
+    assert_eq!(node.seed("kinds", "pod", &[]).ok().json()["changed"], false);
+    drop(bind);
+}
+
+#[test]
+fn a_target_is_swapped_as_it_was_asked_for() {
+    let kinds = Kinds::new();
+    let node = kinds.node();
+    let pod = node.root().join("pod");
+    for (swap, hidden) in [("symlink", "..data"), ("inPlace", ".seedcache-owned"), ("exchange", "deep")] {
+        let report = node.seed("kinds", "pod", &["--swap", swap, "--link", "copy"]).ok().json();
+        assert_eq!(report["changed"], true, "{swap}: {report}");
+        same_content(&kinds, &pod, "deep/data");
+        assert!(pod.join(hidden).exists(), "{swap}");
+        let again = node.post_json(Over::Socket, "/v1/artifacts/kinds/seed", &serde_json::json!({"target": pod}));
+        assert_eq!((again.status, &again.json()["changed"]), (200, &false.into()), "{swap}: {again:?}");
+    }
+    assert_same(&kinds.expected(), &pod, Demand::EXACT);
+}
+
+#[test]
+fn what_clashes_in_place_is_named() {
+    let kinds = Kinds::new();
+    let node = kinds.node();
+    let pod = node.root().join("pod");
+    fs::create_dir_all(pod.join("deep")).unwrap();
+    fs::write(pod.join("deep/data"), "keep").unwrap();
+    let refused = node.seed("kinds", "pod", &["--swap", "inPlace"]).exits(1);
+    assert!(refused.stderr.contains("pod/deep/data") && refused.stderr.contains("--force"), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(pod.join("deep/data")).unwrap(), "keep");
+    node.seed("kinds", "pod", &["--swap", "inPlace", "--force"]).ok();
+    same_content(&kinds, &pod, "deep/data");
 }

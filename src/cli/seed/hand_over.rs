@@ -20,15 +20,15 @@ use crate::cli::wait;
 use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
-    Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Step,
-    Switch, Wanted, decide, first_difference, receive,
+    Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Staged,
+    Step, Switch, Wanted, decide, first_difference, receive,
 };
 use crate::store::{Manifest, ManifestError};
 
 /// How often a version may go before it is here.
 const TRIES: usize = 5;
 /// How long what was swapped out stays for those who are on the way through it.
-pub(super) const LINGER: Duration = Duration::from_millis(100);
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Why a version did not get from the daemon to the target; what stood there stands there still.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +128,18 @@ async fn by_path(client: &Client, wish: &Wish<'_>, unreached: SeedError) -> Resu
         }
         answer => Ok(answer?),
     }
+}
+
+/// Has a finished tree take the target's place, its mark and all.
+pub(super) async fn settle(place: Arc<Place>, switch: Switch, staged: Staged) -> Result<(), HandOverError> {
+    let settled = blocking(move || place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER)));
+    Ok(settled.await?)
+}
+
+/// Why not by a better way of linking, and why not by another way of swapping.
+pub(super) fn told_together(linked: Option<String>, swapped: Option<&str>) -> Option<String> {
+    let reasons: Vec<String> = linked.into_iter().chain(swapped.map(Into::into)).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// One version on its way to one target.
@@ -240,10 +252,14 @@ impl Hands<'_> {
                 return Err(error);
             }
         };
-        let place = self.place.clone();
-        let settled = blocking(move || place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER)));
-        settled.await.map_err(HandOverError::from)?;
-        Ok(seeded)
+        let reason = told_together(seeded.reason, switch.reason());
+        if switch.reason().is_some() {
+            let mark = Mark::on(staged.dir()).map_err(HandOverError::from)?;
+            let whole = mark.map(|mark| Mark { reason: reason.clone(), ..mark });
+            whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
+        }
+        settle(self.place.clone(), switch, staged).await?;
+        Ok(Seeded { reason, ..seeded })
     }
 
     async fn make(&self, dir: &Dir) -> Result<Seeded, Failure> {

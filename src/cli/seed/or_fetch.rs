@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wish;
 use super::activity::{Activity, Doing};
-use super::hand_over::HandOverError;
+use super::hand_over::{HandOverError, settle, told_together};
 use super::stream::blocking;
 use crate::acquire::{
     AcquireError, Acquired, ClientError, Fetcher, Location, Naming, Progress, Resolution, version_by_digest,
@@ -145,14 +145,8 @@ pub(super) async fn fetch(plan: &Plan, wish: &Wish<'_>, why: String, activity: &
         Ok::<_, HandOverError>((place.look(&OnTargets)?, mount_point, place, lock))
     });
     let (standing, mount_point, place, lock) = reached.await?;
-    let fetch = Fetch { plan, wish, why, place: Arc::new(place), activity };
-    let seeded = match standing {
-        Standing::Ours(seed) if fetch.is_of_it(&seed.mark) => match fetch.check(&seed).await? {
-            Some(seeded) => Ok(seeded),
-            None => fetch.replace(Standing::Ours(seed), mount_point).await,
-        },
-        standing => fetch.replace(standing, mount_point).await,
-    };
+    let fetch = Fetch { plan, wish, why, place: Arc::new(place), activity, mount_point };
+    let seeded = fetch.seed(standing).await;
     drop(lock);
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Seeded { elapsed_ms, ..seeded? })
@@ -164,11 +158,34 @@ struct Fetch<'a> {
     why: String,
     place: Arc<Place>,
     activity: &'a Activity,
+    mount_point: bool,
 }
 
 impl Fetch<'_> {
-    fn reason(&self) -> String {
-        format!("no daemon: {}", self.why)
+    async fn seed(&self, standing: Standing) -> Result<Seeded, Failure> {
+        let said = match &standing {
+            Standing::Ours(seed) if self.is_of_it(&seed.mark) => Some(seed.mark.tree_digest.clone()),
+            _ => None,
+        };
+        match self.step(standing, said)? {
+            Step::Swap(switch) => self.swap(switch).await,
+            Step::Refuse(what) => Err(self.refused(what)),
+            Step::Mend(seed) => match self.check(&seed).await? {
+                Some(seeded) => Ok(seeded),
+                None => {
+                    let standing = self.place.look(&OnTargets).map_err(HandOverError::from)?;
+                    match self.step(standing, None)? {
+                        Step::Swap(switch) => self.swap(switch).await,
+                        Step::Refuse(what) => Err(self.refused(what)),
+                        Step::Mend(_) => unreachable!("no tree has the digest of none"),
+                    }
+                }
+            },
+        }
+    }
+
+    fn refused(&self, what: &'static str) -> Failure {
+        HandOverError::from(SeedError::NotOurs { target: self.place.path(), what }).into()
     }
 
     /// As the store names a version of which nothing but the digest is known.
@@ -191,35 +208,34 @@ impl Fetch<'_> {
     async fn check(&self, seed: &Seed) -> Result<Option<Seeded>, Failure> {
         self.activity.turn_to(Doing::Checking);
         let dir = seed.dir.clone();
-        let found = blocking(move || entries_of(&dir)).await.map_err(HandOverError::from)?;
+        let owned = seed.owned.clone();
+        let found = blocking(move || entries_of(&dir, owned.as_ref())).await.map_err(HandOverError::from)?;
         let Some(entries) = found.filter(|entries| tree_digest(entries) == seed.mark.tree_digest) else {
             return Ok(None);
         };
         Ok(Some(self.told(&seed.mark, &entries, 0)))
     }
 
-    /// Fetches, and has the tree take the place of what stands there.
-    async fn replace(&self, standing: Standing, mount_point: bool) -> Result<Seeded, Failure> {
-        let version = self.version();
+    /// What to do about what stands at the target, which says that it holds a tree of the digest `said`.
+    fn step(&self, standing: Standing, said: Option<Digest>) -> Result<Step, Failure> {
+        let version = match &standing {
+            Standing::Ours(seed) if said.is_some() => seed.mark.version.clone(),
+            _ => self.version(),
+        };
+        // The digest of no entries at all: no tree has it, so that what is there is replaced.
+        let tree_digest = said.unwrap_or_else(|| Digest::sha256(b""));
         let asked = Asked {
-            // The digest of no entries at all: no tree has it, so that what is there is replaced.
-            wanted: Wanted { artifact: self.wish.name, version: &version, tree_digest: &Digest::sha256(b"") },
+            wanted: Wanted { artifact: self.wish.name, version: &version, tree_digest: &tree_digest },
             link: Link::Copy,
             swap: self.wish.swap,
             force: self.wish.force,
             device: None,
-            mount_point,
+            mount_point: self.mount_point,
         };
-        let switch = match decide(standing, &asked) {
-            Step::Swap(switch) => switch,
-            Step::Refuse(what) => {
-                return Err(HandOverError::from(SeedError::NotOurs { target: self.place.path(), what }).into());
-            }
-            Step::Mend(_) => unreachable!("no tree has the digest of none"),
-        };
-        self.swap(switch).await
+        Ok(decide(standing, &asked))
     }
 
+    /// Fetches, and has the tree take the place of what stands there.
     async fn swap(&self, switch: Switch) -> Result<Seeded, Failure> {
         let download = self.place.stage(&switch).map_err(HandOverError::from)?;
         let tree = match self.place.stage(&switch) {
@@ -229,7 +245,8 @@ impl Fetch<'_> {
                 return Err(HandOverError::from(error).into());
             }
         };
-        let made = self.make(Staging::into_tree(download.dir().clone(), tree.dir().clone()), tree.dir().clone()).await;
+        let staging = Staging::into_tree(download.dir().clone(), tree.dir().clone());
+        let made = self.make(staging, tree.dir().clone(), switch.reason()).await;
         blocking(move || download.discard()).await;
         let (acquired, mark) = match made {
             Ok(made) => made,
@@ -238,24 +255,21 @@ impl Fetch<'_> {
                 return Err(error);
             }
         };
-        let place = self.place.clone();
-        let settled = blocking(move || {
-            place.settle(switch, tree, &OnTargets).map(|settled| settled.retire(super::hand_over::LINGER))
-        });
-        settled.await.map_err(HandOverError::from)?;
+        settle(self.place.clone(), switch, tree).await?;
         Ok(self.told(&mark, &acquired.entries, acquired.entries.len() as u64))
     }
 
     /// Fetches into an empty directory, and marks it.
-    async fn make(&self, staging: Staging, tree: Dir) -> Result<(Acquired, Mark), Failure> {
+    async fn make(&self, staging: Staging, tree: Dir, swapped: Option<&str>) -> Result<(Acquired, Mark), Failure> {
         let acquired = self.acquire(&staging).await?;
-        let (name, reason, fetched) = (self.wish.name.clone(), self.reason(), self.fetched());
+        let reason = told_together(Some(format!("no daemon: {}", self.why)), swapped);
+        let (name, fetched) = (self.wish.name.clone(), self.fetched());
         let finished = blocking(move || {
             restore_modes(&tree, &acquired.entries)?;
             tree.apply_meta(&Meta { mode: 0o755, owner: None, mtime: tree.stat_self()?.mtime })?;
             let digest = tree_digest(&acquired.entries);
             let wanted = Wanted { artifact: &name, version: &acquired.version, tree_digest: &digest };
-            let mark = Mark { fetched: Some(fetched), ..Mark::new(wanted, LinkMode::Copy, Some(reason), &tree)? };
+            let mark = Mark { fetched: Some(fetched), ..Mark::new(wanted, LinkMode::Copy, reason, &tree)? };
             OnTargets.put(&tree, &mark)?;
             Ok::<_, HandOverError>((acquired, mark))
         });

@@ -1,0 +1,174 @@
+//! The swap file by file, for a target that stays the directory it is: what is missing comes by one rename, directories
+//! with all that is in them; a file takes the place of the one before by another; only when all is there does what the
+//! new version no longer has go. What others put there stays.
+
+use std::collections::BTreeSet;
+
+use super::SeedError;
+use super::mark::{Identity, Marks};
+use super::owned::{Head, Names, below, make_workable};
+use super::place::Inside;
+use super::staged::{Settled, Staged};
+use super::symlink;
+use super::target::is_reserved;
+use crate::fs::{Dir, Kind, Meta, RelPath, Rename, Stat};
+use crate::intent::Swap;
+
+/// Whether something that stands in the way may be replaced.
+pub(super) struct Clashes<'a> {
+    /// What is ours.
+    pub(super) before: &'a Names,
+    /// Whatever it is.
+    pub(super) force: bool,
+}
+
+impl Clashes<'_> {
+    /// Of `name` in `dir`, at `path` in the target.
+    pub(super) fn replace(&self, dir: &Dir, name: &RelPath, path: &RelPath, kind: Kind) -> Result<(), SeedError> {
+        if self.force {
+            return Ok(());
+        }
+        let stranger = if !self.before.has(path, kind) {
+            Some(path.clone())
+        } else if kind == Kind::Dir {
+            self.before.stranger_in(&dir.open_dir(name)?, Some(path))?
+        } else {
+            None
+        };
+        match stranger {
+            None => Ok(()),
+            Some(stranger) => Err(SeedError::Clash { path: at(dir, name, path, &stranger) }),
+        }
+    }
+
+    /// Looks at all that would be replaced by what is below `from`. Returns the directories of others that the tree
+    /// shares.
+    fn check(
+        &self,
+        from: &Dir,
+        to: &Dir,
+        path: Option<&RelPath>,
+        shared: &mut BTreeSet<RelPath>,
+    ) -> Result<(), SeedError> {
+        for entry in from.entries()? {
+            let own = below(path, &entry.name)?;
+            let Some(found) = to.stat(&entry.name)? else { continue };
+            if (entry.kind, found.kind) != (Kind::Dir, Kind::Dir) {
+                self.replace(to, &entry.name, &own, found.kind)?;
+                continue;
+            }
+            if !self.before.directories.contains(&own) {
+                shared.insert(own.clone());
+            }
+            self.check(&from.open_dir(&entry.name)?, &to.open_dir(&entry.name)?, Some(&own), shared)?;
+        }
+        Ok(())
+    }
+}
+
+/// For messages: `stranger` is `path` or below it, which is `name` in `dir`.
+fn at(dir: &Dir, name: &RelPath, path: &RelPath, stranger: &RelPath) -> std::path::PathBuf {
+    let rest = stranger.as_path().strip_prefix(path.as_path()).unwrap_or(stranger.as_path());
+    if rest.as_os_str().is_empty() { dir.path_of(name) } else { dir.path_of(name).join(rest) }
+}
+
+fn names_of(tree: &Dir) -> Result<Names, SeedError> {
+    for entry in tree.entries()? {
+        if is_reserved(entry.name.as_bytes()) {
+            return Err(SeedError::NameKept { path: tree.path_of(&entry.name) });
+        }
+    }
+    Ok(Names::in_dir(tree)?)
+}
+
+/// Makes a finished tree a target that nobody sees yet.
+pub(super) fn arrange(tree: &Dir) -> Result<(), SeedError> {
+    let names = names_of(tree)?;
+    Ok(Head::new(tree, Swap::InPlace, true, None)?.write(tree, &names)?)
+}
+
+/// Puts what is in the finished tree into a standing directory.
+pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Result<Settled, SeedError> {
+    let &Inside { target, before, was, force } = inside;
+    let mut names = names_of(&staged.dir)?;
+    let mut shared = BTreeSet::new();
+    Clashes { before, force }.check(&staged.dir, target, None, &mut shared)?;
+    names.directories.retain(|path| !shared.contains(path));
+    Head::new(target, Swap::InPlace, false, None)?.write(target, &before.and(&names))?;
+
+    let mut late = Vec::new();
+    put(&staged.dir, target, None, &shared, &mut late)?;
+    let mut removed = before.remove_all_but(&names, target)?;
+    let mut old = Vec::new();
+    if was.is_some() {
+        old = symlink::dismantle(target)?;
+        removed |= !old.is_empty();
+    }
+    // Children first: a finished parent may not let anyone in.
+    for (path, meta) in late.iter().rev() {
+        target.open_dir(path)?.apply_meta(meta)?;
+    }
+    if let Some(mut mark) = marks.of(&staged.dir)? {
+        mark.id = Identity::of(target)?;
+        marks.put(target, &mark)?;
+    }
+    if removed {
+        // What is no longer listed must be gone, also after a loss of power.
+        target.sync_filesystem()?;
+    }
+    Head::new(target, Swap::InPlace, true, None)?.write(target, &names)?;
+    old.push(staged.swapped_out());
+    Ok(Settled { dir: target.clone(), old })
+}
+
+/// Moves all that is in `from` into `to`. Directories of ours that both have are noted, with what their metadata shall
+/// be.
+fn put(
+    from: &Dir,
+    to: &Dir,
+    path: Option<&RelPath>,
+    shared: &BTreeSet<RelPath>,
+    late: &mut Vec<(RelPath, Meta)>,
+) -> Result<(), SeedError> {
+    let entries = from.entries()?;
+    make_workable(from)?;
+    if path.is_some_and(|path| !shared.contains(path)) {
+        make_workable(to)?;
+    }
+    for entry in entries {
+        let (name, own) = (&entry.name, below(path, &entry.name)?);
+        let found = to.stat(name)?.map(|stat| stat.kind);
+        if (entry.kind, found) == (Kind::Dir, Some(Kind::Dir)) {
+            let inner = from.open_dir(name)?;
+            if !shared.contains(&own) {
+                late.push((own.clone(), meta_of(&inner.stat_self()?)));
+            }
+            put(&inner, &to.open_dir(name)?, Some(&own), shared, late)?;
+            continue;
+        }
+        if entry.kind == Kind::Dir {
+            let inner = from.open_dir(name)?;
+            let stat = inner.stat_self()?;
+            // A directory that changes its parent is written to.
+            make_workable(&inner)?;
+            if inner.stat_self()?.mode != stat.mode {
+                late.push((own, meta_of(&stat)));
+            }
+        }
+        let how = match (entry.kind, found) {
+            (_, None) => Rename::NoReplace,
+            (Kind::Dir, _) | (_, Some(Kind::Dir)) => Rename::Exchange,
+            _ => Rename::Replace,
+        };
+        match from.rename(name, to, name, how) {
+            Err(e) if e.is_exists() => return Err(SeedError::Clash { path: to.path_of(name) }),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn meta_of(stat: &Stat) -> Meta {
+    let owners = rustix::process::geteuid().is_root();
+    Meta { mode: stat.mode, owner: owners.then_some((stat.uid, stat.gid)), mtime: stat.mtime }
+}

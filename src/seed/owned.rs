@@ -1,0 +1,302 @@
+//! What in a target is seedcache's: a list in the target itself (`.seedcache-owned`), for swaps that work inside it.
+//! Only what is listed is ever removed or replaced there. It is written durably before a swap begins, old and new names
+//! together, and after it with the new ones alone: what a crash left half done, the next seed ends.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::mark::Identity;
+use super::place::component;
+use super::target::{is_leftover, is_reserved};
+use crate::fs::{self, Dir, Kind, RelPath};
+use crate::intent::Swap;
+
+/// The list's own name.
+const LIST: &[u8] = b".seedcache-owned";
+/// Bytes of the list's first line.
+const HEAD: u64 = 4096;
+/// Bytes of a whole list: a million long paths.
+const LIMIT: u64 = 512 << 20;
+/// The symlink that a target of [`Swap::Symlink`] shows its tree through.
+pub(super) const DATA: &[u8] = b"..data";
+/// Letters and digits that end the name of a tree beside it.
+const RANDOM: usize = 12;
+
+/// The first line of a list: what a look at the target needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    /// The target: a copy of it, list and all, is not ours.
+    id: Identity,
+    pub(super) swap: Swap,
+    /// No swap is under way: the target holds what its mark says.
+    pub(super) whole: bool,
+    /// The tree that was in use before this one ([`Swap::Symlink`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) previous: Option<RelPath>,
+}
+
+/// Names below a target.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Names {
+    pub(super) directories: BTreeSet<RelPath>,
+    /// All that is no directory.
+    pub(super) files: BTreeSet<RelPath>,
+}
+
+impl Head {
+    pub(super) fn new(target: &Dir, swap: Swap, whole: bool, previous: Option<RelPath>) -> fs::Result<Self> {
+        Ok(Self { id: Identity::of(target)?, swap, whole, previous })
+    }
+
+    /// Of the list in `target`; `None` where there is none, or that of another directory.
+    pub(super) fn of(target: &Dir) -> fs::Result<Option<Self>> {
+        let file = match target.open_file(&component(LIST)) {
+            Ok(file) => file,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut bytes = Vec::new();
+        (&file)
+            .take(HEAD)
+            .read_to_end(&mut bytes)
+            .map_err(|e| fs::Error::new("read", &target.path_of(&component(LIST)), e))?;
+        Self::parse(&bytes, target)
+    }
+
+    fn parse(bytes: &[u8], target: &Dir) -> fs::Result<Option<Self>> {
+        let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+        let Ok(head) = serde_json::from_slice::<Self>(line) else { return Ok(None) };
+        Ok(head.id.is_that_of(&Identity::of(target)?).then_some(head))
+    }
+
+    /// Writes the list, durably.
+    pub(super) fn write(&self, target: &Dir, names: &Names) -> fs::Result<()> {
+        let mut bytes =
+            serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        bytes.push(b'\n');
+        for (kind, paths) in [(b'd', &names.directories), (b'f', &names.files)] {
+            for path in paths {
+                bytes.push(kind);
+                bytes.extend_from_slice(path.as_bytes());
+                bytes.push(0);
+            }
+        }
+        target.write_atomic(&component(LIST), &bytes, 0o644)
+    }
+}
+
+impl Names {
+    /// Those of the list in `target`.
+    pub(crate) fn of(target: &Dir) -> fs::Result<Option<Self>> {
+        Self::within(target, LIMIT)
+    }
+
+    /// The same of a list of at most `limit` bytes, which is an error where it has more.
+    pub(super) fn within(target: &Dir, limit: u64) -> fs::Result<Option<Self>> {
+        let bytes = match target.read(&component(LIST), limit) {
+            Ok(bytes) => bytes,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if Head::parse(&bytes, target)?.is_none() {
+            return Ok(None);
+        }
+        let rest = bytes.iter().position(|&b| b == b'\n').map_or(&[][..], |at| &bytes[at + 1..]);
+        let mut names = Self::default();
+        for line in rest.split(|&b| b == 0) {
+            match line.split_first() {
+                Some((b'd', path)) => names.directories.extend(RelPath::parse(path)),
+                Some((_, path)) => names.files.extend(RelPath::parse(path)),
+                None => {}
+            }
+        }
+        Ok(Some(names))
+    }
+
+    /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
+    /// the next swap shall replace or remove.
+    #[allow(dead_code, reason = "rendered files take it up")]
+    pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
+        let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
+        if files.iter().all(|path| names.files.contains(path)) {
+            return Ok(());
+        }
+        for path in files {
+            names.files.insert(path.clone());
+            let mut above = path.parent();
+            while let Some(path) = above {
+                if tree.stat(&path)?.is_none() {
+                    names.directories.insert(path.clone());
+                }
+                above = path.parent();
+            }
+        }
+        head.write(tree, &names)
+    }
+
+    /// All that `dir` holds, but for what seedcache keeps at the top of a target.
+    pub(super) fn in_dir(dir: &Dir) -> fs::Result<Self> {
+        let mut names = Self::default();
+        visit(dir, None, &mut |path, kind| {
+            match kind {
+                Kind::Dir => names.directories.insert(path),
+                _ => names.files.insert(path),
+            };
+            None::<()>
+        })?;
+        Ok(names)
+    }
+
+    /// Something below `dir`, which is at `at` in the target, that is not among these.
+    pub(super) fn stranger_in(&self, dir: &Dir, at: Option<&RelPath>) -> fs::Result<Option<RelPath>> {
+        visit(dir, at, &mut |path, kind| (!self.has(&path, kind)).then_some(path))
+    }
+
+    pub(super) fn has(&self, path: &RelPath, kind: Kind) -> bool {
+        if kind == Kind::Dir { self.directories.contains(path) } else { self.files.contains(path) }
+    }
+
+    /// These and `others`.
+    pub(super) fn and(&self, others: &Self) -> Self {
+        Self {
+            directories: self.directories.union(&others.directories).cloned().collect(),
+            files: self.files.union(&others.files).cloned().collect(),
+        }
+    }
+
+    /// Removes what is among these and not among `kept`. A directory stays while anything is in it. Whether there was
+    /// something to remove.
+    pub(super) fn remove_all_but(&self, kept: &Self, target: &Dir) -> fs::Result<bool> {
+        let mut removed = false;
+        for path in self.files.difference(&kept.files) {
+            let Some(parent) = holding(target, path)? else { continue };
+            let name = component(path.file_name());
+            if parent.stat(&name)?.is_some_and(|stat| stat.kind != Kind::Dir) {
+                make_workable(&parent)?;
+                parent.remove_file(&name)?;
+                removed = true;
+            }
+        }
+        for path in self.directories.iter().rev().filter(|path| !kept.directories.contains(*path)) {
+            let Some(parent) = holding(target, path)? else { continue };
+            make_workable(&parent)?;
+            removed |= parent.remove_empty_dir(&component(path.file_name()))?;
+        }
+        Ok(removed)
+    }
+}
+
+/// Calls `each` on all below `dir` until it returns something. What seedcache keeps at the top of a target is left out.
+fn visit<T>(
+    dir: &Dir,
+    at: Option<&RelPath>,
+    each: &mut impl FnMut(RelPath, Kind) -> Option<T>,
+) -> fs::Result<Option<T>> {
+    for entry in dir.entries()? {
+        if at.is_none() && is_internal(entry.name.as_bytes()) {
+            continue;
+        }
+        let path = below(at, &entry.name)?;
+        if let Some(found) = each(path.clone(), entry.kind) {
+            return Ok(Some(found));
+        }
+        if entry.kind == Kind::Dir
+            && let Some(found) = visit(&dir.open_dir(&entry.name)?, Some(&path), each)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a name at the top of a target is one that seedcache, or the file system, keeps there for itself.
+pub(super) fn is_internal(name: &[u8]) -> bool {
+    is_reserved(name) || name == b"lost+found" || name == DATA || is_tree(name)
+}
+
+/// Whether `name` is that of a list or a `..data` that was being written.
+pub(super) fn is_temporary(name: &[u8]) -> bool {
+    [LIST, DATA].iter().any(|own| is_leftover(name, &Dir::temporary_prefix(&component(own))))
+}
+
+/// Whether `name` is that of a tree beside `..data`.
+pub(super) fn is_tree(name: &[u8]) -> bool {
+    let random = |tail: &[u8]| tail.len() == RANDOM && tail.iter().all(u8::is_ascii_alphanumeric);
+    name.strip_prefix(b"..")
+        .and_then(|name| Some(&name[name.iter().rposition(|&b| b == b'-')? + 1..]))
+        .is_some_and(random)
+}
+
+/// `name` below `at`.
+pub(super) fn below(at: Option<&RelPath>, name: &RelPath) -> fs::Result<RelPath> {
+    let Some(at) = at else { return Ok(name.clone()) };
+    at.join(name)
+        .map_err(|e| fs::Error::new("name", at.as_path(), std::io::Error::new(std::io::ErrorKind::InvalidInput, e)))
+}
+
+/// The directory that holds `path`; `None` where there is no such directory any more.
+fn holding(target: &Dir, path: &RelPath) -> fs::Result<Option<Dir>> {
+    use rustix::io::Errno;
+    let Some(parent) = path.parent() else { return Ok(Some(target.clone())) };
+    let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
+    match target.open_dir(&parent) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(e) if gone.contains(&e.errno()) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Lets its owner change the names in a directory; root may anyway.
+pub(super) fn make_workable(dir: &Dir) -> fs::Result<()> {
+    const WORKABLE: u32 = 0o700;
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let stat = dir.stat_self()?;
+    if stat.mode & WORKABLE != WORKABLE {
+        dir.apply_meta(&fs::Meta { mode: stat.mode | WORKABLE, owner: None, mtime: stat.mtime })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_as_it_was_written_and_only_in_its_own_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let root = Dir::open(root.path()).unwrap();
+        let made = |name: &str| root.ensure_dir(&name.parse().unwrap(), 0o755).unwrap();
+        let dir = made("dir");
+        // One that was made at another time, as the file system counts it.
+        let others = (0..).map(|i| made(&format!("other-{i}")));
+        let other = others.into_iter().find(|other| other.born().unwrap() != dir.born().unwrap()).unwrap();
+        assert_eq!(Names::of(&dir).unwrap(), None);
+        let path = |bytes: &[u8]| RelPath::parse(bytes).unwrap();
+        let names = Names {
+            directories: [path(b"a"), path(b"a/line\nbreak")].into(),
+            files: [path(b"a/\xff"), path(b"f")].into(),
+        };
+        let head = Head::new(&dir, Swap::InPlace, false, Some(path(b"..v1-abcdefghijkl"))).unwrap();
+        head.write(&dir, &names).unwrap();
+        assert_eq!(Head::of(&dir).unwrap(), Some(head.clone()));
+        assert_eq!(Names::of(&dir).unwrap(), Some(names.clone()));
+        head.write(&other, &names).unwrap();
+        assert_eq!((Head::of(&other).unwrap(), Names::of(&other).unwrap()), (None, None));
+    }
+
+    #[test]
+    fn trees_are_told_by_their_names() {
+        for tree in ["..v1-abcdefghijkl", "..2026.1-rc-1-ABCDEFGHIJK0"] {
+            assert!(is_tree(tree.as_bytes()), "{tree}");
+        }
+        for other in ["..data", "..v1", "v1-abcdefghijkl", "..v1-abcdefghijk", "..v1-abcdefghijk+", "..2026_01_01.12"] {
+            assert!(!is_tree(other.as_bytes()), "{other}");
+        }
+    }
+}
