@@ -309,12 +309,13 @@ class Watched(unittest.TestCase):
         cls.socket = root / "socket"
         words = ["serve", "--config", root / "config", "--root", root / "kube-data", "--socket", cls.socket]
         cls.daemon = subprocess.Popen([SEEDCACHE, *words, "--listen", "127.0.0.1:0"], stderr=subprocess.DEVNULL)
+        cls.addClassCleanup(cls.end)
         deadline = time.monotonic() + 30
         while not cls.busy():
             if time.monotonic() > deadline:
                 raise AssertionError("the daemon does not begin to download")
             time.sleep(0.05)
-        status, answer = ask("/v1/artifacts/data/seed", cls.socket, "POST", json.dumps({"target": "data"}))
+        status, answer = ask("/v1/artifacts/data/seed", cls.socket, "POST", json.dumps({"target": "data", "wait": "30s"}))
         assert status == 200, answer
 
     @classmethod
@@ -325,7 +326,7 @@ class Watched(unittest.TestCase):
             return False
 
     @classmethod
-    def tearDownClass(cls):
+    def end(cls):
         cls.daemon.terminate()
         cls.daemon.wait(30)
         cls.origin.ended.set()
