@@ -340,6 +340,7 @@ class Applications(OnANode):
         (bin_ / "of-another").write_text("stays")
         (bin_ / "bridge").write_text("old")
         held = open(bin_ / "bridge")
+        self.addCleanup(held.close)
         for _ in range(2):
             (documents,) = example("install-cni")
             node.play(documents)
@@ -351,7 +352,6 @@ class Applications(OnANode):
             self.assertEqual((bin_ / "bridge").stat().st_nlink, 1)
         # Whoever runs the old one goes on with it: a file was put in its place, it was not written to.
         self.assertEqual(held.read(), "old")
-        held.close()
 
     def test_values_come_as_files(self):
         secrets = node.work / "secrets"
@@ -408,7 +408,7 @@ class Restarts(OnANode):
         self.start_warm()
         second = as_daemon(render(DAEMONSET / "overlays/examples"), "second", None, node.work / "secrets")
         for container in second[1]["spec"]["containers"]:
-            del container["ports"][0]["hostPort"]
+            del container["ports"]
         node.play(second)
         wait_for(lambda: "lock" in node.logs("second-seedcache"))
         self.assertEqual(node.inspect("second-seedcache")["State"]["Status"], "running")

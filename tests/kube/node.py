@@ -114,11 +114,18 @@ class Node:
         # Of the machine's own /run nothing is touched: podman, its sockets and ours live on this one.
         run("mount", "-t", "tmpfs", "none", "/run")
         run("ip", "link", "set", "lo", "up")
-        for name in ("kube-data", "opt-cni"):
-            (self.work / name).mkdir()
+        # The node's disk: a file system of its own, on which host paths and empty directories are mounts apart.
+        with open(self.work / "disk", "wb") as disk:
+            disk.truncate(1 << 30)
+        run("mkfs.ext4", "-q", self.work / "disk")
+        self.disk = self.work / "node"
+        self.disk.mkdir()
+        run("mount", "-o", "loop", self.work / "disk", self.disk)
+        for name in ("kube-data", "opt-cni", "empty"):
+            (self.disk / name).mkdir()
         for name, at in (("kube-data", KUBE_DATA), ("opt-cni", pathlib.Path("/opt/cni"))):
             at.mkdir(parents=True, exist_ok=True)
-            run("mount", "--bind", self.work / name, at)
+            run("mount", "--bind", self.disk / name, at)
         # podman's cleanup of ended containers fails where nobody listens for its log.
         self.log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.log.bind("/run/log")
@@ -153,9 +160,8 @@ class Node:
         if (root / "bin/busybox").exists():
             subprocess.run(["chroot", root, "/bin/busybox", "--install", "-s", "/bin"], check=True)
         changes = [word for change in changes for word in ("--change", change)]
-        packed = subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE)
-        self.podman("import", *changes, "-", name, stdin=packed.stdout)
-        packed.wait()
+        with subprocess.Popen(["tar", "-C", root, "-c", "."], stdout=subprocess.PIPE) as packed:
+            self.podman("import", *changes, "-", name, stdin=packed.stdout)
         shutil.rmtree(root)
 
     def make_images(self, seedcache):
@@ -175,7 +181,7 @@ class Node:
     def fresh(self):
         """Stops every pod and empties the node, for the next test."""
         self.stop(*list(self.played))
-        for directory in (KUBE_DATA, pathlib.Path("/run/seedcache"), pathlib.Path("/opt/cni")):
+        for directory in (KUBE_DATA, pathlib.Path("/run/seedcache"), pathlib.Path("/opt/cni"), self.disk / "empty"):
             for entry in directory.iterdir() if directory.exists() else []:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         shutil.rmtree(self.work / "origin")
@@ -187,6 +193,7 @@ class Node:
         self.fresh()
         self.podman("rm", "-fa", "-t", "0", check=False)
         self.podman("unmount", "-a", check=False)
+        subprocess.run(["umount", KUBE_DATA, "/opt/cni", self.disk], check=False)
         shutil.rmtree(self.work, ignore_errors=True)
 
     # Pods
@@ -198,7 +205,10 @@ class Node:
         self.played.append(name)
         file = self.work / f"{name}.yaml"
         file.write_text(yaml.safe_dump_all(documents))
-        return self.podman("kube", "play", file)
+        done = self.podman("kube", "play", file, check=False)
+        if done.returncode != 0:
+            said = [self.logs(f"{name}-{c['name']}", check=False) for c in pod["spec"]["initContainers"]]
+            raise AssertionError("\n".join([name, done.stderr, *said]))
 
     def play_at_once(self, pods):
         """Starts pods at the same time."""
@@ -237,8 +247,8 @@ class Node:
             "-netdev", f"user,id=net,bootfile={BOOT_SERVER}/smartos/smartos.ipxe", "-no-reboot",
         ], env=os.environ | {"LD_LIBRARY_PATH": libraries}, stdin=subprocess.DEVNULL)
 
-    def logs(self, container):
-        done = self.podman("logs", container)
+    def logs(self, container, check=True):
+        done = self.podman("logs", container, check=check)
         return done.stdout + done.stderr
 
     def init_seconds(self, container):
@@ -357,6 +367,8 @@ def pod(name, spec):
             key: value for key, value in (shared | container.get("securityContext", {})).items()
             if key not in ("seccompProfile", "fsGroup", "runAsNonRoot")  # podman's default profile is on in any case
         }
+        # podman would publish every port that is named.
+        container["ports"] = [port for port in container.get("ports", []) if "hostPort" in port]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             container.pop(probe, None)
         container["envFrom"] = [e for e in container.get("envFrom", []) if not e.get("configMapRef", {}).get("optional")]
@@ -369,7 +381,7 @@ def pod(name, spec):
     for volume in spec.get("volumes", []):
         if "emptyDir" in volume:
             # podman's are named volumes, which pods of one name would share; and any user may write to one.
-            at = pathlib.Path(os.environ["CONTAINERS_CONF"]).parent / "empty" / name / volume["name"]
+            at = pathlib.Path(os.environ["CONTAINERS_CONF"]).parent / "node/empty" / name / volume["name"]
             at.mkdir(parents=True, exist_ok=True)
             at.chmod(0o777)
             volume["hostPath"] = {"path": str(at), "type": "Directory"}
