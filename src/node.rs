@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::acquire::{ClientError, Fetcher};
 use crate::intent::{self, DocumentError, LogFormat, Settings};
-use crate::reconcile::{Parts, Reconciler};
+use crate::reconcile::{Parts, Reconciler, Vital};
 use crate::seed::{Filled, Record, SeedError, Seeder};
 use crate::serve::{BindError, Server};
 use crate::store::{Limits, ManifestHead, OpenError, Store};
@@ -67,6 +67,14 @@ pub enum NodeError {
     #[error("the node cannot listen")]
     Bind(#[source] BindError),
     /// A defect.
+    #[error(
+        "the part that is to {task} broke, and the daemon ends; this is a defect of seedcache, please report it with the log"
+    )]
+    Broken {
+        /// What it does.
+        task: &'static str,
+    },
+    /// A defect.
     #[error("a starting task ended unexpectedly; this is a defect of seedcache, please report it")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -103,7 +111,7 @@ pub struct Node {
     pub seed_root: PathBuf,
     /// Logs are lines for people.
     pub talks_text: bool,
-    tasks: TaskTracker,
+    vital: Vital,
     cancel: CancellationToken,
 }
 
@@ -120,31 +128,36 @@ impl Node {
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
         let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
         let (http, socket) = (server.address(), server.socket().map(std::path::Path::to_path_buf));
-        let tasks = TaskTracker::new();
+        let vital = Vital::new(TaskTracker::new());
         let cancel = CancellationToken::new();
         let concurrency = settings.fetch.concurrency as usize;
         let limits =
             Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
         let scrub = settings.scrub.clone();
         let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency, limits, scrub, repairs };
-        let reconciler = Reconciler::start(parts, &tasks, cancel.child_token());
+        let reconciler = Reconciler::start(parts, &vital, cancel.child_token());
         let mut registry = Registry::default();
         reconciler.register(&mut registry);
-        tasks.spawn(server.serve(reconciler.clone(), registry, cancel.child_token()));
-        tasks.spawn(follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));
+        vital.spawn("serve", server.serve(reconciler.clone(), registry, cancel.child_token()));
+        vital.spawn("follow documents", follow(given, settings.clone(), reconciler.clone(), cancel.child_token()));
         tracing::info!(version = env!("CARGO_PKG_VERSION"), store = %settings.store.root.display(),
             seed_root = %settings.seed.root.display(), http = http.map(tracing::field::display),
             socket = socket.as_ref().map(|s| tracing::field::display(s.display().to_string())), "seedcache started");
         let seed_root = settings.seed.root;
-        Ok(Self { reconciler, http, socket, seed_root, talks_text, tasks, cancel })
+        Ok(Self { reconciler, http, socket, seed_root, talks_text, vital, cancel })
+    }
+
+    /// Waits until the node can't go on: a defect ended a part that it needs. It is to be stopped and started anew.
+    pub async fn broken(&self) -> NodeError {
+        NodeError::Broken { task: self.vital.broken().await }
     }
 
     /// Ends the node: requests in flight are finished, downloads are left to be resumed.
     pub async fn stop(self) {
         tracing::info!("seedcache stops");
         self.cancel.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+        self.vital.tasks().close();
+        if tokio::time::timeout(DRAIN, self.vital.tasks().wait()).await.is_err() {
             tracing::warn!(limit_s = DRAIN.as_secs(), "work in flight did not end in time and is given up");
         }
         // The store is closed here, off the async threads: it writes its index out.

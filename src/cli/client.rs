@@ -230,8 +230,8 @@ impl Client {
     }
 
     /// Has the source asked now, without waiting for what comes of it.
-    pub(super) async fn refresh(&self, name: &ArtifactName) -> Result<(), ClientError> {
-        self.send(&post(path(name, "/refresh"), Bytes::new(), ANSWER)).await.map(drop)
+    pub(super) async fn refresh(&self, name: &ArtifactName) -> Result<ArtifactState, ClientError> {
+        self.ask(&post(path(name, "/refresh"), Bytes::new(), ANSWER)).await
     }
 
     /// Has the source asked now, and waits up to `wait` until what it names is here or the try failed.

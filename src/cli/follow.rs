@@ -79,16 +79,15 @@ async fn show(mut look: impl AsyncFnMut(Duration) -> Line) -> Infallible {
 
 enum Display {
     Bar(ProgressBar),
-    Log { last: Instant },
+    /// When the last line was written.
+    Log {
+        last: Option<Instant>,
+    },
 }
 
 impl Display {
     fn new() -> Self {
-        if output::stderr_is_terminal() {
-            Display::Bar(ProgressBar::new(STEPS))
-        } else {
-            Display::Log { last: Instant::now() }
-        }
+        if output::stderr_is_terminal() { Display::Bar(ProgressBar::new(STEPS)) } else { Display::Log { last: None } }
     }
 
     fn every(&self) -> Duration {
@@ -105,8 +104,8 @@ impl Display {
                 bar.set_message(line.brief.clone());
                 bar.set_position(line.share.map_or(0, |share| (share * STEPS as f64) as u64));
             }
-            Display::Log { last } if last.elapsed() + QUIET >= LINE_EVERY => {
-                *last = Instant::now();
+            Display::Log { last } if last.is_none_or(|last| last.elapsed() + QUIET >= LINE_EVERY) => {
+                *last = Some(Instant::now());
                 let _ = writeln!(std::io::stderr().lock(), "{}", line.full);
             }
             Display::Log { .. } => {}

@@ -94,7 +94,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Ask {
     /// Put a version of an artifact into a directory
-    Seed(seed::Args),
+    Seed(Box<seed::Args>),
     /// Show what is on the node and how it stands
     Status(status::Args),
     /// List the versions of an artifact
@@ -163,7 +163,7 @@ fn ask(client: &Client, asked: Ask, out: &mut Output) -> Result<Exit, Failure> {
 
 async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
     match asked {
-        Ask::Seed(args) => seed::run(args, client, out).await,
+        Ask::Seed(args) => seed::run(*args, client, out).await,
         Ask::Status(args) => status::run(args, client, out).await,
         Ask::Versions(args) => versions::run(args, client, out).await,
         Ask::Pin(args) => pin::pin(args, client, out).await,

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::Format;
 use super::client::Client;
 use super::exit::{Exit, Failure};
 use super::follow::follow;
@@ -25,6 +26,9 @@ pub(super) struct Args {
         value_parser = wait::limit
     )]
     wait: Option<Duration>,
+    /// Form of the answer; as JSON the artifact's state
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
 }
 
 /// The source had nothing that could be used; what was current still is.
@@ -50,8 +54,13 @@ impl RefreshFailed {
 pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
     let name = &args.artifact;
     let Some(limit) = args.wait else {
-        client.refresh(name).await?;
-        writeln!(out, "{name}: the source is being asked; `seedcache status {name}` shows what comes of it")?;
+        let state = client.refresh(name).await?;
+        match args.output {
+            Format::Table => {
+                writeln!(out, "{name}: the source is being asked; `seedcache status {name}` shows what comes of it")?;
+            }
+            Format::Json => writeln!(out, "{}", serde_json::to_string(&state)?)?,
+        }
         out.flush()?;
         return Ok(Exit::Done);
     };
@@ -61,7 +70,10 @@ pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write
         let current = after.current.as_ref().map(|version| version.as_str().into());
         return Err(RefreshFailed { artifact: after.name, error: error.as_str().into(), current }.into());
     }
-    writeln!(out, "{}", outcome(&before, &after))?;
+    match args.output {
+        Format::Table => writeln!(out, "{}", outcome(&before, &after))?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string(&after)?)?,
+    }
     out.flush()?;
     Ok(Exit::Done)
 }

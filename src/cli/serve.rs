@@ -44,16 +44,18 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
             }
             std::future::pending::<Result<(), Failure>>().await
         };
-        tokio::select! {
-            () = stop.asked() => {}
-            failed = told => failed?,
-        }
+        let broken = tokio::select! {
+            () = stop.asked() => None,
+            failed = told => failed.map(|()| None)?,
+            // Not restarted from here: what started the daemon does it, and sees that it had to.
+            error = node.broken() => Some(error),
+        };
         // Told twice, it ends at once, as after a kill: what is durable stays, the rest is resumed.
         tokio::select! {
             () = node.stop() => {}
             () = stop.asked() => tracing::warn!("told to stop again: work in flight is given up"),
         }
-        Ok(Exit::Done)
+        broken.map_or(Ok(Exit::Done), |error| Err(error.into()))
     });
     // Blocking work that outlasted its time is not waited for once more.
     runtime.shutdown_background();

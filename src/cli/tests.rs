@@ -309,7 +309,7 @@ fn versions_are_listed() {
 
 #[test]
 fn refresh_says_what_changed_and_fails_when_the_try_did() {
-    let ran = run(&["refresh", "smartos-platform"], vec![Turn::Say(202, String::new())]);
+    let ran = run(&["refresh", "smartos-platform"], vec![say(202, &artifact(None))]);
     assert_eq!((ran.code(), ran.asked[0].0.as_str()), (0, "POST /v1/artifacts/smartos-platform/refresh HTTP/1.1"));
 
     let mut new = artifact(None);

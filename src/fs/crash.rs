@@ -7,11 +7,18 @@ use rustix::io::Errno;
 
 thread_local! {
     static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    static USED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Ends this thread's changes after `changes` more.
 pub(crate) fn end_after(changes: u64) {
     LEFT.set(Some(changes));
+    USED.set(true);
+}
+
+/// Whether this thread has to do with sudden ends: of a process, not of the machine, so that there is nothing to sync.
+pub(super) fn in_use() -> bool {
+    USED.get()
 }
 
 /// Lets this thread change things again; whether the end had come.

@@ -27,6 +27,7 @@ mod remove;
 mod space;
 #[cfg(test)]
 mod tests;
+mod verity;
 
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
@@ -42,3 +43,4 @@ pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};
 pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, stat_path};
 pub use space::Space;
+pub use verity::Verity;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::validate::overlap;
 use super::{Artifact, ArtifactName, DocumentError, SeedTarget};
-use crate::fs::RelPath;
 
 /// The declared artifacts, and the documents that were refused.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +63,6 @@ impl Catalog {
         let mut rest = Artifact::clone(artifact);
         rest.spec.seeds.retain(|seed| !taken(seed));
         Arc::new(rest)
-    }
-
-    /// The artifact that declares a target, if one does.
-    pub fn declares(&self, target: &RelPath) -> Option<&Arc<Artifact>> {
-        self.artifacts.values().find(|artifact| artifact.seeds.iter().any(|seed| seed.target == *target))
     }
 
     /// Whether two catalogs declare and refuse the same.

@@ -215,9 +215,8 @@ fn a_last_good_document_gives_way_where_another_took_its_target() {
     fs::write(dir.path().join("a.yaml"), GOOD.replace("1h", "never")).unwrap();
     fs::write(dir.path().join("b.yaml"), GOOD.replace("smartos-platform", "heir")).unwrap();
     let next = Catalog::succeed(&first, load_catalog(dir.path()).unwrap());
-    let target = "sdc-ipxe/smartos".parse().unwrap();
-    assert_eq!(next.declares(&target).unwrap().name.as_str(), "heir");
-    assert!(next.declares(&"sdc-ipxe".parse().unwrap()).is_none());
+    let seeds = &next.artifacts[&"heir".parse().unwrap()].seeds;
+    assert_eq!(seeds[0].target, "sdc-ipxe/smartos".parse().unwrap());
     assert!(next.artifacts[&"smartos-platform".parse().unwrap()].seeds.is_empty());
 }
 

@@ -36,6 +36,14 @@ impl House {
     }
 }
 
+/// What is to go.
+struct Decided {
+    fates: Vec<Fate>,
+    /// Downloads that are not resumed but begun anew, where no version may go any more and room is short all the same.
+    parts: Vec<ArtifactName>,
+    no_room: Option<NoRoom>,
+}
+
 /// Whether a version stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,7 +133,7 @@ impl Reconciler {
                 true => {
                     // Not between the steps of a removal.
                     let _turn = store_turn(&shared.house.turn);
-                    shared.decide(None).map_err(StoreError::from)?.0
+                    shared.decide(None).map_err(StoreError::from)?.fates
                 }
                 false => shared.collect()?,
             };
@@ -188,7 +196,7 @@ impl Shared {
             // Over the limit, and no more can go: what was collected before stays collected.
             Err(RoomError::NoRoom(why)) => {
                 tracing::warn!(%why, "the store is over its budget, and nothing more may go");
-                Ok(self.decide(None)?.0)
+                Ok(self.decide(None)?.fates)
             }
             Err(RoomError::Task(error)) => unreachable!("nothing is spawned on this path: {error}"),
         }
@@ -221,11 +229,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The fates, and what is short for the one who asks for room once all that may go is gone.
-    pub(super) fn decide(
-        &self,
-        ask: Option<(&ArtifactName, u64)>,
-    ) -> Result<(Vec<Fate>, Option<NoRoom>), crate::fs::Error> {
+    /// Decides what goes, and what is short for the one who asks for room once all that may go is gone.
+    fn decide(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Decided, crate::fs::Error> {
         self.note_records(self.seeder.records());
         self.note_filled(self.seeder.filled());
         let inventory = self.store.inventory();
@@ -236,13 +241,44 @@ impl Shared {
         let bytes = ask.map_or(0, |(_, bytes)| bytes);
         let room = self.store.room(self.house.limits, &self.house.promises, ask.map(|(artifact, _)| artifact))?;
         let spare = self.store.quarantined_spare()?;
-        let freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
+        let mut freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
+        let mut parts = Vec::new();
+        for (name, size) in self.idle_parts(ask.map(|(name, _)| name))? {
+            if size > 0 && room.short(bytes) > freed {
+                freed = freed.saturating_add(size);
+                parts.push(name);
+            }
+        }
         let short = room.short(bytes) > freed;
-        Ok((fates, short.then(|| NoRoom { artifact: ask.map(|(name, _)| name.clone()), bytes, room, freed })))
+        let no_room = short.then(|| NoRoom { artifact: ask.map(|(name, _)| name.clone()), bytes, room, freed });
+        Ok(Decided { fates, parts, no_room })
+    }
+
+    /// Downloads of others that are left to be resumed, none of them running, with what they take.
+    fn idle_parts(&self, asking: Option<&ArtifactName>) -> Result<Vec<(ArtifactName, u64)>, crate::fs::Error> {
+        let mut idle = Vec::new();
+        for name in self.store.staged()?.into_iter().filter(|name| Some(name) != asking) {
+            if let Ok(_alone) = self.staging_gate(&name).try_lock() {
+                let size = self.store.staged_bytes(&name)?;
+                idle.push((name, size));
+            }
+        }
+        Ok(idle)
+    }
+
+    /// Removes such downloads; one that goes on by now stays.
+    fn drop_parts(&self, parts: &[ArtifactName]) -> Result<(), crate::fs::Error> {
+        for name in parts {
+            if let Ok(_alone) = self.staging_gate(name).try_lock() {
+                self.store.discard_staged(name)?;
+                tracing::info!(artifact = %name, "a download to be resumed was dropped, since room is short");
+            }
+        }
+        Ok(())
     }
 
     fn collect_for(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Vec<Fate>, RoomError> {
-        let (fates, no_room) = self.decide(ask)?;
+        let Decided { fates, parts, no_room } = self.decide(ask)?;
         // What does not fit anyway costs no version.
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
@@ -254,6 +290,7 @@ impl Shared {
         if cleared > 0 {
             tracing::info!(bytes = cleared, needed, "quarantine cleared");
         }
+        self.drop_parts(&parts)?;
         let fates = self.remove(fates)?;
         no_room.map_or(Ok(fates), |no_room| Err(no_room.into()))
     }
@@ -265,6 +302,8 @@ impl Shared {
             let Fate { artifact, version, why, bytes, .. } = &*fate;
             if self.store.remove_unclaimed(artifact, version)? {
                 tracing::info!(%artifact, %version, %why, bytes, "version removed");
+                self.counts.collected_versions.inc();
+                self.counts.collected.inc_by(*bytes);
                 removed = true;
             } else {
                 let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));

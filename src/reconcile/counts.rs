@@ -3,7 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Counters of the check of what is held, and of its repair.
+/// Counters of what is held: its check, its repair and its going.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) scrubbed: Counter,
@@ -11,6 +11,8 @@ pub(super) struct Counts {
     pub(super) damaged: Counter,
     pub(super) repaired: Counter,
     pub(super) repair_failures: Counter,
+    pub(super) collected: Counter,
+    pub(super) collected_versions: Counter,
 }
 
 impl Counts {
@@ -24,5 +26,9 @@ impl Counts {
         store.register("repaired_versions", "Damaged versions that were had again", self.repaired.clone());
         let help = "Tries to have a damaged version again that failed";
         store.register("repair_failures", help, self.repair_failures.clone());
+        let help = "Bytes of the versions that collection removed, as their files show them";
+        store.register_with_unit("collected", help, Unit::Bytes, self.collected.clone());
+        let help = "Versions that collection removed";
+        store.register("collected_versions", help, self.collected_versions.clone());
     }
 }

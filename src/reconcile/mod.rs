@@ -20,6 +20,7 @@ mod step;
 mod tests;
 mod tracked;
 mod turns;
+mod vital;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
@@ -31,4 +32,5 @@ pub use run::{Parts, Reconciler};
 pub use state::{
     ArtifactState, LeaseState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
 };
+pub use vital::Vital;
 pub use wait::{RefreshError, WaitError};

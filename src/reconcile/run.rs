@@ -21,6 +21,7 @@ use super::seeding::UnderWay;
 use super::state::{self, ArtifactState};
 use super::tracked::Tracked;
 use super::turns::Turns;
+use super::vital::Vital;
 use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
@@ -99,8 +100,8 @@ pub(super) struct World {
 }
 
 impl Reconciler {
-    /// Starts reconciling; every task is tracked by `tasks` and ends when `cancel` is.
-    pub fn start(parts: Parts, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
+    /// Starts reconciling; every task ends when `cancel` is.
+    pub fn start(parts: Parts, vital: &Vital, cancel: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             store: parts.store,
             fetcher: parts.fetcher,
@@ -114,7 +115,7 @@ impl Reconciler {
             started: Instant::now(),
             staging: Mutex::default(),
             counts: Counts::default(),
-            tasks: tasks.clone(),
+            tasks: vital.tasks().clone(),
             world: Mutex::new(World {
                 records: parts.records,
                 filled: parts.filled,
@@ -126,10 +127,10 @@ impl Reconciler {
         });
         let reconciler = Self { shared: shared.clone() };
         reconciler.set_catalog(parts.catalog);
-        tasks.spawn(reconcile(shared.clone()));
-        tasks.spawn(keep_house(shared.clone()));
-        tasks.spawn(repair::attend(shared.clone()));
-        tasks.spawn(scrub::run(shared, parts.scrub));
+        vital.spawn("reconcile", reconcile(shared.clone()));
+        vital.spawn("keep house", keep_house(shared.clone()));
+        vital.spawn("repair", repair::attend(shared.clone()));
+        vital.spawn("scrub", scrub::run(shared, parts.scrub));
         reconciler
     }
 

@@ -16,31 +16,51 @@ use crate::store::{Pace, StoreError, next_due};
 const ROUND: Duration = Duration::from_secs(60);
 /// Never sooner: a version that cannot be read must not be tried in a loop.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The lowest share of the processor. The disk's idle class has no safe call; from this the kernel takes the lowest
-/// of the ordinary one.
+/// The lowest share of the processor.
 const NICE: i32 = 19;
 
 /// Scrubs until the node stops.
 pub(super) async fn run(shared: Arc<Shared>, settings: ScrubSettings) {
     // Dropped when it is to end: that also wakes a thread that waits.
     let (stop, stopped) = sync_channel::<()>(0);
-    let (ending, ended) = tokio::sync::oneshot::channel::<()>();
+    let (ending, mut ended) = tokio::sync::oneshot::channel::<()>();
     let ours = shared.clone();
     let scrub = move || {
         let _ending = ending;
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::debug!(%error, "scrub runs at the usual priority");
-        }
+        step_back();
         Scrub { shared: ours, settings, stopped }.run();
     };
-    if let Err(error) = std::thread::Builder::new().name("scrub".into()).spawn(scrub) {
-        tracing::error!(%error, "no thread for the scrub; versions are checked only when they are verified or seeded");
-        return;
-    }
-    shared.cancel.cancelled().await;
-    drop(stop);
+    let thread = match std::thread::Builder::new().name("scrub".into()).spawn(scrub) {
+        Ok(thread) => thread,
+        Err(error) => {
+            tracing::error!(%error, "no thread for the scrub; versions are checked only when verified or seeded");
+            return;
+        }
+    };
     // Nothing is ever sent: an error says that the thread is done.
-    let _ = ended.await;
+    tokio::select! {
+        () = shared.cancel.cancelled() => {
+            drop(stop);
+            let _ = ended.await;
+        }
+        _ = &mut ended => {}
+    }
+    // At once: it was the last thing that the thread did.
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Gives way to everyone else: the lowest share of the processor, and the disk (where its scheduler knows of classes)
+/// only while nobody else wants it. Both are of the calling thread alone.
+fn step_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "scrub runs at the usual priority");
+    }
+    let this_thread = ioprio::Target::Process(ioprio::Pid::from_raw(0));
+    if let Err(error) = ioprio::set_priority(this_thread, ioprio::Priority::new(ioprio::Class::Idle)) {
+        tracing::debug!(%error, "scrub reads at the usual priority");
+    }
 }
 
 struct Scrub {

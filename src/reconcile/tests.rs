@@ -48,7 +48,7 @@ impl Running {
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
         let filled = vec![];
         let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency: 1, limits, scrub, repairs };
-        let reconciler = Reconciler::start(parts, &tasks, cancel.clone());
+        let reconciler = Reconciler::start(parts, &Vital::new(tasks.clone()), cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }
 

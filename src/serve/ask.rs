@@ -66,6 +66,11 @@ pub(super) struct RefreshQuery {
     pub(super) wait: Option<Patience>,
 }
 
+/// The body of what takes none: empty, or an object without fields.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoBody {}
+
 /// The query of `GET /v1/events`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

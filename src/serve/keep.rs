@@ -8,7 +8,7 @@ use axum::{Extension, Json, Router};
 use serde::Deserialize;
 
 use super::address::{Addressed, Named};
-use super::ask::{json, json_or_default, named_version};
+use super::ask::{NoBody, json, json_or_default, named_version};
 use super::caller::Peer;
 use super::problem::{Kind, Problem};
 use super::routes::App;
@@ -30,11 +30,6 @@ struct CollectQuery {
     #[serde(default)]
     dry_run: bool,
 }
-
-/// The body of a request that needs none: read all the same, since a client may be sending it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoBody {}
 
 /// A dry run changes nothing and tells no more than the states do: it is open, as they are.
 async fn collect(

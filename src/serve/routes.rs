@@ -12,7 +12,9 @@ use axum::{Extension, Json, Router};
 use serde::Serialize;
 
 use super::address::Named;
-use super::ask::{RefreshQuery, SeedBody, VerifyBody, WaitQuery, json, json_or_default, named_version, named_wait};
+use super::ask::{
+    NoBody, RefreshQuery, SeedBody, VerifyBody, WaitQuery, json, json_or_default, named_version, named_wait,
+};
 use super::caller::{Peer, Rights};
 use super::descriptor::Descriptor;
 use super::files::Shelf;
@@ -137,9 +139,12 @@ async fn refresh(
     Named(name): Named,
     headers: HeaderMap,
     query: Result<Query<RefreshQuery>, QueryRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
     app.gate.may_change(peer, &headers).await?;
     let Query(query) = query?;
+    // It has no fields, but what was meant for another address must not pass for it.
+    let NoBody {} = json_or_default(request).await?;
     if let Some(wait) = query.wait {
         return Ok(Json(app.reconciler.refresh_and_wait(&name, wait.0).await?).into_response());
     }

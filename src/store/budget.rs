@@ -136,6 +136,11 @@ impl Store {
         Ok(entries(&self.staging)?.into_iter().filter_map(name).collect())
     }
 
+    /// What an artifact has staged takes so many bytes.
+    pub fn staged_bytes(&self, artifact: &ArtifactName) -> fs::Result<u64> {
+        size_of(&self.staging, &fs::DirEntry { name: artifact.as_component(), kind: Kind::Dir })
+    }
+
     /// Removes what is staged of an artifact, of which nothing may be running.
     pub fn discard_staged(&self, artifact: &ArtifactName) -> fs::Result<()> {
         self.staging.remove_tree(&artifact.as_component())

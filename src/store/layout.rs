@@ -9,6 +9,7 @@ use super::drain::{Draining, Lease};
 use super::index::Index;
 use super::leases::Leases;
 use super::pins::Pins;
+use super::seal::Sealing;
 use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Lock, LockError, RelPath};
@@ -35,6 +36,7 @@ pub struct Store {
     pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
     pub(super) soundness: Arc<Soundness>,
+    pub(super) sealing: Sealing,
     /// One version goes into quarantine at a time.
     pub(super) quarantining: Mutex<()>,
     _lock: Lock,
@@ -135,6 +137,7 @@ impl Store {
             timed_leases,
             draining: Draining::default(),
             soundness,
+            sealing: Sealing::default(),
             quarantining: Mutex::default(),
             _lock: lock,
         };

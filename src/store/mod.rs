@@ -18,6 +18,7 @@ mod quarantine;
 mod same;
 mod scan;
 mod scrub;
+mod seal;
 mod sound;
 mod staging;
 mod take_over;

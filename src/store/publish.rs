@@ -109,6 +109,7 @@ impl Store {
                 bytes = shared.bytes, "content shared with versions on the node");
         }
         let manifest = seal(new, now);
+        self.seal_files(&tree, &manifest.entries);
         make_durable(&tree, &manifest.entries)?;
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;

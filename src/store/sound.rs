@@ -165,7 +165,7 @@ impl Version {
 }
 
 /// All but the number of names and the ctime is as it was.
-fn content_stayed(a: &Stat, b: &Stat) -> bool {
+pub(super) fn content_stayed(a: &Stat, b: &Stat) -> bool {
     let of = |stat: &Stat| (stat.stamp.dev, stat.stamp.ino, stat.size, stat.mtime);
     of(a) == of(b)
 }

@@ -108,6 +108,10 @@ fn status_tells_people_and_machines() {
 
     releases.publish("v2", &app("v2", 1_000));
     releases.point_to("v2");
+    let asked = node.cli(&["refresh", "app", "-o", "json"]).ok().json();
+    assert_eq!(asked["name"], "app", "{asked}");
+    let refreshed = node.cli(&["refresh", "app", "--wait", "-o", "json"]).ok().json();
+    assert!(refreshed["current"].is_string(), "{refreshed}");
     node.cli(&["refresh", "app", "--wait"]).ok();
     let versions = node.cli(&["versions", "app"]).ok().stdout;
     assert!(["v1", "v2"].iter().all(|version| versions.contains(version)), "{versions}");

@@ -70,6 +70,13 @@ fn retention_lets_go_by_number_and_age_and_says_why() {
 
     node.write_config("artifacts.yaml", &document(&releases, "{versions: 2, for: 0s}"));
     until("retention", PATIENCE, || (held(&node) == ["v1", "v5", "v6"]).then_some(()));
+    let metrics = node.get("/metrics").text();
+    let count = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{metrics}"));
+        line.trim().parse::<f64>().unwrap()
+    };
+    assert_eq!(count("seedcache_store_collected_versions_total"), 3.0);
+    assert!(count("seedcache_store_collected_bytes_total") > 3.0 * 20_000.0);
     let told = node.cli(&["gc", "--dry-run"]).ok().stdout;
     for line in ["app@v6: kept: current", "app@v5: kept: newest 2", "app@v1: kept: seeded at linked"] {
         assert!(told.contains(line), "{told}");
@@ -290,6 +297,28 @@ fn quarantine_gives_way_before_versions_do() {
     take(&node, &releases, &["v4"], 1_000_000);
     assert!(!bad.exists());
     assert_eq!(held(&node), ["v1", "v2", "v4"]);
+}
+
+#[test]
+fn a_download_left_to_be_resumed_gives_way_after_versions_do() {
+    let (releases, others) = (Releases::with("v1"), Releases::with("v1"));
+    releases.publish("v1", &app("v1", 1_000_000));
+    others.publish("v1", &app("v1", 2_000_000));
+    others.origin.once(&Releases::path("v1"), Fault::CutAfter(1_500_000));
+    others.origin.always(&Releases::path("v1"), Fault::Status(503, Some(3600)));
+    let node = Node::builder()
+        .settings("store: {maxBytes: 5000000, minFree: 0}")
+        .document("app.yaml", &document(&releases, "{versions: 10, for: 1000h}"))
+        .document("other.yaml", &others.document_with("other", true, ""))
+        .start();
+    node.wait_ready("app");
+    let failed = |state: &Value| state["lastError"].as_str().is_some_and(|error| error.contains("503"));
+    node.wait_state("other", "a failure", PATIENCE, failed);
+    let part = node.store().join("staging/other/archive.part");
+    assert!(part.exists());
+    // The only version is current, and archive and tree of the next one need 3.2 MB.
+    take(&node, &releases, &["v2"], 1_600_000);
+    assert!(!part.exists());
 }
 
 #[test]

@@ -389,7 +389,7 @@ fn whatever_peers_send_nothing_stays_open() {
     }
     // Where none is expected.
     for _ in 0..50 {
-        let answer = post(&socket, "/v1/artifacts/kinds/refresh", &json!({}), &dir);
+        let answer = post(&socket, "/v1/gc?dryRun=true", &json!({}), &dir);
         assert!(answer.status < 300, "{}", answer.text());
     }
     until("all descriptors to be closed", PATIENCE, || (house.descriptors() <= before + 2).then_some(()));

@@ -153,6 +153,8 @@ fn other_changes_over_tcp_want_the_token() {
     assert_eq!(refresh(&node, &[("Authorization", "Bearer wrong")]).status, 401);
     let accepted = refresh(&node, &[("Authorization", "Bearer t0ken")]);
     assert!((200..300).contains(&accepted.status), "{}", accepted.text());
+    let meant_for_another = node.post_json(Over::Socket, "/v1/artifacts/app/refresh", &json!({"version": "v1"}));
+    assert_eq!(meant_for_another.status, 400, "{}", meant_for_another.text());
     let by_socket = node.post_json(Over::Socket, "/v1/artifacts/app/refresh", &json!({}));
     assert!((200..300).contains(&by_socket.status), "{}", by_socket.text());
     assert!(!node.log_text().contains("t0ken"), "a secret is in the log");

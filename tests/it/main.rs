@@ -36,6 +36,7 @@ mod plain;
 mod readme;
 mod reload;
 mod rooms;
+mod same;
 mod scrub;
 mod seeding;
 mod seeds_case;

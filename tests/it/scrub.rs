@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::fixture::archive::app;
 use crate::fixture::node::Node;
 use crate::fixture::releases::Releases;
+use crate::fixture::system::run;
 use crate::fixture::{PATIENCE, sha256, until};
 
 /// A day apart, so that nothing is scrubbed by itself.
@@ -223,4 +224,22 @@ fn a_repair_that_was_cut_short_goes_on_after_a_restart() {
         state["versions"].as_array().unwrap().iter().any(|row| row["version"] == "v1")
     });
     until("the seed to be mended", PATIENCE, || (contents(&case.at("one")) == good).then_some(()));
+}
+
+#[test]
+fn the_scrub_waits_for_a_disk_that_nobody_else_wants() {
+    let case = Case::new(ONLY_WHEN_ASKED, "");
+    let tasks = format!("/proc/{}/task", case.node.pid());
+    let named = |wanted: &str| {
+        let tasks = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path());
+        let is = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == wanted);
+        tasks.filter(is).map(|task| task.file_name().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let class = |thread: &str| run("ionice", ["-p", thread]).trim().to_owned();
+    until("the scrub's thread to step back", PATIENCE, || match &named("scrub")[..] {
+        [thread] => (class(thread) == "idle").then_some(()),
+        _ => None,
+    });
+    let others = named("tokio-rt-worker");
+    assert!(!others.is_empty() && others.iter().all(|thread| class(thread) != "idle"), "only that thread");
 }

@@ -73,6 +73,17 @@ pub enum UnpackError {
         #[source]
         source: Refusal,
     },
+    /// Only root could read it back.
+    #[error(
+        "entry `{entry}` has mode {mode:04o}, which keeps its owner from reading it, so that only a daemon that runs as \
+         root can hand it on: run seedcache as root, or leave the entry out with `unpack.exclude`"
+    )]
+    OwnerCannotRead {
+        /// The entry as the archive names it.
+        entry: Box<str>,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// `unpack.require` names what the tree does not hold.
     #[error("the tree lacks what `unpack.require` demands: {}", listed(paths))]
     Missing {
@@ -143,6 +154,7 @@ impl UnpackError {
             UnpackError::Read { .. }
             | UnpackError::Glob { .. }
             | UnpackError::FileName { .. }
+            | UnpackError::OwnerCannotRead { .. }
             | UnpackError::Write { .. }
             | UnpackError::Thread { .. } => false,
         }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
+use super::error::shown;
 use super::member::{Kind, Member, Members};
 use super::policy::{self, Limits};
 use super::sparse::Sparse;
@@ -46,6 +47,16 @@ impl Ownership {
         let user = rustix::process::geteuid();
         let fixed = recipe.owner.map(|owner| (owner.uid, owner.gid));
         Ok(Self { change: user.is_root(), fixed, own: (user.as_raw(), group) })
+    }
+
+    /// Whether what has this kind and mode can be read by the one who owns it here.
+    fn can_read(&self, kind: EntryType, mode: u32) -> bool {
+        let needed = match kind {
+            EntryType::Dir => 0o500,
+            EntryType::File => 0o400,
+            EntryType::Symlink | EntryType::Hardlink => 0,
+        };
+        self.change || mode & needed == needed
     }
 
     /// The owner on disk of what the archive gives to `archived`, or says nothing about.
@@ -100,6 +111,9 @@ impl<'a> Writer<'a> {
             // The policy lets no special file through.
             Kind::File | Kind::Special(_) => EntryType::File,
         };
+        if !self.owners.can_read(kind, member.mode) {
+            return Err(UnpackError::OwnerCannotRead { entry: shown(&member.path), mode: member.mode & IN_ENTRY });
+        }
         let place = self.tree.place(path, kind).map_err(refused)?;
         let mut node = Node {
             kind,

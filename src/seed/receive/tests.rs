@@ -11,6 +11,8 @@ use super::*;
 use crate::intent::Digest;
 use crate::store::{Archive, ManifestHead, ResolvedFrom, tree_digest};
 
+/// Makes a good tree another one, and what is then said.
+type Change<'a> = (&'a dyn Fn(&mut Vec<Thing>), &'a str);
 /// An entry, and its content or nothing.
 type Thing = (Entry, Vec<u8>);
 
@@ -145,7 +147,7 @@ fn every_difference_is_named() {
         into_empty(&stream(&things), &manifest).1.unwrap_err().to_string()
     };
     let last = good.len() - 1;
-    let table: [(&dyn Fn(&mut Vec<Thing>), &str); 8] = [
+    let table: [Change<'_>; 8] = [
         (&|things| drop(things.pop()), "ended before `soft`"),
         (&|things| drop(things.remove(0)), "`closed` came where the manifest has `a`"),
         (&|things| things.push(thing("z", EntryType::File, 0o644, b"", None)), "`z` came with the tree"),
