@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::acquire::{ClientError, Fetcher};
 use crate::intent::{self, DocumentError, LogFormat, Settings};
 use crate::reconcile::{Parts, Reconciler, Vital};
-use crate::seed::{Filled, Record, SeedError, Seeder};
+use crate::seed::{Filled, Record, Renderer, SeedError, Seeder};
 use crate::serve::{BindError, Server};
 use crate::store::{Limits, ManifestHead, OpenError, Store};
 
@@ -134,7 +134,9 @@ impl Node {
         let limits =
             Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
         let scrub = settings.scrub.clone();
-        let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency, limits, scrub, repairs };
+        let renderer = renderer(&settings);
+        let parts =
+            Parts { store, fetcher, seeder, renderer, catalog, records, filled, concurrency, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &vital, cancel.child_token());
         let mut registry = Registry::default();
         reconciler.register(&mut registry);
@@ -183,11 +185,16 @@ fn tell_catalog(catalog: &intent::Catalog) {
         let error = intent::error_chain(&*refused.error);
         tracing::error!(file = %refused.file.display(), error, "document refused; the others go on");
     }
-    for artifact in catalog.artifacts.values() {
-        if artifact.seeds.iter().any(|seed| !seed.render.is_empty()) {
-            tracing::warn!(artifact = %artifact.name, "spec.seeds[].render is not built yet and left out");
-        }
-    }
+}
+
+/// Renders with the variables that the settings list. The node's name is NODE_NAME, as the DaemonSet sets it, else the
+/// host's.
+fn renderer(settings: &Settings) -> Renderer {
+    let set = |name: &str| std::env::var(name).ok();
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = set("NODE_NAME").filter(|name| !name.is_empty()).unwrap_or_else(host);
+    let env = settings.seed.env.iter().map(|name| (name.clone(), set(name))).collect();
+    Renderer::new(node, env)
 }
 
 /// Takes up changed documents while the node runs. Settings are read once: that they changed is only said.

@@ -51,6 +51,7 @@ pub(super) fn artifact(progress: Option<ProgressState>) -> ArtifactState {
         seeds: vec![SeedState {
             progress: None,
             target: "/data/smartos".to_owned(),
+            declared: true,
             version: Some(OLD.parse().unwrap()),
             mode: Some(LinkMode::Hardlink),
             reason: Some("no reflink: the file system has none".to_owned()),

@@ -4,6 +4,7 @@
 //! RESOLVE_NO_MAGICLINKS`; the calls that take no such flags (mkdir, link, unlink, rename, symlink) get the last
 //! component only, relative to the parent that was opened so.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -99,13 +100,13 @@ impl Dir {
     }
 
     /// The directory that holds `rel`, and the one component left.
-    fn parent_of<'a>(&self, op: &'static str, rel: &'a RelPath) -> Result<(Dir, &'a [u8])> {
+    fn parent_of<'a>(&'a self, op: &'static str, rel: &'a RelPath) -> Result<(Cow<'a, Dir>, &'a [u8])> {
         match rel.split_last() {
-            (None, name) => Ok((self.clone(), name)),
+            (None, name) => Ok((Cow::Borrowed(self), name)),
             (Some(parent), name) => {
                 let parent = as_path(parent);
                 let fd = self.open_beneath(parent, DIR_FLAGS, Mode::empty()).map_err(|e| self.fail(op, rel, e))?;
-                Ok((Dir { fd: Arc::new(fd), path: self.path.join(parent).into() }, name))
+                Ok((Cow::Owned(Dir { fd: Arc::new(fd), path: self.path.join(parent).into() }), name))
             }
         }
     }
@@ -148,7 +149,10 @@ impl Dir {
 
     /// Creates a file that must not exist yet, open for reading and writing.
     pub fn create_file(&self, rel: &RelPath, mode: u32) -> Result<File> {
-        self.open_with("create", rel, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)
+        // What this makes is a regular file: no need to look.
+        self.open_beneath(rel.as_path(), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))
+            .map(File::from)
+            .map_err(|e| self.fail("create", rel, e))
     }
 
     /// Opens a file for reading and writing, created empty where it is missing.
@@ -350,7 +354,7 @@ impl Dir {
     }
 
     /// The parent and last component, for the other files of this room.
-    pub(super) fn locate<'a>(&self, op: &'static str, rel: &'a RelPath) -> Result<(Dir, &'a [u8])> {
+    pub(super) fn locate<'a>(&'a self, op: &'static str, rel: &'a RelPath) -> Result<(Cow<'a, Dir>, &'a [u8])> {
         self.parent_of(op, rel)
     }
 

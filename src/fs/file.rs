@@ -56,9 +56,9 @@ impl Dir {
         let apply = || {
             if let Some(owner) = meta.owner {
                 let (uid, gid) = ids(owner);
-                sys::chownat(&parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+                sys::chownat(&*parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            sys::utimensat(&parent, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+            sys::utimensat(&*parent, name, &meta.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
         };
         apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
     }
@@ -67,7 +67,7 @@ impl Dir {
     /// place would be followed.
     pub fn set_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.locate("set mode of", rel)?;
-        sys::chmodat(&parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+        sys::chmodat(&*parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|e| self.error("set mode of", rel, e))
     }
 

@@ -49,10 +49,10 @@ pub fn reflink(from: &File, to: &File) -> io::Result<()> {
 
 /// Gives the file `from` below `from_dir` a second name. `Err` holds the system's reason, to decide on.
 pub fn hard_link(from_dir: &Dir, from: &RelPath, to_dir: &Dir, to: &RelPath) -> io::Result<()> {
-    let locate = |dir: &Dir, rel| dir.locate("link", rel).map_err(|e| io::Error::new(e.kind(), e));
-    let (from_parent, from_name) = locate(from_dir, from)?;
-    let (to_parent, to_name) = locate(to_dir, to)?;
-    Ok(sys::linkat(&from_parent, from_name, &to_parent, to_name, AtFlags::empty())?)
+    let failed = |e: super::Error| io::Error::new(e.kind(), e);
+    let (from_parent, from_name) = from_dir.locate("link", from).map_err(failed)?;
+    let (to_parent, to_name) = to_dir.locate("link", to).map_err(failed)?;
+    Ok(sys::linkat(&*from_parent, from_name, &*to_parent, to_name, AtFlags::empty())?)
 }
 
 /// Copies all of `from` into the empty file `to`, in the kernel where it can be. Returns the bytes copied; `progress`

@@ -203,29 +203,56 @@ impl std::str::FromStr for RelPath {
     }
 }
 
-/// How a path stands in JSON: a string where it is UTF-8, else `{"base64": "…"}`, so that no name is lost.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Text(String),
-    Bytes { base64: String },
-}
-
-/// Serialises file-name bytes as [`RelPath`] does, for values that are no checked path (link targets).
+/// File-name bytes in JSON: a string where they are UTF-8, else `{"base64": "…"}`, so that no name is lost. Also for
+/// values that are no checked path (link targets).
 pub(crate) mod lossless {
     use super::*;
+
+    #[derive(Serialize)]
+    struct Encoded {
+        base64: String,
+    }
 
     pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
             Ok(text) => serializer.serialize_str(text),
-            Err(_) => Written::Bytes { base64: BASE64_STANDARD.encode(bytes) }.serialize(serializer),
+            Err(_) => Encoded { base64: BASE64_STANDARD.encode(bytes) }.serialize(serializer),
         }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Text(text) => Ok(text.into_bytes()),
-            Written::Bytes { base64 } => BASE64_STANDARD.decode(base64).map_err(de::Error::custom),
+        deserialize_with(deserializer, |bytes| Ok(bytes.to_vec()))
+    }
+
+    /// Has the bytes looked at where they stand: a manifest has many.
+    pub(super) fn deserialize_with<'de, D: Deserializer<'de>, T>(
+        deserializer: D,
+        make: fn(&[u8]) -> Result<T, PathError>,
+    ) -> Result<T, D::Error> {
+        deserializer.deserialize_any(Bytes(make))
+    }
+
+    struct Bytes<T>(fn(&[u8]) -> Result<T, PathError>);
+
+    impl<'de, T> de::Visitor<'de> for Bytes<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string or {\"base64\": …}")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            (self.0)(text.as_bytes()).map_err(E::custom)
+        }
+
+        fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+            match map.next_entry::<String, String>()? {
+                Some((key, base64)) if key == "base64" => {
+                    let bytes = BASE64_STANDARD.decode(base64).map_err(de::Error::custom)?;
+                    (self.0)(&bytes).map_err(de::Error::custom)
+                }
+                _ => Err(de::Error::missing_field("base64")),
+            }
         }
     }
 }
@@ -238,7 +265,7 @@ impl Serialize for RelPath {
 
 impl<'de> Deserialize<'de> for RelPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RelPath::parse(lossless::deserialize(deserializer)?).map_err(de::Error::custom)
+        lossless::deserialize_with(deserializer, |bytes| RelPath::parse(bytes))
     }
 }
 

@@ -20,7 +20,7 @@ impl Dir {
     /// Removes a directory if nothing is in it; `false` where it is not empty, or not there as one.
     pub fn remove_empty_dir(&self, rel: &RelPath) -> Result<bool> {
         let (parent, name) = self.locate("remove", rel)?;
-        match change().and_then(|()| sys::unlinkat(&parent, name, AtFlags::REMOVEDIR)) {
+        match change().and_then(|()| sys::unlinkat(&*parent, name, AtFlags::REMOVEDIR)) {
             Ok(()) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(e) => Err(self.error("remove", rel, e)),

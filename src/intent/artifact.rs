@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::yaml::blank_is_default;
-use super::{ArtifactName, Bytes, Digest, Interval, VersionName};
+use super::{ArtifactName, Bytes, Digest, Interval, SeedTarget, VersionName};
 use crate::fs::RelPath;
 
 /// One declared artifact: a document, checked, with the digest of what it says.
@@ -321,63 +321,4 @@ impl Default for Retain {
     fn default() -> Self {
         Self { versions: 3, age: Interval(Duration::from_secs(48 * 3600)) }
     }
-}
-
-/// A declared seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct SeedTarget {
-    /// Directory, relative to `settings.seed.root`.
-    #[schemars(with = "String")]
-    pub target: RelPath,
-    /// How files get there.
-    #[serde(default, deserialize_with = "blank_is_default")]
-    pub link: Link,
-    /// How a new version takes the old one's place; absent: by exchange, or in place where the target is a mount point.
-    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Option::is_none")]
-    pub swap: Option<Swap>,
-    /// Templated files put beside the tree.
-    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
-    pub render: Vec<Render>,
-}
-
-/// How files get to a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "camelCase")]
-#[value(rename_all = "camelCase")]
-pub enum Link {
-    /// The best that works: reflink, hard link, copy.
-    #[default]
-    Auto,
-    /// Shared extents, or fail.
-    Reflink,
-    /// Shared inodes, or fail.
-    Hardlink,
-    /// Own bytes, for pods that write.
-    Copy,
-}
-
-/// How a new version takes the old one's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
-#[serde(rename_all = "camelCase")]
-#[value(rename_all = "camelCase")]
-pub enum Swap {
-    /// The whole directory in one rename.
-    #[default]
-    Exchange,
-    /// A `..data` symlink, as ConfigMaps have.
-    Symlink,
-    /// File by file within the directory.
-    InPlace,
-}
-
-/// A small templated file put beside the tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Render {
-    /// Where, relative to the target.
-    #[schemars(with = "String")]
-    pub path: RelPath,
-    /// The template.
-    pub template: String,
 }

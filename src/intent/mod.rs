@@ -12,8 +12,10 @@ mod problem;
 mod quantity;
 mod recipe;
 mod schema;
+mod seeds;
 mod settings;
 mod split;
+mod template;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -21,8 +23,8 @@ mod watch;
 mod yaml;
 
 pub use artifact::{
-    Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Link, Owner, Render, Retain,
-    SeedTarget, Source, Spec, Swap, Unpack, UnpackFormat, VersionWish,
+    Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Owner, Retain, Source, Spec,
+    Unpack, UnpackFormat, VersionWish,
 };
 pub use catalog::{Catalog, Refused};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -32,9 +34,11 @@ pub use problem::{DocumentError, Place, Problem};
 pub use quantity::{Bytes, Interval, MinFree};
 pub use recipe::recipe_digest;
 pub use schema::schema;
+pub use seeds::{FileMode, FileModeError, Link, Render, SeedTarget, SeedValue, Swap};
 pub use settings::{
     FetchSettings, Listen, LogFormat, LogSettings, ScrubSettings, SeedSettings, Settings, StoreSettings,
 };
+pub use template::{TEMPLATE_NAMES, TemplateError, template_engine, template_names};
 pub use watch::Watch;
 
 /// An error with its causes, in one line: what a document made it say cannot break the line or steer a terminal.

@@ -229,6 +229,26 @@ pub enum Problem {
     /// Two files in one place.
     #[error("it is where another rendered file is, or lies in or around it; give each a path of its own")]
     RenderTaken,
+    /// More rendered files than a seed's mark can name.
+    #[error("a seed has at most {files} rendered files, and their paths together at most {bytes} bytes")]
+    RenderTooMuch {
+        /// How many.
+        files: usize,
+        /// How long.
+        bytes: usize,
+    },
+    /// A path that no terminal should see.
+    #[error("the path has a control character in it")]
+    ControlCharacter,
+    /// A template that cannot be read, or names what there is not.
+    #[error("it cannot be rendered")]
+    Template(#[source] super::TemplateError),
+    /// A name that a template could not say.
+    #[error("{given:?} is no name for a value; use letters, digits and `_`, no digit first")]
+    ValueName {
+        /// What was given.
+        given: String,
+    },
     /// Not one component.
     #[error("{given:?} is no file name; give one plain name without `/`")]
     FileName {

@@ -43,9 +43,11 @@ spec:
       swap: exchange
       render:
         - path: smartos.ipxe
+          mode: '0600'
           template: |
             #!ipxe
             --- not a document's end
+      values: {token: {fromFile: secret/token}, address: 10.0.0.1}
 ";
 
 fn parse(text: &str) -> Vec<Result<Artifact, String>> {
@@ -66,6 +68,9 @@ fn every_field_of_the_contract_is_read() {
     assert_eq!(artifact.unpack.limits.bytes, Bytes(4 << 30));
     assert_eq!(artifact.retain, Retain::default());
     assert_eq!(artifact.seeds[0].render[0].template, "#!ipxe\n--- not a document's end\n");
+    assert_eq!(artifact.seeds[0].render[0].mode, FileMode(0o600));
+    assert_eq!(artifact.seeds[0].values["token"], SeedValue::File { from_file: "/etc/secret/token".into() });
+    assert!(!format!("{artifact:?}").contains("10.0.0.1"), "values are not shown");
     let Source::Http(http) = &artifact.source else { panic!("{:?}", artifact.source) };
     assert_eq!(http.headers["X-Token"], HeaderValue::File { from_file: "/etc/secret/token".into() });
     assert!(!format!("{artifact:?}").contains("text"), "header values are not shown");
@@ -311,6 +316,32 @@ fn sources_that_could_never_be_resolved_are_refused() {
 fn two_seeds_of_a_document_are_apart_and_so_is_what_they_render() {
     let seeds = |list: &str| refusal(&with_source("{file: {path: x}}", &format!("  seeds: [{list}]\n")));
     assert!(seeds("{target: a}, {target: a/b}").contains("spec.seeds[1].target: the target overlaps with a,"));
+    for (seed, told) in [
+        ("render: [{path: ../x, template: ''}]", "spec.seeds[0].render[0].path: "),
+        ("render: [{path: x, template: '', mode: '0999'}]", "render[0].mode: "),
+        ("render: [{path: x, template: '', mode: '4755'}]", "\"4755\" is no mode"),
+        ("render: [{path: \"x\\ny\", template: ''}]", "render[0].path: the path has a control character"),
+        (
+            "render: [{path: x, template: \"a\\n{{ b\"}]",
+            "render[0].template: it cannot be rendered: line 2 of the template: syntax",
+        ),
+        (
+            "render: [{path: x, template: \"\\n\\n{{ verison }}\"}]",
+            "line 3 of the template: there is no \"verison\"; known are artifact,",
+        ),
+        (
+            "render: [{path: x, template: '{{ values.tokn }}'}], values: {token: t}",
+            "line 1 of the template: there is no value \"tokn\"",
+        ),
+        ("values: {a-b: x}", "spec.seeds[0].values.a-b: \"a-b\" is no name for a value"),
+        ("values: {a: {fromFile: ''}}", "values.a.fromFile: the path is empty"),
+        ("values: {a: {file: x}}", "a text, or `{fromFile: PATH}`"),
+    ] {
+        let error = seeds(&format!("{{target: a, {seed}}}"));
+        assert!(error.contains(told), "{seed}: {error}");
+    }
+    let many: String = (0..33).map(|i| format!("{{path: f{i}, template: ''}},")).collect();
+    assert!(seeds(&format!("{{target: a, render: [{many}]}}")).contains("at most 32 rendered files"));
     let twice = seeds("{target: a, render: [{path: x, template: ''}, {path: x/y, template: ''}]}");
     assert!(twice.contains("spec.seeds[0].render[1].path: "), "{twice}");
 }
@@ -467,8 +498,11 @@ prop_compose! {
             owner: flag.then_some(Owner { uid: numbers[3], gid: numbers[4] }),
             ..Unpack::default()
         };
-        let render = vec![Render { path: path(&words[7]), template: lines + &text }];
-        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Some(Swap::InPlace), render };
+        let template = (lines + &text).replace(['{', '#'], "+");
+        let render = vec![Render { path: path(&words[7]), template, mode: FileMode(numbers[5] & 0o777) }];
+        let values = [("a".to_owned(), SeedValue::Text(words[6].clone())),
+            ("b".to_owned(), SeedValue::File { from_file: format!("/{}", words[5]).into() })].into();
+        let seed = SeedTarget { target: path(&words[0]), link: Link::Copy, swap: Some(Swap::InPlace), render, values };
         Spec {
             source,
             version: if flag { VersionWish::Exact(version.clone()) } else { VersionWish::Latest },

@@ -1,5 +1,7 @@
 //! What the types do not say: each rule names the field it is about.
 
+mod seeds;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use regex::Regex;
 
 use super::problem::Problem;
 use super::{
-    Algorithm, Checksums, HeaderValue, Latest, LatestFrom, SeedTarget, Source, Spec, Unpack, UnpackFormat, VersionWish,
+    Algorithm, Checksums, HeaderValue, Latest, LatestFrom, SeedValue, Source, Spec, Unpack, UnpackFormat, VersionWish,
 };
 use crate::fs::RelPath;
 
@@ -36,26 +38,7 @@ pub(super) fn spec(spec: &Spec) -> Result<(), Wrong> {
     if spec.unpack.format == UnpackFormat::None && declared.from() == LatestFrom::TopDirectory {
         return declared.wrong("latest.from", Problem::SingleFile);
     }
-    seeds(&spec.seeds)
-}
-
-fn seeds(seeds: &[SeedTarget]) -> Result<(), Wrong> {
-    for (i, seed) in seeds.iter().enumerate() {
-        let field = format!("seeds[{i}].target");
-        if seed.target.components().any(|component| component == b".seedcache") {
-            return wrong(field, Problem::TargetInStore);
-        }
-        if let Some(j) = seeds[..i].iter().position(|other| overlap(&other.target, &seed.target)) {
-            let other = seeds[j].target.to_string();
-            return wrong(field, Problem::TargetTaken { other, first: format!("spec.seeds[{j}]") });
-        }
-        for (k, render) in seed.render.iter().enumerate() {
-            if seed.render[..k].iter().any(|other| overlap(&other.path, &render.path)) {
-                return wrong(format!("seeds[{i}].render[{k}].path"), Problem::RenderTaken);
-            }
-        }
-    }
-    Ok(())
+    seeds::seeds(&spec.seeds)
 }
 
 /// Whether one of two targets is the other or lies in it.
@@ -301,6 +284,11 @@ fn unpack(unpack: &Unpack) -> Result<(), Wrong> {
 
 /// Makes relative file paths in `spec` absolute: they are relative to the document's directory.
 pub(super) fn anchor(spec: &mut Spec, dir: &Path) -> Result<(), Wrong> {
+    for value in spec.seeds.iter_mut().flat_map(|seed| seed.values.values_mut()) {
+        if let SeedValue::File { from_file } = value {
+            *from_file = dir.join(&*from_file);
+        }
+    }
     match &mut spec.source {
         Source::Http(http) => {
             for value in http.headers.values_mut() {

@@ -111,6 +111,8 @@ impl Reconciler {
             link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
             swap: ask.swap.or(declared.as_ref().and_then(|seed| seed.swap)),
             force: ask.force,
+            rendered: None,
+            only_rendered: false,
             target,
         };
         let deadline = tokio::time::Instant::now() + ask.wait;
@@ -126,7 +128,9 @@ impl Reconciler {
                     ask.wait = deadline.saturating_duration_since(tokio::time::Instant::now());
                     seeded = seed(self.version_for(&ask).await?).await;
                 }
-                Err(error @ (WaitError::TimedOut { .. } | WaitError::ShuttingDown)) => return Err(error.into()),
+                Err(error @ (WaitError::TimedOut { .. } | WaitError::NotSeeded { .. } | WaitError::ShuttingDown)) => {
+                    return Err(error.into());
+                }
                 // Nobody can have it again: the damage is what there is to tell.
                 Err(WaitError::Failed { .. } | WaitError::Unknown { .. }) => {}
             }

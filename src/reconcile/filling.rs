@@ -178,6 +178,7 @@ impl Shared {
     /// The filled directories of an artifact, and those that are being filled, as the API tells them.
     pub(super) fn filled_states(&self, world: &World, name: &ArtifactName) -> Vec<SeedState> {
         let stand = world.filled.iter().filter(|filled| filled.artifact == *name).map(|filled| SeedState {
+            declared: false,
             target: filled.target.clone(),
             version: Some(filled.version.clone()),
             mode: Some(filled.mode),
@@ -189,6 +190,7 @@ impl Shared {
         let fills = self.fills.lock();
         let under_way = fills.iter().filter(|fill| fill.artifact == *name);
         states.extend(under_way.map(|fill| SeedState {
+            declared: false,
             target: fill.target.clone(),
             version: None,
             mode: None,

@@ -6,6 +6,7 @@ mod collect;
 mod counts;
 mod fetch;
 mod filling;
+mod follow;
 mod lease;
 mod pin;
 mod plan;
@@ -13,6 +14,7 @@ mod repair;
 mod room;
 mod run;
 mod scrub;
+mod seed_state;
 mod seeding;
 mod state;
 mod step;
@@ -29,8 +31,7 @@ pub use filling::{FillAsk, FillAskError};
 pub use lease::LeaseAskError;
 pub use pin::{PinAnswer, PinError};
 pub use run::{Parts, Reconciler};
-pub use state::{
-    ArtifactState, LeaseState, PinnedBy, ProgressState, SeedProgressState, SeedState, State, VerifyResult, VersionState,
-};
+pub use seed_state::{SeedProgressState, SeedState};
+pub use state::{ArtifactState, LeaseState, PinnedBy, ProgressState, State, VerifyResult, VersionState};
 pub use vital::Vital;
 pub use wait::{RefreshError, WaitError};

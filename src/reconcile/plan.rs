@@ -48,6 +48,17 @@ pub(super) struct SeedFacts {
     pub(super) failures: u32,
     /// When to try again after a failure.
     pub(super) next_try: Option<Moment>,
+    /// What its rendered files are rendered from has changed.
+    pub(super) stale: bool,
+    /// A print of the values that they were rendered with last.
+    pub(super) values: Option<Digest>,
+}
+
+impl SeedFacts {
+    /// Whether it holds this very tree.
+    pub(super) fn has(&self, head: &ManifestHead) -> bool {
+        self.holds.as_ref().is_some_and(|(version, tree)| (version, tree) == (&head.version, &head.tree_digest))
+    }
 }
 
 /// One thing to do.
@@ -91,6 +102,8 @@ pub(super) enum Step {
         version: VersionName,
         /// Which target.
         target: RelPath,
+        /// It holds the version, and only its rendered files are to be made anew.
+        only_rendered: bool,
     },
 }
 
@@ -187,8 +200,8 @@ fn plan_seeds(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment
     let unknown = SeedFacts::default();
     for seed in &artifact.seeds {
         let facts = facts.seeds.get(&seed.target).unwrap_or(&unknown);
-        let holds = facts.holds.as_ref();
-        if facts.busy || holds.is_some_and(|(version, tree)| *version == head.version && *tree == head.tree_digest) {
+        let holds = facts.has(head);
+        if facts.busy || (holds && !facts.stale) {
             continue;
         }
         match facts.next_try {
@@ -197,6 +210,7 @@ fn plan_seeds(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment
                 artifact: artifact.name.clone(),
                 version: head.version.clone(),
                 target: seed.target.clone(),
+                only_rendered: holds,
             }),
         }
     }
@@ -314,6 +328,7 @@ mod tests {
             link: Default::default(),
             swap: Default::default(),
             render: vec![],
+            values: Default::default(),
         }];
         let spec = Spec {
             source,
@@ -383,7 +398,8 @@ mod tests {
             Step::Acquire { resolution, .. } => format!("acquire {}", resolution.version().unwrap()),
             Step::Repair { head, .. } => format!("repair {}", head.version),
             Step::Switch { version, .. } => format!("switch {version}"),
-            Step::Seed { version, target, .. } => format!("seed {target} {version}"),
+            Step::Seed { version, target, only_rendered: false, .. } => format!("seed {target} {version}"),
+            Step::Seed { version, target, .. } => format!("render {target} {version}"),
         };
         plan.steps.iter().map(name).collect()
     }
@@ -404,6 +420,11 @@ mod tests {
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
         let repairing = Facts { repairing: true, ..fetched };
         assert_eq!(planned(&follows, &repairing, &holding(&["2"], Some("2")), now), [""; 0]);
+        let mut stale = settled("2");
+        stale.seeds.values_mut().for_each(|facts| facts.stale = true);
+        assert_eq!(planned(&follows, &stale, &holding(&["2"], Some("2")), now), ["render t 2"]);
+        stale.seeds.values_mut().for_each(|facts| facts.holds = None);
+        assert_eq!(planned(&follows, &stale, &holding(&["2"], Some("2")), now), ["seed t 2"]);
         let rest = plan(&follows, None, &settled("2"), &holding(&["2"], Some("2")), now);
         assert_eq!((names(&rest).len(), rest.wake_at), (0, Some(HOUR)));
         assert_eq!(planned(&follows, &settled("2"), &holding(&["2"], Some("2")), HOUR), ["resolve latest"]);

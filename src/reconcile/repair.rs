@@ -292,7 +292,14 @@ impl Shared {
             let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
             let link = declared.map(|seed| seed.link).unwrap_or_default();
             let swap = declared.and_then(|seed| seed.swap);
-            let request = seed::Request { target: target.clone(), link, swap, force: false };
+            let request = seed::Request {
+                target: target.clone(),
+                link,
+                swap,
+                force: false,
+                rendered: None,
+                only_rendered: false,
+            };
             let (name, version) = (head.artifact.clone(), head.version.clone());
             if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {
                 tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::collect::House;
 use super::counts::Counts;
 use super::filling::Fills;
+use super::follow;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
 use super::scrub;
@@ -25,7 +26,7 @@ use super::vital::Vital;
 use crate::acquire::Fetcher;
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, ScrubSettings};
-use crate::seed::{Filled, Record, Seeder};
+use crate::seed::{Filled, Record, Renderer, Seeder};
 use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
@@ -44,6 +45,8 @@ pub struct Parts {
     pub fetcher: Fetcher,
     /// How targets are seeded.
     pub seeder: Arc<Seeder>,
+    /// How files are rendered into them.
+    pub renderer: Renderer,
     /// What operators want.
     pub catalog: Catalog,
     /// What was seeded where.
@@ -71,6 +74,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
+    pub(super) renderer: Renderer,
     pub(super) downloads: Semaphore,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
@@ -106,6 +110,7 @@ impl Reconciler {
             store: parts.store,
             fetcher: parts.fetcher,
             seeder: parts.seeder,
+            renderer: parts.renderer,
             downloads: Semaphore::new(parts.concurrency.max(1)),
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
@@ -129,6 +134,7 @@ impl Reconciler {
         reconciler.set_catalog(parts.catalog);
         vital.spawn("reconcile", reconcile(shared.clone()));
         vital.spawn("keep house", keep_house(shared.clone()));
+        vital.spawn("follow targets", follow::watch(shared.clone()));
         vital.spawn("repair", repair::attend(shared.clone()));
         vital.spawn("scrub", scrub::run(shared, parts.scrub));
         reconciler
@@ -142,6 +148,7 @@ impl Reconciler {
         if catalog.says_the_same(&world.catalog) {
             return false;
         }
+        follow::tell_left(&world.catalog, &catalog);
         world.catalog = catalog;
         let World { catalog, tracked, .. } = &mut *world;
         tracked.retain(|name, tracked| {
@@ -264,15 +271,6 @@ impl Shared {
         world.records = records;
         drop(world);
         self.changed();
-    }
-
-    /// Takes note of a target just seeded.
-    pub(super) fn note_record(&self, record: Record) {
-        let mut world = self.world();
-        match world.records.iter_mut().find(|known| known.target == record.target) {
-            Some(known) => *known = record,
-            None => world.records.push(record),
-        }
     }
 
     /// Changes what is known of an artifact, unless its document changed since the step began.

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Moment};
+use super::seed_state::{SeedProgressState, SeedState, seed_states};
 use super::tracked::Tracked;
 use crate::acquire::Phase;
-use crate::fs::{LinkMode, RelPath};
+use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Digest, Refused, VersionName, VersionWish, error_chain};
 use crate::seed::Record;
 use crate::store::{Fate, HolderName, Holding, ManifestHead, Report, TimedLease};
@@ -124,38 +125,6 @@ pub struct ProgressState {
     pub unpacked_bytes: u64,
     /// Entries unpacked so far.
     pub entries: u64,
-}
-
-/// One seeded or declared target.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SeedState {
-    /// Directory below `seed.root`.
-    pub target: String,
-    /// The version it holds; absent when it holds none yet.
-    pub version: Option<VersionName>,
-    /// How the files got there.
-    pub mode: Option<LinkMode>,
-    /// Why not by a better way, or why it failed.
-    pub reason: Option<String>,
-    /// `Pending` until seeded, `Warming` while it is, `Ready` when it holds the version it should, `Failed` when the last
-    /// try failed.
-    pub state: State,
-    /// How far its seeding is, while it is being seeded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progress: Option<SeedProgressState>,
-}
-
-/// How far a seeding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SeedProgressState {
-    /// Entries done.
-    pub entries: u64,
-    /// Entries in all; 0 until they are counted.
-    pub total_entries: u64,
-    /// Bytes done.
-    pub bytes: u64,
 }
 
 /// A consumer's hold on a version.
@@ -308,51 +277,4 @@ fn version_state(head: &ManifestHead, fate: &Fate) -> VersionState {
             false => format!("until it is collected: {}", fate.why),
         },
     }
-}
-
-fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState> {
-    let record_of =
-        |target: &RelPath| seen.records.iter().find(|record| record.target == *target && record.artifact == *name);
-    let declared = seen.artifact.map_or(&[][..], |artifact| &artifact.seeds);
-    let mut states: Vec<SeedState> = declared
-        .iter()
-        .map(|seed| {
-            let record = record_of(&seed.target);
-            let error = seen.tracked.and_then(|t| t.seeds.get(&seed.target)).and_then(|last| last.error.clone());
-            let holds = record.map(|record| &record.version);
-            let state = match &error {
-                Some(_) => State::Failed,
-                None if holds.is_some() && holds == seen.holding.current.as_ref() => State::Ready,
-                None if seen.seeding.contains_key(&seed.target) => State::Warming,
-                None => State::Pending,
-            };
-            SeedState {
-                progress: seen.seeding.get(&seed.target).copied(),
-                target: seed.target.to_string(),
-                version: holds.cloned(),
-                mode: record.map(|record| record.mode),
-                reason: error.or_else(|| record.and_then(|record| record.reason.clone())),
-                state,
-            }
-        })
-        .collect();
-    let by_hand = |record: &&Record| record.artifact == *name && !declared.iter().any(|s| s.target == record.target);
-    states.extend(seen.records.iter().filter(by_hand).map(|record| SeedState {
-        progress: seen.seeding.get(&record.target).copied(),
-        target: record.target.to_string(),
-        version: Some(record.version.clone()),
-        mode: Some(record.mode),
-        reason: record.reason.clone(),
-        state: State::Ready,
-    }));
-    let new = |target: &&RelPath| !declared.iter().any(|seed| seed.target == **target) && record_of(target).is_none();
-    states.extend(seen.seeding.iter().filter(|(target, _)| new(target)).map(|(target, progress)| SeedState {
-        target: target.to_string(),
-        version: None,
-        mode: None,
-        reason: None,
-        state: State::Warming,
-        progress: Some(*progress),
-    }));
-    states
 }

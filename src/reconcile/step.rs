@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
+use super::follow::Declared;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
 use super::run::Shared;
@@ -95,7 +96,9 @@ impl Shared {
             Step::Acquire { wish, resolution, .. } => self.acquire(artifact, &wish, &resolution, cancel).await,
             Step::Repair { head, .. } => self.repair(artifact, &head, cancel).await,
             Step::Switch { version, .. } => self.switch(artifact, version).await,
-            Step::Seed { version, target, .. } => self.seed_declared(artifact, version, target).await,
+            Step::Seed { version, target, only_rendered, .. } => {
+                self.seed_declared(artifact, version, target, only_rendered).await;
+            }
         }
     }
 
@@ -226,17 +229,23 @@ impl Shared {
         self.update(artifact, |tracked| tracked.facts.switching = false);
     }
 
-    async fn seed_declared(self: &Arc<Self>, artifact: &Arc<Artifact>, version: VersionName, target: RelPath) {
+    async fn seed_declared(
+        self: &Arc<Self>,
+        artifact: &Arc<Artifact>,
+        version: VersionName,
+        target: RelPath,
+        only_rendered: bool,
+    ) {
         let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
-        let request = seed::Request { target: target.clone(), link: declared.link, swap: declared.swap, force: false };
+        let (link, swap) = (declared.link, declared.swap);
+        let request = seed::Request { target: target.clone(), link, swap, force: false, rendered: None, only_rendered };
         let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
         if let Err(error) = seeded {
             return self.not_seeded(artifact, target, error_chain(&error));
         }
-        let tree = self.store.head(&artifact.name, &version).map(|head| head.tree_digest.clone());
         self.update(artifact, |tracked| {
-            let holds = tree.map(|tree| (version, tree));
-            tracked.facts.seeds.insert(target.clone(), SeedFacts { holds, ..SeedFacts::default() });
+            let SeedFacts { busy, failures, next_try, .. } = tracked.facts.seeds.entry(target.clone()).or_default();
+            (*busy, *failures, *next_try) = (false, 0, None);
             tracked.seeds.insert(target, LastSeed { error: None });
         });
     }
@@ -259,7 +268,7 @@ impl Shared {
         self: &Arc<Self>,
         artifact: crate::intent::ArtifactName,
         version: VersionName,
-        request: seed::Request,
+        mut request: seed::Request,
         progress: Arc<SeedProgress>,
     ) -> Result<Seeded, super::SeedAskError> {
         let turn = tokio::select! {
@@ -272,6 +281,15 @@ impl Shared {
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
+            let declared = shared.declared(&artifact, &request.target);
+            let values = match &declared {
+                Some(Declared { seed, .. }) => {
+                    let (files, values) = shared.renderer.render(seed, version.head()).map_err(SeedError::from)?;
+                    request.rendered = Some(files);
+                    values
+                }
+                None => None,
+            };
             let under_way = shared.under_way.begin(artifact, request.target.clone(), progress.clone());
             let seeded = shared.seeder.seed(&version, &request, &progress).inspect_err(|error| {
                 if let SeedError::StoreDamaged { path, what, .. } = error {
@@ -279,7 +297,7 @@ impl Shared {
                 }
             })?;
             if let Some(record) = shared.seeder.record(&request.target) {
-                shared.note_record(record);
+                shared.note_seeded(record, declared, values);
             }
             tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
                 mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,

@@ -47,7 +47,20 @@ impl Running {
         let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
         let filled = vec![];
-        let parts = Parts { store, fetcher, seeder, catalog, records, filled, concurrency: 1, limits, scrub, repairs };
+        let renderer = crate::seed::Renderer::new("node".into(), Default::default());
+        let parts = Parts {
+            store,
+            fetcher,
+            seeder,
+            renderer,
+            catalog,
+            records,
+            filled,
+            concurrency: 1,
+            limits,
+            scrub,
+            repairs,
+        };
         let reconciler = Reconciler::start(parts, &Vital::new(tasks.clone()), cancel.clone());
         Self { root, reconciler, tasks, cancel }
     }

@@ -23,6 +23,12 @@ pub enum WaitError {
         /// Where it stands.
         state: Box<ArtifactState>,
     },
+    /// Time is up; a declared target does not hold the version yet.
+    #[error("{}", state.not_ready().unwrap_or_default())]
+    NotSeeded {
+        /// Where it stands.
+        state: Box<ArtifactState>,
+    },
     /// It failed in a way that waiting does not mend.
     #[error("{} cannot be had{}", state.name, last_error(state))]
     Failed {
@@ -86,6 +92,22 @@ impl Reconciler {
             }
         })
         .await
+    }
+
+    /// Waits until the artifact is ready for use: it has a current version, and every target that its document declares
+    /// holds it. A target that fails is tried again meanwhile.
+    pub async fn wait_for_use(&self, name: &ArtifactName, timeout: Duration) -> Result<ArtifactState, WaitError> {
+        let deadline = Instant::now() + timeout;
+        self.wait(name, None, timeout).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.wait_until(name, left, |reconciler| match reconciler.state(name) {
+            Some(state) if state.not_ready().is_some() => Look::NotYet,
+            _ => Look::Done,
+        });
+        waited.await.map_err(|error| match error {
+            WaitError::TimedOut { state } if state.current.is_some() => WaitError::NotSeeded { state },
+            other => other,
+        })
     }
 
     /// Has the source asked now, whatever the back-off; returns at once.
@@ -161,10 +183,9 @@ impl Reconciler {
                 Look::Failed => return Err(WaitError::Failed { state: state()? }),
                 Look::NotYet => {}
             }
-            let waiting = state()?;
-            // No document to follow: nothing will come.
-            if waiting.observed_generation.is_none() {
-                return Err(WaitError::Failed { state: waiting });
+            // No document to follow: nothing will come. Looked up alone: a herd that waits looks at each change.
+            if !self.shared.world().catalog.artifacts.contains_key(name) {
+                return Err(WaitError::Failed { state: state()? });
             }
             tokio::select! {
                 () = self.shared.cancel.cancelled() => return Err(WaitError::ShuttingDown),

@@ -231,7 +231,9 @@ impl<'a> Maker<'a> {
             };
             match tried {
                 Ok(()) => {
-                    lock(&self.rung).settle();
+                    if !rung.is_settled() {
+                        lock(&self.rung).settle();
+                    }
                     return Ok(Made::AsTheTree);
                 }
                 Err(failure) => {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{TargetError, Why};
+use super::{RenderError, TargetError, Why};
 use crate::fs::{self, LinkMode, RelPath};
 use crate::intent::{ArtifactName, VersionName};
 use crate::store::StoreError;
@@ -20,6 +20,25 @@ pub enum SeedError {
     /// The target is not one to seed.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// Its files cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// A rendered file where the version has an entry.
+    #[error("{path} cannot be rendered: the version itself has {entry} there; render to another path")]
+    RenderedTaken {
+        /// The rendered file.
+        path: RelPath,
+        /// The entry of the version's tree.
+        entry: RelPath,
+    },
+    /// Something of others where a rendered file, or a directory for it, is to be.
+    #[error("{} is {what}, where a rendered file is to be; move it away, or render to another path", path.display())]
+    RenderedBlocked {
+        /// What stands there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// `seed.root` lies in the store.
     #[error(
         "seed.root ({}) lies in the store ({}), which only seedcache writes; set seed.root to a directory outside it",

@@ -1,4 +1,5 @@
-//! The swap of a whole directory in one rename.
+//! The swap of a whole directory in one rename. It is not synced: file systems keep the order of what is done to names,
+//! so a power loss leaves the old tree or the new one, and a sync would make each pod wait for the disk's whole journal.
 
 use rustix::io::Errno;
 
@@ -10,7 +11,7 @@ use crate::fs::{self, Dir, RelPath, Rename, Stat};
 /// Puts the finished tree where nothing stands.
 pub(super) fn create(parent: &Dir, staged: &Staged, target: &RelPath) -> Result<(), SeedError> {
     match staged.held_in.rename(&staged.name, parent, target, Rename::NoReplace) {
-        Ok(()) => Ok(parent.sync()?),
+        Ok(()) => Ok(()),
         Err(e) if e.is_exists() => Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" }),
         Err(e) => Err(refusal(parent, target, e)),
     }
@@ -25,7 +26,7 @@ pub(super) fn exchange(parent: &Dir, staged: &Staged, target: &RelPath, seen: &S
         swap()?;
         return Err(SeedError::NotOurs { target: parent.path_of(target), what: "something new" });
     }
-    Ok(parent.sync()?)
+    Ok(())
 }
 
 fn refusal(parent: &Dir, target: &RelPath, source: fs::Error) -> SeedError {

@@ -74,6 +74,11 @@ impl Rung {
         self.mode
     }
 
+    /// Whether [`Rung::settle`] was told already.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// The mode has worked for one file: it is that of the tree.
     pub fn settle(&mut self) {
         self.settled = true;

@@ -7,7 +7,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{self, Dir, LinkMode};
+use crate::fs::{self, Dir, LinkMode, RelPath};
 use crate::intent::{ArtifactName, Digest, VersionName};
 use crate::store::ManifestHead;
 
@@ -68,6 +68,10 @@ pub(crate) struct Mark {
     /// What a client fetched and unpacked by itself; absent where a daemon vouches for the tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fetched: Option<Fetched>,
+    /// Files rendered beside the tree. What they say is not told here: it may be secret. Documents may declare so few of
+    /// them that the mark fits into an attribute.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rendered: Vec<RelPath>,
     pub(crate) id: Identity,
 }
 
@@ -128,6 +132,7 @@ impl Mark {
             at: Timestamp::now(),
             boot: boot_id(),
             fetched: None,
+            rendered: Vec::new(),
             id: Identity::of(dir)?,
         })
     }

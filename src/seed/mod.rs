@@ -5,7 +5,7 @@
 //!
 //! A seed is decided on what stands at the target ([`look`], [`standing`]): it is built out of sight and swapped in
 //! ([`build`], [`place`]) by one of three swaps ([`exchange`], [`symlink`], [`in_place`]), or held against the manifest
-//! and mended ([`mend`]). Its data is not synced: a seed is disposable, pods
+//! and mended ([`mend`]). Nothing of it is synced: a seed is disposable, pods
 //! ask for it again when they start, and after a reboot one with bytes of its own is read before it is believed.
 
 mod build;
@@ -28,6 +28,9 @@ mod owned;
 mod place;
 mod receive;
 mod record;
+mod render;
+mod rendered;
+mod renderer;
 mod retired;
 mod seeder;
 mod staged;
@@ -50,6 +53,7 @@ pub(crate) use owned::Names;
 pub(crate) use place::Place;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;
+pub use renderer::{RenderError, Rendered, Renderer};
 pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};

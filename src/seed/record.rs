@@ -153,8 +153,13 @@ impl Records {
 
     /// Notes that the announced directory stands at `target` now. What fails here is only told: the mark is safe.
     pub(super) fn keep(&self, target: &RelPath, dir: &Dir, mut mark: Mark) {
+        let on_target = lock(&self.rows).get(target).is_none_or(|row| row.on_target);
+        // The swap is not synced. As long as a power loss can undo it, the record must know the tree before, too.
+        if !on_target && let Err(error) = dir.sync_filesystem() {
+            tracing::warn!(%error, %target, "seed not noted in seeds.json as the only one");
+            return;
+        }
         let mut rows = lock(&self.rows);
-        let on_target = rows.get(target).is_none_or(|row| row.on_target);
         // The swap itself was a change of the directory, and so is mending.
         if !on_target && let Ok(identity) = Identity::of(dir) {
             mark.id = identity;

@@ -12,17 +12,18 @@ use super::busy::Busy;
 use super::entry::Maker;
 use super::mark::{Mark, Marks as _};
 use super::mend::mend;
+use super::owned::Names;
 use super::place::{Place, same_inode};
 use super::record::{MOST, Records};
 use super::retired::{GRACE, Retired};
-use super::staged::{Settled, SwappedOut};
-use super::standing::{Asked, Seed, Step, Switch, decide};
+use super::staged::{Scratch, Settled, SwappedOut};
+use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
-use super::{Record, Rung, SeedError, TargetError};
+use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
 use crate::fs::{Dir, LinkMode, RelPath, Rename};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
-use crate::store::{ManifestHead, Store, Version};
+use crate::store::{Entry, ManifestHead, Store, Version};
 
 /// How long one who asks waits for another who works on the same target.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -41,6 +42,10 @@ pub struct Request {
     pub swap: Option<Swap>,
     /// Replace a target that seedcache did not make.
     pub force: bool,
+    /// Files rendered beside the tree; `None` leaves those that stand there.
+    pub rendered: Option<Vec<Rendered>>,
+    /// Only rendered files have changed: the entries of a tree that stands are not looked at.
+    pub only_rendered: bool,
 }
 
 /// What was done; the answer that people and machines get.
@@ -99,6 +104,7 @@ struct Work<'a> {
     version: &'a Version,
     head: &'a ManifestHead,
     request: &'a Request,
+    entries: &'a [Entry],
     layout: Layout<'a>,
     place: Place,
     progress: &'a SeedProgress,
@@ -197,10 +203,11 @@ impl Seeder {
             path: orphan.clone(),
             what: "the manifest does not know the directory that it lies in",
         })?;
+        rendered::check(request.rendered.as_deref().unwrap_or_default(), &manifest.entries)?;
         let place = Place::reach(&self.root, self.store.root(), &self.grounds, &request.target)?;
         let _lock = place.lock_inside(request.swap, PATIENCE_INSIDE)?;
         place.clear_leftovers(|name| self.retired.holds(name))?;
-        let standing = place.look(&self.records.at(&request.target))?;
+        let standing = in_names(place.look(&self.records.at(&request.target))?, request);
         let asked = Asked {
             wanted: (&**head).into(),
             link: request.link,
@@ -209,7 +216,8 @@ impl Seeder {
             device: Some(version.tree().stat_self()?.stamp.dev),
             mount_point: place.is_mount_point()?,
         };
-        let work = Work { version, head, request, layout, place, progress };
+        let entries = &manifest.entries;
+        let work = Work { version, head, request, entries, layout, place, progress };
         match decide(standing, &asked) {
             Step::Mend(seed) => self.mend(&work, *seed),
             Step::Swap(switch) => self.build(&work, switch),
@@ -224,15 +232,39 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: seed.dir.clone() };
-        mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
-        if read {
-            mark.boot = self.records.boot().map(Into::into);
-            self.records.announce(&work.request.target, &top.to, &mark)?;
+        if !work.request.only_rendered {
+            mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
+            if read {
+                mark.boot = self.records.boot().map(Into::into);
+                self.records.announce(&work.request.target, &top.to, &mark)?;
+            }
         }
-        let written = maker.written() + work.place.mend_around(&seed)?;
+        let rendered = self.mend_rendered(work, &top.to, &scratch, &mut mark)?;
+        let written = maker.written() + rendered + work.place.mend_around(&seed)?;
         let outcome = Outcome { mode: mark.mode, reason: mark.reason.clone(), written, changed: written > 0 };
         self.records.keep(&work.request.target, &top.to, mark);
         Ok(outcome)
+    }
+
+    /// Makes the rendered files of a tree that stands as they should be. The mark names every file that may be there,
+    /// whenever this ends.
+    fn mend_rendered(&self, work: &Work, top: &Dir, scratch: &Scratch, mark: &mut Mark) -> Result<u64, SeedError> {
+        let Some(files) = &work.request.rendered else { return Ok(0) };
+        let before = mark.rendered.clone();
+        let wanted: Vec<RelPath> = files.iter().map(|file| file.path.clone()).collect();
+        let mut note = |rendered: Vec<RelPath>| {
+            if mark.rendered == rendered {
+                return Ok(());
+            }
+            mark.rendered = rendered;
+            self.records.announce(&work.request.target, top, mark)
+        };
+        let gone = before.iter().filter(|path| !wanted.contains(path));
+        note(wanted.iter().chain(gone).cloned().collect())?;
+        Names::add(top, &wanted)?;
+        let written = rendered::mend(top, scratch, files, &before, work.entries)?;
+        note(wanted)?;
+        Ok(written)
     }
 
     /// Puts a tree just swapped out aside: into the store where that is on the same file system, else it stays beside
@@ -275,10 +307,26 @@ impl Seeder {
         let maker = Maker::new(work.version, Rung::first(work.request.link), work.progress);
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         build(&maker, &work.layout, &top)?;
+        let files = work.request.rendered.as_deref().unwrap_or_default();
+        let written = maker.written() + rendered::build(dir, files)?;
         let reasons: Vec<String> = [maker.reason(), why.map(Into::into)].into_iter().flatten().collect();
         let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
-        let mark = Mark::new(work.head.into(), maker.mode(), reason, dir)?;
+        let mut mark = Mark::new(work.head.into(), maker.mode(), reason, dir)?;
+        mark.rendered = files.iter().map(|file| file.path.clone()).collect();
         self.records.announce(&work.request.target, dir, &mark)?;
-        Ok((mark, maker.written()))
+        Ok((mark, written))
+    }
+}
+
+/// In a target that others put names into as well, a file of ours goes with a swap, which writes down what is ours.
+fn in_names(standing: Standing, request: &Request) -> Standing {
+    match (standing, &request.rendered) {
+        (Standing::Ours(seed), Some(files))
+            if seed.form.swap == Swap::InPlace
+                && !seed.mark.rendered.iter().all(|path| files.iter().any(|file| file.path == *path)) =>
+        {
+            Standing::Torn(seed.form)
+        }
+        (standing, _) => standing,
     }
 }

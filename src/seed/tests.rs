@@ -1,6 +1,8 @@
 //! Seeding as a whole, on real directories.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod rendered;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -155,7 +157,7 @@ impl Drop for House {
 }
 
 fn to(target: &str, link: Link) -> Request {
-    Request { target: path(target), link, swap: None, force: false }
+    Request { target: path(target), link, swap: None, force: false, rendered: None, only_rendered: false }
 }
 
 fn forced(target: &str) -> Request {

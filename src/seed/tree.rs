@@ -80,6 +80,8 @@ struct Queue<H, E> {
     ready: Vec<(usize, H)>,
     /// Directories being visited.
     active: usize,
+    /// Threads that found nothing to do.
+    waiting: usize,
     failure: Option<E>,
 }
 
@@ -94,7 +96,7 @@ where
     H: Clone + Send,
     E: Send,
 {
-    let queue = Mutex::new(Queue { ready: vec![(0, top)], active: 0, failure: None });
+    let queue = Mutex::new(Queue { ready: vec![(0, top)], active: 0, waiting: 0, failure: None });
     let changed = Condvar::new();
     let worker = || {
         while let Some((at, above)) = next(&queue, &changed) {
@@ -137,7 +139,9 @@ fn next<H, E>(queue: &Mutex<Queue<H, E>>, changed: &Condvar) -> Option<(usize, H
         if queue.active == 0 {
             return None;
         }
+        queue.waiting += 1;
         queue = changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        queue.waiting -= 1;
     }
 }
 
@@ -149,8 +153,14 @@ struct Turn<'q, H, E> {
 
 impl<H, E> Drop for Turn<'_, H, E> {
     fn drop(&mut self) {
-        lock(self.queue).active -= 1;
-        self.changed.notify_all();
+        let mut queue = lock(self.queue);
+        queue.active -= 1;
+        // With all threads at work, which is the rule, nobody need be woken.
+        let nobody = queue.waiting == 0;
+        drop(queue);
+        if !nobody {
+            self.changed.notify_all();
+        }
     }
 }
 

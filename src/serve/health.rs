@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::problem::{Kind, Problem};
 use super::routes::App;
@@ -49,10 +49,12 @@ impl Readiness {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ReadyQuery {
-    artifact: Option<ArtifactName>,
+/// Why an artifact that was asked for by name cannot be used yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NotReady {
+    name: ArtifactName,
+    why: String,
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -61,14 +63,45 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn readyz(
     State(app): State<App>,
-    query: Result<Query<ReadyQuery>, QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query?;
-    let states = match query.artifact {
-        None => app.reconciler.states(),
-        Some(name) => vec![app.state_of(&name)?],
+    let names = named(&query)?;
+    if names.is_empty() {
+        return respond(Readiness::of(&app.reconciler.states()));
+    }
+    let states = names.iter().map(|name| app.state_of(name)).collect::<Result<Vec<_>, _>>()?;
+    respond_for(&states)
+}
+
+/// The artifacts asked for: `artifact=a&artifact=b` or `artifact=a,b`.
+fn named(query: &[(String, String)]) -> Result<Vec<ArtifactName>, Problem> {
+    let mut names = Vec::new();
+    for (field, value) in query {
+        if field != "artifact" {
+            let detail = format!("there is no query parameter {field:?} here");
+            return Err(Problem::new(Kind::Malformed, detail, "ask with `artifact=NAME`, or without any"));
+        }
+        for name in value.split(',') {
+            let name = name.parse::<ArtifactName>().map_err(|error| {
+                Problem::new(Kind::Malformed, error, "name artifacts as `seedcache status` lists them")
+            })?;
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Unlike the readiness of the whole node, that of an artifact asked for by name means that it can be used: it has a
+/// version, and its declared targets hold it.
+fn respond_for(states: &[ArtifactState]) -> Result<Response, Problem> {
+    let why = |state: &ArtifactState| Some(NotReady { name: state.name.clone(), why: state.not_ready()? });
+    let not_ready: Vec<NotReady> = states.iter().filter_map(why).collect();
+    let Some(first) = not_ready.first() else {
+        return respond(Readiness { ready: true, missing: Vec::new(), failed: Vec::new() });
     };
-    respond(Readiness::of(&states))
+    let next = "wait; GET /v1/artifacts/NAME/wait answers once it is ready";
+    Err(Problem::new(Kind::NotReady, &first.why, next).with("ready", false).with("notReady", &not_ready))
 }
 
 fn respond(readiness: Readiness) -> Result<Response, Problem> {
@@ -88,6 +121,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::fixture::state;
     use super::*;
+    use crate::reconcile::SeedState;
     use axum::http::StatusCode;
 
     #[test]
@@ -110,5 +144,49 @@ mod tests {
         assert!(some.ready);
         assert_eq!(respond(some).unwrap().status(), StatusCode::OK);
         assert!(Readiness::of([]).ready, "nothing declared is nothing to wait for");
+    }
+
+    #[test]
+    fn an_artifact_asked_for_is_ready_when_its_declared_targets_hold_it() {
+        let seed = |declared: bool, stand: Stand| SeedState {
+            target: "a/b".into(),
+            declared,
+            version: None,
+            mode: None,
+            reason: Some("no room".into()),
+            state: stand,
+            progress: None,
+        };
+        let with = |seeds: Vec<SeedState>| ArtifactState {
+            current: Some("v1".parse().unwrap()),
+            seeds,
+            ..state("here", Stand::Ready)
+        };
+        let status = |states: &[ArtifactState]| match respond_for(states) {
+            Ok(response) => (response.status(), String::new()),
+            Err(problem) => (problem.clone().into_response().status(), problem.detail().to_owned()),
+        };
+        let ready = with(vec![seed(true, Stand::Ready), seed(false, Stand::Warming)]);
+        assert_eq!(status(std::slice::from_ref(&ready)).0, StatusCode::OK);
+        let failed = with(vec![seed(true, Stand::Ready), seed(true, Stand::Failed)]);
+        let told = "here is at v1, which a/b does not hold yet: no room".to_owned();
+        assert_eq!(status(&[ready.clone(), failed]), (StatusCode::SERVICE_UNAVAILABLE, told));
+        let none = ArtifactState { last_error: Some("no route".into()), ..state("none", Stand::Failed) };
+        let told = "none is not ready yet: no route".to_owned();
+        assert_eq!(status(&[none, ready]), (StatusCode::SERVICE_UNAVAILABLE, told));
+    }
+
+    #[test]
+    fn names_come_one_by_one_or_with_commas() {
+        let query = |pairs: &[(&str, &str)]| -> Result<Vec<String>, StatusCode> {
+            let pairs: Vec<_> = pairs.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned())).collect();
+            let names = named(&pairs).map_err(|problem| problem.into_response().status())?;
+            Ok(names.iter().map(ToString::to_string).collect())
+        };
+        assert_eq!(query(&[("artifact", "a,b"), ("artifact", "c")]).unwrap(), ["a", "b", "c"]);
+        assert_eq!(query(&[]).unwrap(), [""; 0]);
+        for wrong in [[("artefact", "a")], [("artifact", "a,")], [("artifact", "../a")]] {
+            assert_eq!(query(&wrong), Err(StatusCode::BAD_REQUEST), "{wrong:?}");
+        }
     }
 }

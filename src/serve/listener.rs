@@ -28,6 +28,15 @@ const BUFFER: usize = 64 * 1024;
 /// The wait after an accept that failed for want of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// Connections of one listener at most: enough for every pod of a node to wait at once many times over.
+const MOST_CONNECTIONS: usize = 16_384;
+/// Connections of one listener where few files may be open.
+const LEAST_CONNECTIONS: usize = 64;
+/// Open files that are kept for the daemon's own work.
+const OWN_FILES: u64 = 1024;
+/// Listeners that share what is left.
+const LISTENERS: u64 = 2;
+
 /// What a listener and its connections may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -44,7 +53,18 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connections: 1024, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
+        Self { connections: MOST_CONNECTIONS, head_time: seconds(10), stall_time: seconds(60), drain_time: seconds(20) }
+    }
+}
+
+impl Limits {
+    /// As many connections as leave the daemon files to work with, where so many may be open (`None`: any number).
+    pub(super) fn within(files: Option<u64>) -> Self {
+        let connections = files.map_or(MOST_CONNECTIONS, |files| {
+            let each = files.saturating_sub(OWN_FILES) / LISTENERS;
+            usize::try_from(each).unwrap_or(usize::MAX).clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS)
+        });
+        Self { connections, ..Self::default() }
     }
 }
 
@@ -168,4 +188,16 @@ impl Connections {
 fn is_peers_fault(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted | NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_work() {
+        for (files, connections) in [(None, 16_384), (Some(1 << 20), 16_384), (Some(4096), 1536), (Some(1024), 64)] {
+            assert_eq!(Limits::within(files).connections, connections, "{files:?}");
+        }
+    }
 }

@@ -240,7 +240,7 @@ impl From<WaitError> for Problem {
             WaitError::Unknown { .. } => {
                 Self::new(Kind::NotFound, &error, "declare it in a document, or ask for another")
             }
-            WaitError::TimedOut { state } => {
+            WaitError::TimedOut { state } | WaitError::NotSeeded { state } => {
                 let next = format!("it may still come: ask again, or see `seedcache status {}`", state.name);
                 with_state(Kind::TimedOut, &error, state, next)
             }

@@ -93,7 +93,10 @@ async fn wait(
     let Query(query) = query?;
     let version = named_version(&query.version)?;
     let timeout = named_wait(&query.timeout, DEFAULT_WAIT)?;
-    Ok(Json(app.reconciler.wait(&name, version.as_ref(), timeout).await?))
+    Ok(Json(match version {
+        Some(version) => app.reconciler.wait(&name, Some(&version), timeout).await?,
+        None => app.reconciler.wait_for_use(&name, timeout).await?,
+    }))
 }
 
 async fn seed(

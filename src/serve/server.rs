@@ -84,7 +84,8 @@ impl Server {
         let manifests = Arc::new(Manifests::default());
         let shelf = Shelf { store: reconciler.store().clone(), manifests: manifests.clone() };
         let app = App { reconciler, shelf, metrics: Metrics::new(registry), gate };
-        let connections = Connections::new(router(app), Limits::default());
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let connections = Connections::new(router(app), Limits::within(files));
         let http = self.address().map(|address| address.to_string());
         let socket = self.socket().map(|path| path.display().to_string());
         tracing::info!(http, socket, "listening");

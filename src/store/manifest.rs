@@ -18,6 +18,10 @@ const ENTRIES_CLOSE: &[u8] = b"],\n";
 const CHECKSUM_KEY: &str = "\"checksum\":\"";
 /// Longer than any entry can be: a path and a link target of 4 KiB each, escaped.
 const LINE_LIMIT: u64 = 128 * 1024;
+/// Bytes read before they are parsed; a manifest of fewer is not worth a thread.
+const BLOCK: usize = 128 * 1024;
+/// Blocks that may wait to be parsed.
+const QUEUE: usize = 4;
 
 /// What a version is and where it came from: the manifest without its entries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,7 +120,7 @@ pub struct Entry {
     /// Bytes of a regular file (of a hard link: of the file it names); 0 for others.
     pub size: u64,
     /// SHA-256 of a regular file's content, hex.
-    #[serde(default, with = "content_digest", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "super::content_digest", skip_serializing_if = "Option::is_none")]
     pub sha256: Option<[u8; 32]>,
     /// A symlink's target as written in it; a hard link's target as a path below the tree.
     #[serde(default, with = "link_target", skip_serializing_if = "Option::is_none")]
@@ -130,24 +134,6 @@ impl Entry {
         let seconds = nanos.div_euclid(1_000_000_000);
         // A jiff timestamp's seconds fit 64 bits by far, and the remainder is below 10^9.
         (seconds as i64, nanos.rem_euclid(1_000_000_000) as u32)
-    }
-}
-
-mod content_digest {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(digest: &Option<[u8; 32]>, serializer: S) -> Result<S::Ok, S::Error> {
-        match digest {
-            Some(bytes) => serializer.serialize_some(&hex::encode(bytes)),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[u8; 32]>, D::Error> {
-        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(de::Error::custom)?;
-        Ok(Some(bytes))
     }
 }
 
@@ -240,49 +226,121 @@ impl Manifest {
         out.flush()
     }
 
-    /// Reads and checks a manifest, line by line: nothing of it is handed out before its checksum was found right.
-    pub fn read(mut from: impl BufRead) -> Result<Self, ManifestError> {
-        let mut hasher = Hasher::new(Algorithm::Sha256);
-        let mut line = Vec::new();
-        let mut next = |line: &mut Vec<u8>| {
-            line.clear();
-            from.by_ref().take(LINE_LIMIT).read_until(b'\n', line).map_err(ManifestError::Read)?;
-            match line.last() {
-                Some(b'\n') => Ok(()),
-                _ => Err(ManifestError::Truncated),
-            }
-        };
-        next(&mut line)?;
-        hasher.update(&line);
-        let head = line.strip_suffix(ENTRIES_OPEN).ok_or(ManifestError::Truncated)?;
-        let head = [head, b"}"].concat();
-        let mut entries = Vec::new();
-        let mut unread = None;
-        loop {
-            next(&mut line)?;
-            hasher.update(&line);
-            if line == ENTRIES_CLOSE {
-                break;
-            }
-            let entry = line.strip_suffix(b",\n").or(line.strip_suffix(b"\n")).unwrap_or(&line);
-            match serde_json::from_slice(entry) {
-                Ok(entry) => entries.push(entry),
-                // The checksum decides whether this is damage or a form that is not ours.
-                Err(error) => unread = unread.or(Some(error)),
-            }
+    /// Reads and checks a manifest, line by line: nothing of it is handed out before its checksum was found right. A
+    /// large one is hashed by one thread and understood by another.
+    pub fn read(from: impl BufRead) -> Result<Self, ManifestError> {
+        let mut lines = Lines { from, hasher: Hasher::new(Algorithm::Sha256) };
+        let mut head = Vec::new();
+        lines.next(&mut head)?;
+        lines.hasher.update(&head);
+        let Some(open) = head.strip_suffix(ENTRIES_OPEN) else { return Err(ManifestError::Truncated) };
+        let head = [open, b"}"].concat();
+        let block = lines.block()?;
+        let mut parsed = Parsed::default();
+        if block.is_last {
+            parsed.take(&block);
+        } else {
+            parsed = lines.parse_beside(block)?;
         }
-        next(&mut line)?;
-        if line != format!("{CHECKSUM_KEY}{}\"}}\n", hasher.finish()).as_bytes() {
+        let mut line = Vec::new();
+        lines.next(&mut line)?;
+        if line != format!("{CHECKSUM_KEY}{}\"}}\n", lines.hasher.finish()).as_bytes() {
             return Err(ManifestError::Checksum);
         }
-        if let Some(error) = unread {
+        if let Some(error) = parsed.unread {
             return Err(ManifestError::Form(error));
         }
         let head: ManifestHead = serde_json::from_slice(&head).map_err(ManifestError::Form)?;
         if head.format != FORMAT {
             return Err(ManifestError::Format { found: head.format });
         }
-        Ok(Self { head, entries })
+        Ok(Self { head, entries: parsed.entries })
+    }
+}
+
+/// The lines of a manifest and the checksum of those read.
+struct Lines<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+/// Whole lines of entries.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// Where each line ends.
+    ends: Vec<usize>,
+    /// No entry comes after these.
+    is_last: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Appends a line.
+    fn next(&mut self, to: &mut Vec<u8>) -> Result<(), ManifestError> {
+        let start = to.len();
+        self.from.by_ref().take(LINE_LIMIT).read_until(b'\n', to).map_err(ManifestError::Read)?;
+        if to[start..].last() == Some(&b'\n') { Ok(()) } else { Err(ManifestError::Truncated) }
+    }
+
+    fn block(&mut self) -> Result<Block, ManifestError> {
+        let mut block = Block { bytes: Vec::with_capacity(2 * BLOCK), ..Block::default() };
+        while block.bytes.len() < BLOCK && !block.is_last {
+            let start = block.bytes.len();
+            self.next(&mut block.bytes)?;
+            if block.bytes[start..] == *ENTRIES_CLOSE {
+                block.is_last = true;
+            } else {
+                block.ends.push(block.bytes.len());
+            }
+        }
+        self.hasher.update(&block.bytes);
+        Ok(block)
+    }
+
+    /// Reads on after the first block, while a thread makes entries of what was read.
+    fn parse_beside(&mut self, first: Block) -> Result<Parsed, ManifestError> {
+        std::thread::scope(|scope| {
+            let (send, receive) = std::sync::mpsc::sync_channel::<Block>(QUEUE);
+            let parser = scope.spawn(move || {
+                let mut parsed = Parsed::default();
+                receive.into_iter().for_each(|block| parsed.take(&block));
+                parsed
+            });
+            let mut block = first;
+            loop {
+                let is_last = block.is_last;
+                // Refused only when the parser panicked, which is passed on below.
+                if send.send(block).is_err() || is_last {
+                    break;
+                }
+                block = self.block()?;
+            }
+            drop(send);
+            Ok(parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+}
+
+/// Entries understood so far.
+#[derive(Default)]
+struct Parsed {
+    entries: Vec<Entry>,
+    /// The first that was not: the checksum decides whether this is damage or a form that is not ours.
+    unread: Option<serde_json::Error>,
+}
+
+impl Parsed {
+    fn take(&mut self, block: &Block) {
+        let mut start = 0;
+        for &end in &block.ends {
+            let line = &block.bytes[start..end];
+            let entry = line.strip_suffix(b",\n").or(line.strip_suffix(b"\n")).unwrap_or(line);
+            match serde_json::from_slice(entry) {
+                Ok(entry) => self.entries.push(entry),
+                Err(error) => self.unread = self.unread.take().or(Some(error)),
+            }
+            start = end;
+        }
     }
 }
 
@@ -356,6 +414,37 @@ mod tests {
             let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             assert_eq!(json["entries"].as_array().unwrap().len(), manifest.entries.len());
             assert!(json["checksum"].as_str().unwrap().starts_with("sha256:"));
+        }
+    }
+
+    #[test]
+    fn what_is_read_in_several_blocks_is_the_same() {
+        let mut many = sample();
+        for number in 0..3 * BLOCK / 100 {
+            let path = RelPath::parse(format!("e{number:06}")).unwrap();
+            many.entries.push(Entry { path, sha256: Some([number as u8; 32]), ..many.entries[1].clone() });
+        }
+        let bytes = written(&many);
+        assert!(bytes.len() > 3 * BLOCK);
+        assert_eq!(Manifest::read(&bytes[..]).unwrap(), many);
+        for cut in [BLOCK, bytes.len() - 200] {
+            let end = cut + bytes[cut..].iter().position(|&b| b == b'\n').unwrap() + 1;
+            assert!(matches!(Manifest::read(&bytes[..end]), Err(ManifestError::Truncated)), "cut at {end}");
+        }
+        for at in [BLOCK, 2 * BLOCK, bytes.len() - 200] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            assert!(Manifest::read(&flipped[..]).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_64_hex_digits() {
+        let line = serde_json::to_string(&sample().entries[1]).unwrap();
+        let digest = "07".repeat(32);
+        for (other, good) in [("AF".repeat(32), true), ("0g".repeat(32), false), ("07".repeat(31), false)] {
+            let read = serde_json::from_str::<Entry>(&line.replace(&digest, &other));
+            assert_eq!(read.is_ok(), good, "{other}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod budget;
 mod collect;
+mod content_digest;
 mod drain;
 mod index;
 mod inventory;

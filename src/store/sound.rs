@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -25,12 +26,12 @@ use crate::fs::{self, Dir, RelPath, Stat};
 const MOST: usize = 1_000_000;
 /// Reports that may wait; of one version there is one.
 const REPORTS: usize = 1024;
-const MAGIC: &[u8] = b"seedcache sound 1\n";
+const MAGIC: &[u8] = b"seedcache sound 2\n";
 
 /// What is known of the files of all versions.
 #[derive(Debug, Default)]
 pub(super) struct Soundness {
-    prints: Mutex<HashSet<u128>>,
+    prints: Mutex<Prints>,
     reports: Mutex<Vec<DamageReport>>,
     reported: Notify,
 }
@@ -44,32 +45,56 @@ pub struct DamageReport {
     pub what: String,
 }
 
+/// One block of SHA-256 holds it: a seed of a large tree asks for several of each of its files.
 fn fingerprint(stat: &Stat, sha256: &[u8; 32]) -> u128 {
     let stamp = &stat.stamp;
-    let mut hasher = Sha256::new();
-    for number in [stamp.dev, stamp.ino, stamp.size] {
-        hasher.update(number.to_le_bytes());
+    // Nanoseconds of two times 584 years apart look the same; the digest is cut to what the block has room for.
+    let numbers = [stamp.dev, stamp.ino, stamp.size, stamp.mtime as u64, stamp.ctime as u64];
+    let mut state = [0u8; 55];
+    let (fixed, digest) = state.split_at_mut(40);
+    for (place, number) in fixed.chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
     }
-    for time in [stamp.mtime, stamp.ctime] {
-        hasher.update(time.to_le_bytes());
-    }
-    hasher.update(sha256);
-    let digest: [u8; 32] = hasher.finalize().into();
-    let (half, _) = digest.split_at(16);
+    digest.copy_from_slice(&sha256[..15]);
+    let hashed: [u8; 32] = Sha256::digest(state).into();
+    let (half, _) = hashed.split_at(16);
     u128::from_le_bytes(half.try_into().unwrap_or_else(|_| unreachable!("16 of 32 bytes are 16 bytes")))
+}
+
+/// Fingerprints, which are evenly spread as they are.
+type Prints = HashSet<u128, BuildHasherDefault<Spread>>;
+
+/// The low half of a fingerprint as its hash.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, &byte| hash.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u128(&mut self, print: u128) {
+        self.0 = print as u64;
+    }
 }
 
 impl Soundness {
     pub(super) fn learn(&self, stat: &Stat, sha256: &[u8; 32]) {
+        let print = fingerprint(stat, sha256);
         let mut prints = lock(&self.prints);
         if prints.len() >= MOST {
             prints.clear();
         }
-        prints.insert(fingerprint(stat, sha256));
+        prints.insert(print);
     }
 
     fn knows(&self, stat: &Stat, sha256: &[u8; 32]) -> bool {
-        lock(&self.prints).contains(&fingerprint(stat, sha256))
+        let print = fingerprint(stat, sha256);
+        lock(&self.prints).contains(&print)
     }
 
     /// Learns the files of a tree that was just written, before anyone else can reach them. Those that have names in
@@ -113,7 +138,7 @@ impl Soundness {
 }
 
 /// `None` where it is damaged: then every file is read once more.
-fn parse(bytes: &[u8]) -> Option<HashSet<u128>> {
+fn parse(bytes: &[u8]) -> Option<Prints> {
     let (digest, body) = bytes.strip_prefix(MAGIC)?.split_at_checked(32)?;
     if *Sha256::digest(body) != *digest {
         return None;
@@ -147,8 +172,13 @@ impl Version {
     /// Takes note that the daemon itself changed the number of a file's names: known before, it is known after.
     pub fn follow(&self, before: &Stat, after: &Stat, sha256: &[u8; 32]) {
         if content_stayed(before, after) {
-            lock(&self.soundness.prints).remove(&fingerprint(before, sha256));
-            self.soundness.learn(after, sha256);
+            let (before, after) = (fingerprint(before, sha256), fingerprint(after, sha256));
+            let mut prints = lock(&self.soundness.prints);
+            // Mostly as many as before.
+            if !prints.remove(&before) && prints.len() >= MOST {
+                prints.clear();
+            }
+            prints.insert(after);
         }
     }
 

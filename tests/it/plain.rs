@@ -90,6 +90,9 @@ fn waiting_before_anything_else() {
     let waited = pod.line("busybox wget -q -O- \"$URL/v1/artifacts/app/wait?timeout=60s\"").ok();
     assert_eq!(waited.json()["current"], "v1");
     pod.line("until curl -fsS $URL/readyz; do sleep 1; done").ok();
+    pod.line("until curl -fsS \"$URL/readyz?artifact=app\"; do sleep 1; done").ok();
+    pod.line("until busybox wget -q -O- \"$URL/readyz?artifact=app\"; do sleep 1; done").ok();
+    assert_same(pod.expected.path(), &pod.boot(), Demand::LINKED);
     // A refusal is a status that makes the line fail, with the problem in it for who wants to read it.
     let refused = pod.line("curl -sS --fail-with-body $URL/v1/artifacts/nosuch/wait");
     assert_ne!(refused.code, 0);

@@ -15,7 +15,8 @@ use crate::fixture::tree::{Demand, assert_same};
 use crate::fixture::{PATIENCE, scratch, until};
 
 /// Programs that the README may name besides our own.
-const KNOWN: [&str; 11] = ["bash", "busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo"];
+const KNOWN: [&str; 12] =
+    ["bash", "busybox", "cargo", "cat", "cd", "curl", "diff", "git", "kubectl", "ls", "sudo", "until"];
 
 fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
