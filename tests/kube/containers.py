@@ -197,11 +197,10 @@ class Daemon(OnANode):
         wrote = node.execute("seedcache-seedcache", "seedcache", "seed", "app-data", "/data", check=False)
         self.assertIn("Read-only file system", wrote.stdout + wrote.stderr)
 
-    def test_documents_are_taken_up_while_it_runs(self):
+    def test_takes_the_operators_commands_from_its_own_container(self):
         self.start_warm()
         told = node.execute("seedcache-seedcache", "seedcache", "status", "-o", "json").stdout
         self.assertIn("smartos-platform", told)
-        # The operator's commands go through the daemon's own container.
         publish_platform(STAMPS[1])
         node.execute("seedcache-seedcache", "seedcache", "refresh", "smartos-platform", "--wait")
         self.assertEqual(state("smartos-platform")["current"], STAMPS[1])

@@ -138,7 +138,7 @@ class Node:
 
     def podman(self, *words, check=True, **options):
         flags = ["--root", self.work / "storage", "--runroot", "/run/containers/storage", "--tmpdir", "/run/libpod"]
-        done = subprocess.run(["podman", *flags, *words], capture_output=True, text=True, **options)
+        done = subprocess.run(["podman", *flags, *words], capture_output=True, text=True, timeout=120, **options)
         if check and done.returncode != 0:
             raise AssertionError(f"podman {' '.join(map(str, words))}: {done.stdout}{done.stderr}")
         return done
@@ -217,7 +217,7 @@ class Node:
         def play(documents):
             try:
                 self.play(documents)
-            except AssertionError as error:
+            except (AssertionError, subprocess.TimeoutExpired) as error:
                 failures.append(str(error))
 
         threads = [threading.Thread(target=play, args=(documents,)) for documents in pods]

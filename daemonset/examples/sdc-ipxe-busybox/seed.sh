@@ -6,7 +6,7 @@ html=/usr/share/nginx/html/smartos
 
 seed() {
     # Answers once there is a version; until then the request waits.
-    wget -q -O /dev/null -T 700 "$daemon/wait?timeout=10m" &&
+    wget -q -O /dev/null "$daemon/wait?timeout=10m" &&
         version=$(wget -q -O - "$daemon" | sed -n 's/.*"current":"\([^"]*\)".*/\1/p') &&
         [ -n "$version" ] &&
         rm -rf "$html" &&
