@@ -114,8 +114,8 @@ async fn a_seed_is_finished_and_noted_when_whoever_asked_goes_away() {
     {
         let seeding = node.reconciler.seed(ask("mine"), Arc::new(SeedProgress::default()));
         tokio::pin!(seeding);
-        // Polled once, so that it is begun, and dropped.
-        assert!(futures_util::poll!(&mut seeding).is_pending());
+        // Polled once, so that it is begun, and dropped; on a quick disk it may be over by then.
+        let _ = futures_util::poll!(&mut seeding);
     }
     node.cancel.cancel();
     node.tasks.close();
