@@ -60,7 +60,9 @@ pub(super) enum Denied {
     NotConfigured,
     #[error("uid {uid} may read and seed declared targets; this is for root and the daemon's own user")]
     Uid { uid: u32 },
-    #[error("uid {uid} of another container may read and seed declared targets; this is for the daemon's own container")]
+    #[error(
+        "uid {uid} of another container may read and seed declared targets; this is for the daemon's own container"
+    )]
     Outside { uid: u32 },
 }
 
