@@ -24,6 +24,7 @@ mod scrub;
 mod seal;
 mod sound;
 mod staging;
+mod take_over;
 #[cfg(test)]
 mod tests;
 mod verify;
