@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ use super::server::Server;
 
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries at a socket whose queue is full: at first, and at most.
+const QUEUE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 /// Longest answer taken, in bytes.
 pub(super) const ANSWER_LIMIT: usize = 64 << 20;
 
@@ -200,7 +203,7 @@ async fn exchange<T>(
     let took_too_long = |_| unreachable(io::Error::new(io::ErrorKind::TimedOut, "connecting took longer than 5 s"));
     let answered = match server {
         Server::Unix(path) => {
-            let stream = timeout(CONNECT_LIMIT, UnixStream::connect(path)).await.map_err(took_too_long)?;
+            let stream = timeout(CONNECT_LIMIT, connect_unix(path)).await.map_err(took_too_long)?;
             let stream = Attaching::new(stream.map_err(unreachable)?, descriptor);
             timeout(limit, send(stream, request, server, read)).await
         }
@@ -210,6 +213,22 @@ async fn exchange<T>(
         }
     };
     answered.map_err(|_| ClientError::Silent { server: server.clone(), limit })?
+}
+
+/// Connects, and comes again where more wait to be accepted than the daemon's queue holds: over TCP the kernel does that,
+/// here it says so at once.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let [mut pause, longest] = QUEUE_PAUSES;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Each at another moment, who all came at one.
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                pause = (pause * 2).min(longest);
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn send<S, T>(
@@ -249,5 +268,43 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>, server: &Server) 
             debug_assert!(other.is::<LengthLimitError>(), "a limited body fails in two ways only");
             ClientError::TooLong { server }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::net::UnixSocket;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("s");
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let server = Server::Unix(path);
+        let question =
+            Question { method: Method::GET, path: "/".into(), body: Bytes::new(), limit: Duration::from_secs(10) };
+        let asked = tokio::spawn(async move { ask(&server, None, &question).await });
+        // Nobody is let in before the first try was made: on this thread that is when the other task waits.
+        tokio::task::yield_now().await;
+        let others = waiting.len();
+        for _ in 0..others {
+            drop(listener.accept().await.unwrap());
+        }
+        drop(listener.accept().await.unwrap());
+        let ended = asked.await.unwrap().unwrap_err();
+        assert!(matches!(ended, ClientError::Lost { .. }), "{ended:?}");
     }
 }

@@ -7,6 +7,8 @@ use super::{Dir, Error, Result, Stat};
 
 /// Deeper than any directory that people make.
 const DEEPEST: usize = 512;
+/// `OVERLAYFS_SUPER_MAGIC`.
+const OVERLAY: sys::FsWord = 0x794c_7630;
 
 impl Dir {
     /// Whether the mount that this directory was opened in lets nothing be written.
@@ -14,6 +16,12 @@ impl Dir {
         sys::fstatvfs(self)
             .map(|v| v.f_flag.contains(StatVfsMountFlags::RDONLY))
             .map_err(|e| Error::new("statvfs", self.path(), e))
+    }
+
+    /// Whether the same directory may have another inode number the next time: an overlay of several file systems gives
+    /// those that it thinks up, and forgets them.
+    pub fn may_be_numbered_anew(&self) -> Result<bool> {
+        sys::fstatfs(self).map(|v| v.f_type == OVERLAY).map_err(|e| Error::new("statfs", self.path(), e))
     }
 
     /// Whether there is no name in this directory; it may be as large as somebody likes.

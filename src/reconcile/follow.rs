@@ -128,7 +128,11 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         }
         let looking = shared.clone();
         // A panic is told by its hook; the next round is another try.
-        let _ = tokio::task::spawn_blocking(move || looking.look_at_declared()).await;
+        let look = move || {
+            looking.look_at_declared();
+            looking.seeder.note_seeds();
+        };
+        let _ = tokio::task::spawn_blocking(look).await;
     }
 }
 

@@ -10,6 +10,7 @@ mod follow;
 mod lease;
 mod pin;
 mod plan;
+mod recheck;
 mod repair;
 mod room;
 mod run;

@@ -1,6 +1,8 @@
 //! The background check of what the node holds: every version against its manifest, one after the other on a thread of
-//! its own, the least recently read first, at a bounded rate. What is damaged goes the way of all damage ([`super::repair`]).
+//! its own, the least recently read first, at a bounded rate. Files whose states changed meanwhile come before them
+//! ([`super::recheck`]). What is damaged goes the way of all damage ([`super::repair`]).
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -8,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::recheck::Recheck;
 use super::run::Shared;
 use crate::intent::{ArtifactName, ScrubSettings, VersionName, error_chain};
-use crate::store::{Pace, StoreError, next_due};
+use crate::store::{Pace, Report, StoreError, Version, next_due};
 
 /// Looked at least this often for what is due: versions come and go.
 const ROUND: Duration = Duration::from_secs(60);
@@ -28,7 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, settings: ScrubSettings) {
     let scrub = move || {
         let _ending = ending;
         step_back();
-        Scrub { shared: ours, settings, stopped }.run();
+        Scrub::new(ours, settings, stopped).run(&RefCell::new(Recheck::new()));
     };
     let thread = match std::thread::Builder::new().name("scrub".into()).spawn(scrub) {
         Ok(thread) => thread,
@@ -63,25 +66,33 @@ fn step_back() {
     }
 }
 
-struct Scrub {
-    shared: Arc<Shared>,
+pub(super) struct Scrub {
+    pub(super) shared: Arc<Shared>,
     settings: ScrubSettings,
     stopped: Receiver<()>,
+    /// Of all that this thread reads.
+    pace: RefCell<Pace>,
+    began: Instant,
 }
 
 /// How the check of one version ended.
-enum Checked {
+pub(super) enum Checked {
     Sound,
     Damaged,
     Stopped,
 }
 
 impl Scrub {
-    fn run(&self) {
+    fn new(shared: Arc<Shared>, settings: ScrubSettings, stopped: Receiver<()>) -> Self {
+        let pace = RefCell::new(Pace::new(settings.bytes_per_second.0));
+        Self { shared, settings, stopped, pace, began: Instant::now() }
+    }
+
+    fn run(&self, recheck: &RefCell<Recheck>) {
         let store = &self.shared.store;
         let mut scrubbed = store.scrubbed();
         let mut pause = Duration::ZERO;
-        while self.wait(pause).is_continue() {
+        while self.idle(pause, recheck).is_continue() {
             let inventory = store.inventory();
             scrubbed.retain(&inventory);
             let Some((artifact, version, left)) =
@@ -95,7 +106,7 @@ impl Scrub {
                 continue;
             }
             pause = PAUSE;
-            match self.check(&artifact, &version) {
+            match self.check(&artifact, &version, recheck) {
                 Ok(Checked::Stopped) => break,
                 Ok(Checked::Damaged) | Err(StoreError::NoVersion { .. }) => continue,
                 Ok(Checked::Sound) => {}
@@ -122,32 +133,68 @@ impl Scrub {
         }
     }
 
-    fn check(&self, artifact: &ArtifactName, version: &VersionName) -> Result<Checked, StoreError> {
+    /// Waits, and looks meanwhile for what is to be read before all else.
+    fn idle(&self, pause: Duration, recheck: &RefCell<Recheck>) -> ControlFlow<()> {
+        let began = Instant::now();
+        loop {
+            let left = pause.saturating_sub(began.elapsed());
+            let look = recheck.borrow().left();
+            self.wait(left.min(look))?;
+            self.recheck(recheck)?;
+            if left <= look {
+                return ControlFlow::Continue(());
+            }
+        }
+    }
+
+    /// Counts bytes that were read, and waits until as many may have been.
+    pub(super) fn pay(&self, bytes: u64) -> ControlFlow<()> {
+        self.shared.counts.scrubbed.inc_by(bytes);
+        let pause = self.pace.borrow_mut().after(bytes, self.began.elapsed());
+        self.wait(pause)
+    }
+
+    fn check(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        recheck: &RefCell<Recheck>,
+    ) -> Result<Checked, StoreError> {
         let (store, counts) = (&self.shared.store, &self.shared.counts);
         let opened = store.open_version(artifact, version)?;
         let began = Instant::now();
-        let mut pace = Pace::new(self.settings.bytes_per_second.0);
         let checked = store.verify_while(&opened, |bytes| {
-            counts.scrubbed.inc_by(bytes);
-            self.wait(pace.after(bytes, began.elapsed()))
+            self.pay(bytes)?;
+            self.recheck(recheck)
         });
+        let read = checked.as_ref().ok().and_then(|report| Some((report.as_ref()?.bytes, report.as_ref()?.entries)));
+        let checked = self.judge(&opened, checked)?;
+        if let (Checked::Sound, Some((bytes, entries))) = (&checked, read) {
+            counts.scrubbed_versions.inc();
+            tracing::debug!(%artifact, %version, bytes, entries,
+                elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "version scrubbed");
+        }
+        Ok(checked)
+    }
+
+    /// Takes a version that was found damaged out of service.
+    pub(super) fn judge(
+        &self,
+        version: &Version,
+        checked: Result<Option<Report>, StoreError>,
+    ) -> Result<Checked, StoreError> {
         let report = match checked {
             Ok(Some(report)) => report,
             Ok(None) => return Ok(Checked::Stopped),
             Err(error @ StoreError::Manifest { .. }) => {
-                self.shared.take_out_sometime(&opened, "scrub", error_chain(&error));
+                self.shared.take_out_sometime(version, "scrub", error_chain(&error));
                 return Ok(Checked::Damaged);
             }
             Err(error) => return Err(error),
         };
-        let Some(first) = report.damage.first() else {
-            counts.scrubbed_versions.inc();
-            tracing::debug!(%artifact, %version, bytes = report.bytes, entries = report.entries,
-                elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "version scrubbed");
-            return Ok(Checked::Sound);
-        };
+        let Some(first) = report.damage.first() else { return Ok(Checked::Sound) };
         let what = format!("{} entries are damaged, the first {}: {}", report.damaged, first.path, first.what);
-        self.shared.take_out_sometime(&opened, "scrub", what);
+        self.shared.take_out_sometime(version, "scrub", what);
         Ok(Checked::Damaged)
     }
 }

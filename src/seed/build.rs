@@ -2,6 +2,7 @@
 
 use super::entry::{Maker, own_name};
 use super::tree::{Directory, Layout, walk};
+use super::unread::read_large;
 use super::{Next, Rung, SeedError, next_rung};
 use crate::fs::{self, Dir, Meta};
 use crate::intent::Link;
@@ -37,6 +38,7 @@ impl Pair {
 
 /// Fills the empty directory `top.to`.
 pub(super) fn build(maker: &Maker, layout: &Layout, top: &Pair) -> Result<(), SeedError> {
+    read_large(maker.version, layout);
     walk(layout, top.clone(), &|directory, above: &Pair| fill(maker, layout, directory, above))?;
     for entry in &layout.links {
         link(maker, entry, top)?;

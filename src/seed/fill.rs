@@ -3,9 +3,11 @@
 //! The peer proves its right to the directory by holding it open through a mount that may be written, and by owning it.
 //! It may go on changing what is in it at any time, so that nothing found there by name is believed later on.
 
+use super::Peer;
 use super::standing::{kind_words, satisfies};
 use crate::fs::{Kind, LinkMode};
 use crate::intent::Link;
+use crate::store::Entry;
 
 /// All that is known of the directory and of who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +24,8 @@ pub(super) struct Facts {
     pub(super) reached: Reached,
     /// It is, holds or lies in the store.
     pub(super) in_store: bool,
-    /// The tree has setuid or setgid files.
-    pub(super) special: bool,
+    /// Why hard links to the store's own files are not for this peer.
+    pub(super) barred: Option<Receive>,
     pub(super) asked: Link,
 }
 
@@ -65,9 +67,35 @@ pub enum Receive {
     /// A hard link would hand on the rights of another.
     #[error("the version has setuid or setgid files, which are linked for root only")]
     Special,
+    /// A hard link keeps owner and mode.
+    #[error("the version has files that only their owner or group may read, which would stay so as hard links")]
+    Unreadable,
     /// As project quotas do.
     #[error("the kernel lets nothing be moved from the store's part of the file system to the target's")]
     Apart,
+}
+
+/// Why hard links to files of these rights are not for a peer: they lend it those of another, or it cannot read them.
+/// What the peer may as a member of further groups is not known here.
+pub(super) fn barred<'a>(files: impl Iterator<Item = &'a Entry>, peer: Peer) -> Option<Receive> {
+    if peer.uid == 0 {
+        return None;
+    }
+    let mut unreadable = None;
+    for file in files {
+        if file.mode & 0o6000 != 0 {
+            return Some(Receive::Special);
+        }
+        let readable = match () {
+            () if file.uid == peer.uid => 0o400,
+            () if file.gid == peer.gid => 0o040,
+            () => 0o004,
+        };
+        if file.mode & readable == 0 {
+            unreadable = Some(Receive::Unreadable);
+        }
+    }
+    unreadable
 }
 
 /// What to do.
@@ -75,6 +103,8 @@ pub enum Receive {
 pub(super) enum Step {
     /// Make the tree out of sight and move it in.
     Fill,
+    /// The same by reflink alone: should that not work, this is why nothing else would do.
+    FillByReflink(Receive),
     /// Make it in place, by reflink alone: should that not work, this is why nothing else would.
     FillInPlace(Receive),
     /// Hold it against the manifest.
@@ -138,13 +168,15 @@ pub(super) fn decide(facts: &Facts) -> Step {
     if facts.in_store {
         return Step::Refuse(Refusal::InStore);
     }
-    match (facts.holds, facts.reached) {
-        (Holds::Other, _) => Step::Refuse(Refusal::Occupied),
-        (Holds::TheTree(mode), _) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
-        (Holds::TheTree(_), Reached::ByHandle) => Step::Mend,
-        (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_)) if facts.trusted => Step::MendInPlace,
-        (Holds::TheTree(_), Reached::AsPassed(why)) => Step::Receive(why),
-        (Holds::Nothing, reached) => fill(facts, reached),
+    match (facts.holds, facts.reached, facts.barred) {
+        (Holds::Other, ..) => Step::Refuse(Refusal::Occupied),
+        (Holds::TheTree(mode), ..) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
+        // The peer may have written the mark itself: it is no reason to link what would not be linked without it.
+        (Holds::TheTree(LinkMode::Hardlink), Reached::ByHandle, Some(why)) => Step::Receive(why),
+        (Holds::TheTree(_), Reached::ByHandle, _) => Step::Mend,
+        (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_), _) if facts.trusted => Step::MendInPlace,
+        (Holds::TheTree(_), Reached::AsPassed(why), _) => Step::Receive(why),
+        (Holds::Nothing, reached, _) => fill(facts, reached),
     }
 }
 
@@ -158,10 +190,11 @@ fn fill(facts: &Facts, reached: Reached) -> Step {
     let instead = |why| mode.map_or(Step::Receive(why), |mode| Step::Refuse(Refusal::NoLink { mode, why }));
     match reached {
         // A clone belongs to the peer, and lends nobody any rights.
-        Reached::ByHandle if facts.special && facts.peer != 0 && mode != Some(LinkMode::Reflink) => {
-            instead(Receive::Special)
-        }
-        Reached::ByHandle => Step::Fill,
+        Reached::ByHandle => match (facts.barred, mode) {
+            (Some(why), None) => Step::FillByReflink(why),
+            (Some(why), Some(LinkMode::Hardlink)) => instead(why),
+            _ => Step::Fill,
+        },
         // Made in place, under the peer's eyes and hands: for those only who could do all of it themselves.
         Reached::AsPassed(why) if facts.trusted && mode != Some(LinkMode::Hardlink) => Step::FillInPlace(why),
         Reached::AsPassed(why) => instead(why),
@@ -170,6 +203,7 @@ fn fill(facts: &Facts, reached: Reached) -> Step {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use Holds::{Nothing, Other, TheTree};
     use LinkMode::{Copy, Hardlink, Reflink};
@@ -183,7 +217,7 @@ mod tests {
         holds: Nothing,
         reached: Reached::ByHandle,
         in_store: false,
-        special: false,
+        barred: None,
         asked: Link::Auto,
     };
     const POD: Facts = Facts { owner: 1000, peer: 1000, trusted: false, ..ROOT };
@@ -244,11 +278,48 @@ mod tests {
     }
 
     #[test]
-    fn rights_of_others_are_linked_for_root_only() {
-        let special = |asked, facts| decide(&Facts { asked, special: true, ..facts });
-        assert_eq!(special(Link::Auto, ROOT), Step::Fill);
-        assert_eq!(special(Link::Auto, POD), Step::Receive(Receive::Special));
-        assert_eq!(special(Link::Hardlink, POD), no_link(Hardlink, Receive::Special));
-        assert_eq!(special(Link::Reflink, POD), Step::Fill);
+    fn what_is_not_for_the_peer_is_cloned_or_left_to_it() {
+        for why in [Receive::Special, Receive::Unreadable] {
+            let barred = |asked, facts| decide(&Facts { asked, barred: Some(why), ..facts });
+            assert_eq!(barred(Link::Auto, POD), Step::FillByReflink(why));
+            assert_eq!(barred(Link::Hardlink, POD), no_link(Hardlink, why));
+            assert_eq!(barred(Link::Reflink, POD), Step::Fill);
+            assert_eq!(barred(Link::Copy, POD), Step::Receive(Receive::Asked));
+            // A mark that the peer wrote itself changes nothing.
+            let marked = |mode| barred(Link::Auto, Facts { holds: TheTree(mode), ..POD });
+            assert_eq!(marked(Hardlink), Step::Receive(why));
+            assert_eq!((marked(Reflink), marked(Copy)), (Step::Mend, Step::Mend));
+        }
+    }
+
+    #[test]
+    fn rights_decide_for_whom_files_are_linked() {
+        let file = |mode, uid, gid| Entry {
+            path: "file".parse().unwrap(),
+            kind: crate::store::EntryType::File,
+            mode,
+            uid,
+            gid,
+            mtime: jiff::Timestamp::UNIX_EPOCH,
+            size: 0,
+            sha256: None,
+            target: None,
+        };
+        let pod = Peer { uid: 1000, gid: 100 };
+        for (mode, uid, gid, expected) in [
+            (0o644, 0, 0, None),
+            (0o400, 0, 0, Some(Receive::Unreadable)),
+            (0o440, 0, 0, Some(Receive::Unreadable)),
+            (0o440, 0, 100, None),
+            (0o404, 0, 100, Some(Receive::Unreadable)),
+            (0o400, 1000, 0, None),
+            (0o044, 1000, 100, Some(Receive::Unreadable)),
+            (0o4755, 0, 0, Some(Receive::Special)),
+            (0o2755, 1000, 100, Some(Receive::Special)),
+        ] {
+            let files = [file(0o644, 0, 0), file(mode, uid, gid), file(0o644, 0, 0)];
+            assert_eq!(barred(files.iter(), pod), expected, "{mode:o} {uid}:{gid}");
+            assert_eq!(barred(files.iter(), Peer { uid: 0, gid: 0 }), None, "root may all");
+        }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,8 +17,6 @@ use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Bytes that are kept of what a peer calls its directory: the end, which tells most.
 const SHOWN: usize = 512;
-/// Between two writings of `seeds.json` for such directories; the last one waits for the next look at them.
-const PACE: Duration = Duration::from_secs(1);
 
 /// A directory filled for a peer.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,32 +50,16 @@ pub(super) struct FilledRow {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct FilledRows(Mutex<Rows>);
-
-#[derive(Debug, Default)]
-struct Rows {
-    rows: BTreeMap<FileHandle, FilledRow>,
-    written: Option<Instant>,
-    unwritten: bool,
-}
+pub(super) struct FilledRows(Mutex<BTreeMap<FileHandle, FilledRow>>);
 
 impl FilledRows {
     pub(super) fn new(rows: Vec<FilledRow>) -> Self {
-        let rows = rows.into_iter().map(|row| (row.handle.clone(), row)).collect();
-        Self(Mutex::new(Rows { rows, ..Rows::default() }))
+        Self(Mutex::new(rows.into_iter().map(|row| (row.handle.clone(), row)).collect()))
     }
 
     /// To be written down now.
     pub(super) fn to_write(&self) -> Vec<FilledRow> {
-        let mut rows = lock(&self.0);
-        (rows.written, rows.unwritten) = (Some(Instant::now()), false);
-        rows.rows.values().cloned().collect()
-    }
-
-    /// Something is not written down that may be by now.
-    fn is_due(&self, pace: Duration) -> bool {
-        let rows = lock(&self.0);
-        rows.unwritten && rows.written.is_none_or(|at| at.elapsed() >= pace)
+        lock(&self.0).values().cloned().collect()
     }
 }
 
@@ -120,22 +101,19 @@ impl Records {
     pub(super) fn keep_filled(&self, handle: FileHandle, target: &str, mark: Mark) {
         let row = FilledRow { handle: handle.clone(), target: shown(target).to_owned(), mark };
         let mut rows = lock(&self.filled.0);
-        if rows.rows.get(&handle) == Some(&row) {
+        if rows.get(&handle) == Some(&row) {
             return;
         }
-        rows.rows.insert(handle, row);
-        rows.unwritten = true;
+        rows.insert(handle, row);
         drop(rows);
-        if self.filled.is_due(PACE) {
-            self.write_down();
-        }
+        self.write_down_later();
     }
 
     /// Whether there is no room for another. What does not stand any more is forgotten before that is said.
     pub(super) fn too_many_filled(&self, mount: &Dir, handle: Option<&FileHandle>) -> bool {
         let full = || {
             let rows = lock(&self.filled.0);
-            rows.rows.len() >= MOST && handle.is_some_and(|handle| !rows.rows.contains_key(handle))
+            rows.len() >= MOST && handle.is_some_and(|handle| !rows.contains_key(handle))
         };
         full() && {
             self.all_filled(mount);
@@ -145,42 +123,25 @@ impl Records {
 
     /// All of them, not looked at.
     pub(super) fn known_filled(&self) -> Vec<Filled> {
-        lock(&self.filled.0).rows.values().cloned().map(FilledRow::told).collect()
+        lock(&self.filled.0).values().cloned().map(FilledRow::told).collect()
     }
 
     /// Those that stand.
     pub(super) fn all_filled(&self, mount: &Dir) -> Vec<Filled> {
-        let rows: Vec<FilledRow> = lock(&self.filled.0).rows.values().cloned().collect();
+        let rows: Vec<FilledRow> = lock(&self.filled.0).values().cloned().collect();
         let (standing, gone): (Vec<FilledRow>, Vec<FilledRow>) = rows.into_iter().partition(|row| row.stands(mount));
         if !gone.is_empty() {
             let mut rows = lock(&self.filled.0);
             for row in gone {
                 // One that was filled again meanwhile is another row.
-                if rows.rows.get(&row.handle) == Some(&row) {
-                    rows.rows.remove(&row.handle);
-                    rows.unwritten = true;
+                if rows.get(&row.handle) == Some(&row) {
+                    rows.remove(&row.handle);
                 }
             }
-        }
-        if self.filled.is_due(Duration::ZERO) {
-            self.write_down();
+            drop(rows);
+            self.write_down_later();
         }
         standing.into_iter().map(FilledRow::told).collect()
-    }
-
-    fn write_down(&self) {
-        if let Err(error) = self.save_all() {
-            tracing::warn!(%error, "filled directories not noted in seeds.json; tried again later");
-            lock(&self.filled.0).unwritten = true;
-        }
-    }
-}
-
-impl Drop for Records {
-    fn drop(&mut self) {
-        if self.filled.is_due(Duration::ZERO) {
-            self.write_down();
-        }
     }
 }
 
@@ -230,7 +191,8 @@ mod tests {
             assert_eq!(targets(), [names[1].to_str().unwrap()]);
         }
         // A seed below the root is written down beside them, and neither loses the other.
-        records.save_all().unwrap();
+        records.write_down_later();
+        records.write_down(std::time::Duration::ZERO);
         assert_eq!(Records::open(&store).all_filled(&store).len(), targets().len());
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::build::{Pair, TOP_MODE, build};
 use super::entry::{Maker, Owners};
-use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, decide};
+use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, barred, decide};
 use super::filled::Filled;
 use super::hidden::Hidden;
 use super::mark::Mark;
@@ -114,13 +114,17 @@ impl Seeder {
         let work = self.work_on(version, request.link, request.peer, progress)?;
         let found = self.find(&work, request)?;
         let step = decide(&found.facts);
-        if matches!(step, Step::Fill | Step::FillInPlace(_))
+        if matches!(step, Step::Fill | Step::FillByReflink(_) | Step::FillInPlace(_))
             && self.records.too_many_filled(self.store.root(), found.handle.as_ref())
         {
             return Err(SeedError::TooMany { most: MOST }.into());
         }
         let done = match step {
-            Step::Fill => self.fill_by_handle(&work, &found.dir),
+            Step::Fill => self.fill_by_handle(&work, &found.dir, work.link),
+            Step::FillByReflink(why) => match self.fill_by_handle(&work, &found.dir, Link::Reflink) {
+                Err(SeedError::LinkRefused { .. }) => Ok(Err(why)),
+                done => done,
+            },
             Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
             Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map(Ok),
             Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark).map(Ok),
@@ -198,7 +202,7 @@ impl Seeder {
             holds: Holds::Nothing,
             reached: Reached::ByHandle,
             in_store: false,
-            special: work.manifest.entries.iter().any(|e| e.kind == EntryType::File && e.mode & 0o6000 != 0),
+            barred: barred(work.manifest.entries.iter().filter(|e| e.kind == EntryType::File), request.peer),
             asked: request.link,
         };
         let found = |dir: &Dir, facts| Found { dir: dir.clone(), handle: None, mark: None, facts };
@@ -243,10 +247,10 @@ impl Seeder {
     }
 
     /// Makes the tree out of sight and moves it in.
-    fn fill_by_handle(&self, work: &Work<'_>, dir: &Dir) -> Result<Result<Done, Receive>, SeedError> {
+    fn fill_by_handle(&self, work: &Work<'_>, dir: &Dir, link: Link) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         let made = hidden.scratch().stage()?;
-        let maker = work.maker(Rung::first(work.link));
+        let maker = work.maker(Rung::first(link));
         build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: made.dir().clone() })?;
         for entry in made.dir().entries()? {
             match made.dir().rename(&entry.name, dir, &entry.name, Rename::NoReplace) {

@@ -102,10 +102,17 @@ impl Identity {
         Ok(Self { ino: stamp.ino, born: dir.born()?, changed: stamp.ctime })
     }
 
-    /// For a mark on the directory itself. The time it was made comes first: some overlays number anew what they show.
-    pub(super) fn is_that_of(&self, found: &Identity) -> bool {
+    /// For a mark on the directory itself: whether this is it.
+    pub(super) fn is_of(&self, dir: &Dir) -> fs::Result<bool> {
+        let found = Self::of(dir)?;
+        Ok(self.is_that_of(&found, self.ino != found.ino && dir.may_be_numbered_anew()?))
+    }
+
+    /// Two directories may be made in one tick of the clock, so that the number counts as well, but for where it may be
+    /// another one the next time.
+    fn is_that_of(&self, found: &Identity, numbered_anew: bool) -> bool {
         match (self.born, found.born) {
-            (Some(marked), Some(born)) => marked == born,
+            (Some(marked), Some(born)) => marked == born && (numbered_anew || self.ino == found.ino),
             _ => self.ino == found.ino,
         }
     }
@@ -141,7 +148,7 @@ impl Mark {
     pub(crate) fn on(dir: &Dir) -> fs::Result<Option<Self>> {
         let Some(bytes) = dir.xattr(ATTRIBUTE)? else { return Ok(None) };
         let Ok(mark) = serde_json::from_slice::<Self>(&bytes) else { return Ok(None) };
-        Ok(mark.id.is_that_of(&Identity::of(dir)?).then_some(mark))
+        Ok(mark.id.is_of(dir)?.then_some(mark))
     }
 
     /// Puts the mark on `dir`; `false` where the file system has no extended attributes.
@@ -180,12 +187,17 @@ mod tests {
     #[test]
     fn a_copy_is_not_the_marked_directory() {
         let marked = Identity { ino: 7, born: Some(100), changed: 200 };
-        assert!(marked.is_that_of(&Identity { ino: 7, born: Some(100), changed: 300 }));
-        assert!(marked.is_that_of(&Identity { ino: 9, born: Some(100), changed: 300 }), "an overlay's new number");
-        assert!(!marked.is_that_of(&Identity { ino: 7, born: Some(101), changed: 200 }));
-        let unknown = Identity { born: None, ..marked };
-        assert!(unknown.is_that_of(&Identity { ino: 7, born: None, changed: 300 }));
-        assert!(!unknown.is_that_of(&Identity { ino: 8, born: None, changed: 200 }));
+        for numbered_anew in [false, true] {
+            let is_that_of = |marked: Identity, found: &Identity| marked.is_that_of(found, numbered_anew);
+            assert!(is_that_of(marked, &Identity { ino: 7, born: Some(100), changed: 300 }));
+            assert!(!is_that_of(marked, &Identity { ino: 7, born: Some(101), changed: 200 }));
+            // Made in the same tick, or the same one under an overlay's new number.
+            let other = Identity { ino: 9, born: Some(100), changed: 300 };
+            assert_eq!(is_that_of(marked, &other), numbered_anew);
+            let unknown = Identity { born: None, ..marked };
+            assert!(is_that_of(unknown, &Identity { ino: 7, born: None, changed: 300 }));
+            assert!(!is_that_of(unknown, &Identity { ino: 8, born: None, changed: 200 }));
+        }
     }
 
     #[test]

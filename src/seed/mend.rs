@@ -15,6 +15,7 @@ use super::owned::Names;
 use super::place::same_inode;
 use super::staged::{Scratch, Staged};
 use super::tree::{Directory, Layout, walk};
+use super::unread::read_large;
 use super::{Next, Rung, SeedError, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
 use crate::intent::Link;
@@ -83,6 +84,10 @@ impl Spot {
 
 impl Mender<'_> {
     fn tree(&self, layout: &Layout, top: &Pair) -> Result<(), SeedError> {
+        // Else only what differs is made of the store's files.
+        if self.maker.mode() == LinkMode::Hardlink {
+            read_large(self.maker.version, layout);
+        }
         walk(layout, top.clone(), &|directory, above: &Pair| self.visit(layout, directory, above))?;
         for entry in &layout.links {
             self.link(entry, top)?;

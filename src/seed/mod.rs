@@ -40,6 +40,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unread;
 
 pub use error::SeedError;
 pub(crate) use fetched::{entries_of, first_difference, restore_modes};

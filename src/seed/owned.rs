@@ -69,7 +69,7 @@ impl Head {
     fn parse(bytes: &[u8], target: &Dir) -> fs::Result<Option<Self>> {
         let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
         let Ok(head) = serde_json::from_slice::<Self>(line) else { return Ok(None) };
-        Ok(head.id.is_that_of(&Identity::of(target)?).then_some(head))
+        Ok(head.id.is_of(target)?.then_some(head))
     }
 
     /// Writes the list, durably.

@@ -1,11 +1,13 @@
 //! What has been seeded where: `seeds.json` in the store.
 //!
 //! Where targets bear their marks themselves this is an index of them, and a lost one costs only the list. On file
-//! systems without extended attributes it is the truth: then it is written durably, before the target is swapped.
+//! systems without extended attributes it is the truth: then it is written durably, before the target is swapped. The
+//! index alone is written at most once a second, however many seeds there are, and with the daemon's end.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,8 @@ use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Targets that a node may have.
 pub(super) const MOST: usize = 10_000;
+/// Between two writings of what the targets say themselves.
+const PACE: Duration = Duration::from_secs(1);
 /// Bytes of `seeds.json`.
 const LIMIT: u64 = 64 << 20;
 
@@ -84,12 +88,20 @@ impl Marks for At<'_> {
     }
 }
 
+/// How far `seeds.json` is behind what is known.
+#[derive(Debug, Default)]
+struct Behind {
+    written: Option<Instant>,
+    unwritten: bool,
+}
+
 /// All that is known of what was seeded.
 #[derive(Debug)]
 pub(super) struct Records {
     store: Dir,
     rows: Mutex<BTreeMap<RelPath, Row>>,
     pub(super) filled: FilledRows,
+    behind: Mutex<Behind>,
     boot: Option<String>,
     /// Marks are put on targets; tests do without, as some file systems must.
     pub(super) attributes: bool,
@@ -113,7 +125,7 @@ impl Records {
         });
         let rows = Mutex::new(seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
         let filled = FilledRows::new(filled);
-        Self { store: store.clone(), rows, filled, boot: boot_id(), attributes: true }
+        Self { store: store.clone(), rows, filled, behind: Mutex::default(), boot: boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.
@@ -169,6 +181,10 @@ impl Records {
             return;
         }
         rows.insert(target.clone(), row);
+        if on_target {
+            drop(rows);
+            return self.write_down_later();
+        }
         if let Err(error) = self.save(&rows) {
             tracing::warn!(%error, %target, "seed not noted in seeds.json");
         }
@@ -229,13 +245,29 @@ impl Records {
         }
     }
 
-    /// Writes all down that is known.
-    pub(super) fn save_all(&self) -> fs::Result<()> {
-        self.save(&lock(&self.rows))
+    /// Something is known that is to be written down soon, with what comes until then.
+    pub(super) fn write_down_later(&self) {
+        lock(&self.behind).unwritten = true;
+        self.write_down(PACE);
+    }
+
+    /// Writes all down that is known, if there is anything new and the last time was so long ago.
+    pub(super) fn write_down(&self, pace: Duration) {
+        // Who waits here for another who writes finds that there is nothing left to do.
+        let rows = lock(&self.rows);
+        let is_due = {
+            let behind = lock(&self.behind);
+            behind.unwritten && behind.written.is_none_or(|at| at.elapsed() >= pace)
+        };
+        if is_due && let Err(error) = self.save(&rows) {
+            tracing::warn!(%error, "seeds not noted in seeds.json; tried again later");
+            lock(&self.behind).unwritten = true;
+        }
     }
 
     fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
         let name = file_name("seeds.json");
+        *lock(&self.behind) = Behind { written: Some(Instant::now()), unwritten: false };
         let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
@@ -256,6 +288,12 @@ impl Records {
     }
 }
 
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.write_down(Duration::ZERO);
+    }
+}
+
 fn record(target: RelPath, mark: Mark) -> Record {
     Record {
         target,
@@ -273,5 +311,47 @@ fn read(store: &Dir) -> Result<Written, Box<dyn std::error::Error + Send + Sync>
         Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
         Err(e) if e.is_not_found() => Ok(Written::default()),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::super::mark::Wanted;
+    use super::*;
+
+    #[test]
+    fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Dir::create_all(&temp.path().join("store")).unwrap();
+        let root = Dir::create_all(&temp.path().join("root")).unwrap();
+        let known = || Records::open(&store).all(&root).into_iter().map(|record| record.target.to_string());
+        let keep = |records: &Records, name: &str| {
+            let (target, dir) = (name.parse().unwrap(), Dir::create_all(&temp.path().join("root").join(name)).unwrap());
+            let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
+            let digest = Digest::sha256(b"tree");
+            let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
+            let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
+            records.announce(&target, &dir, &mark).unwrap();
+            records.keep(&target, &dir, mark);
+        };
+        let mut records = Records::open(&store);
+        keep(&records, "a");
+        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
+        // As if it had been just now, however slow this test is.
+        lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
+        keep(&records, "b");
+        keep(&records, "c");
+        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
+        // Where there are no attributes it is written before the swap, whenever that is.
+        records.attributes = false;
+        keep(&records, "d");
+        assert_eq!(known().last().unwrap(), "d");
+        records.attributes = true;
+        lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
+        keep(&records, "e");
+        assert_eq!(known().last().unwrap(), "d");
+        drop(records);
+        assert_eq!(known().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
     }
 }

@@ -150,6 +150,11 @@ impl Seeder {
         self.retired.remove(GRACE);
     }
 
+    /// Writes down what was seeded since that was done last.
+    pub fn note_seeds(&self) {
+        self.records.write_down(Duration::ZERO);
+    }
+
     /// What one target holds, where it is known and stands.
     pub fn record(&self, target: &RelPath) -> Option<Record> {
         self.records.one(&self.root, target)

@@ -15,6 +15,7 @@ use sha2::Digest as _;
 use tempfile::TempDir;
 
 mod swaps;
+mod unread;
 
 use super::*;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
@@ -549,6 +550,7 @@ fn records_are_kept_over_a_restart_and_vanished_ones_forgotten() {
     house.seed(&version, Link::Copy);
     house.ask(&version, &to("other", Link::Hardlink)).unwrap();
     let records = house.seeder.records();
+    house.seeder.note_seeds();
     house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
     assert_eq!(house.seeder.records(), records);
     assert_eq!(records.len(), 2);

@@ -25,6 +25,7 @@ mod seal;
 mod sound;
 mod staging;
 mod take_over;
+mod telltale;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -44,5 +45,6 @@ pub use quarantine::Reason;
 pub use scrub::{Pace, Scrubbed, next_due};
 pub use sound::DamageReport;
 pub use staging::Staging;
+pub use telltale::Telltales;
 pub use verify::{Damage, Report, store_mode};
 pub use version::Version;

@@ -3,7 +3,8 @@
 //! A published file never changes, but whoever has a hard link to it and is root may write to it and set its time back.
 //! Its ctime tells: that nobody sets. So each file's state (inode, size, mtime, ctime) is remembered when its bytes
 //! were last known, and a file in any other state is read before it is handed out. The daemon's own links change the
-//! ctime too, and are followed ([`Version::follow`]); a pod that unlinks its seed costs the next reader one reading.
+//! ctime too, and are followed ([`Version::follow`]). What a pod does that unlinks its seed is seen by a few files
+//! ([`super::Telltales`]); the files are read in the background then, or by the next who hands them out.
 //!
 //! Only a fingerprint of each state is kept, with the digest that goes with it: a stale one fits nothing, so nothing
 //! needs to be forgotten in time. Left open: a write in the very instants between the daemon's look at a file and its
@@ -92,7 +93,7 @@ impl Soundness {
         prints.insert(print);
     }
 
-    fn knows(&self, stat: &Stat, sha256: &[u8; 32]) -> bool {
+    pub(super) fn knows(&self, stat: &Stat, sha256: &[u8; 32]) -> bool {
         let print = fingerprint(stat, sha256);
         lock(&self.prints).contains(&print)
     }

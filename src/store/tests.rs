@@ -561,6 +561,31 @@ fn a_file_is_read_only_in_a_state_that_is_not_known() {
 }
 
 #[test]
+fn what_a_stranger_did_to_names_is_seen_and_only_that_is_read() {
+    use std::ops::ControlFlow::Continue;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    let version = store.open_version(&artifact(), &version("1")).unwrap();
+    let telltales = store.telltales(&version).unwrap();
+    let bytes = || store.recheck_while(&version, |_| Continue(())).unwrap().unwrap().bytes;
+    assert_eq!((telltales.unknown().unwrap(), bytes()), (vec![], 0));
+    let inode = version.tree().path().join("d/f");
+    let linked = dir.path().join("linked");
+    sys::hard_link(&inode, &linked).unwrap();
+    sys::remove_file(&linked).unwrap();
+    let state = version.tree().stat(&path("d/f")).unwrap().unwrap().stamp;
+    assert_eq!(telltales.unknown().unwrap(), [Some(state)]);
+    assert_eq!(bytes(), 3);
+    assert_eq!((telltales.unknown().unwrap(), bytes()), (vec![], 0));
+    sys::set_permissions(&inode, sys::Permissions::from_mode(0o644)).unwrap();
+    sys::write(&inode, b"two").unwrap();
+    assert_eq!(store.recheck_while(&version, |_| Continue(())).unwrap().unwrap().damaged, 1);
+    sys::remove_dir_all(version.tree().path()).unwrap();
+    assert_eq!(telltales.unknown().unwrap(), [None]);
+}
+
+#[test]
 fn a_damaged_version_is_to_be_had_again_until_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");

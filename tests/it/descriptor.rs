@@ -17,7 +17,7 @@ use seedcache::fs::{Dir, HandleError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::archive::{Archive, every_kind};
+use crate::fixture::archive::{Archive, every_kind, every_kind_for_all};
 use crate::fixture::http::Response;
 use crate::fixture::loopfs::LoopFs;
 use crate::fixture::mounted::Mounted;
@@ -241,8 +241,11 @@ fn where_nothing_can_be_linked_the_client_is_told_why() {
 
 #[test]
 fn a_pod_of_its_own_user_can_do_away_with_what_it_got() {
-    for (disk, mode) in [(LoopFs::ext4(64), "hardlink"), (LoopFs::xfs(), "reflink")] {
-        let house = House::on(disk, every_kind(), &[]);
+    // A clone belongs to the pod, whoever may read the store's file.
+    for (disk, archive, mode) in
+        [(LoopFs::ext4(64), every_kind_for_all(), "hardlink"), (LoopFs::xfs(), every_kind(), "reflink")]
+    {
+        let house = House::on(disk, archive, &[]);
         let volume = house.volume("volume", POD);
         let dir = File::open(volume.path()).unwrap();
         let answer = as_user(POD, || house.fill_with(&dir, "auto"));
@@ -276,8 +279,25 @@ fn a_pod_of_its_own_user_can_do_away_with_what_it_got() {
 }
 
 #[test]
-fn a_forged_mark_gives_nobody_what_is_not_theirs() {
+fn what_a_pod_could_not_read_as_a_hard_link_is_left_to_it() {
     let house = House::ext4();
+    let volume = house.volume("volume", POD);
+    let dir = File::open(volume.path()).unwrap();
+    let why = "only their owner or group may read";
+    assert!(house.received(&as_user(POD, || house.fill_with(&dir, "auto"))).contains(why));
+    let demanded = as_user(POD, || house.fill_with(&dir, "hardlink"));
+    assert!(demanded.status == 409 && demanded.text().contains(why), "{}", demanded.text());
+    assert!(is_empty(volume.path()));
+    // Nor does a mark help it, be it a good one: root is handed the links, and puts them into the pod's directory.
+    assert_eq!(house.filled(volume.path())["mode"], "hardlink");
+    fs::remove_file(volume.path().join("deep/data")).unwrap();
+    assert!(house.received(&as_user(POD, || house.fill_with(&dir, "auto"))).contains(why));
+    assert!(!volume.path().join("deep/data").exists());
+}
+
+#[test]
+fn a_forged_mark_gives_nobody_what_is_not_theirs() {
+    let house = House::on(LoopFs::ext4(64), every_kind_for_all(), &[]);
     let volume = house.volume("volume", POD);
     let dir = File::open(volume.path()).unwrap();
     assert_eq!(as_user(POD, || house.fill_with(&dir, "auto")).status, 200);

@@ -147,6 +147,24 @@ fn a_reader_over_http_gets_no_damaged_bytes_after_a_restart_either() {
 }
 
 #[test]
+fn a_seed_after_one_was_removed_by_its_pod_finds_the_files_read_already() {
+    let case = Case::new(ONLY_WHEN_ASKED, "");
+    case.seed("one");
+    let size = fs::metadata(largest(&case.at("one"))).unwrap().len();
+    fs::remove_dir_all(case.at("one")).unwrap();
+    let scrubbed = || case.metric("seedcache_store_scrubbed_bytes_total");
+    until("the files to be read again", PATIENCE, || (scrubbed() >= size as f64).then_some(()));
+    let read = || -> u64 {
+        let counts = fs::read_to_string(format!("/proc/{}/io", case.node.pid())).unwrap();
+        counts.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    };
+    let before = read();
+    case.seed("two");
+    assert!(read() - before < size, "it read {} bytes", read() - before);
+    assert_eq!(case.metric("seedcache_store_damaged_versions_total"), 0.0);
+}
+
+#[test]
 fn the_scrub_finds_it_by_itself_and_mends_the_seeds() {
     let case = Case::new(AT_ONCE, "  seeds: [{target: declared, link: hardlink}]\n");
     case.node.wait_state("app", "seeded", PATIENCE, |state| state["seeds"][0]["state"] == "Ready");
