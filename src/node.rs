@@ -20,6 +20,9 @@ use crate::store::{Limits, ManifestHead, OpenError, Store};
 /// below the 30 s that Kubernetes gives a pod.
 const DRAIN: Duration = Duration::from_secs(25);
 
+/// How long the daemon before this one may take to let go of the store: its drain, and its last writing.
+const TAKE_OVER: Duration = Duration::from_secs(40);
+
 /// What the command line says about the node to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -255,7 +258,7 @@ struct Opened {
 
 fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeError> {
     let catalog = intent::load_catalog(config).map_err(NodeError::Documents)?;
-    let store = Arc::new(Store::open(&settings.store.root).map_err(NodeError::Store)?);
+    let store = Arc::new(Store::take_over(&settings.store.root, TAKE_OVER).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
     let (records, filled) = (seeder.records(), seeder.filled());
     let repairs = store.pending_repairs().map_err(|error| NodeError::Store(error.into()))?;

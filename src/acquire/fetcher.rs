@@ -218,8 +218,9 @@ impl Fetcher {
     /// Builds the HTTP client: custom CAs, proxies from the environment, no total time-out.
     pub fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         // A plain function is wanted, and `unpack` is a generic one.
-        let sink: Sink =
-            |archive, recipe, file_name, tree, progress| unpack(archive, recipe, file_name, tree, progress);
+        let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
+            unpack(archive, recipe, file_name, tree, donors, progress)
+        };
         Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), known: Arc::default(), sink })
     }
 

@@ -17,7 +17,7 @@ use super::unpack::{UnpackError, Unpacked};
 use super::{Phase, Progress};
 use crate::fs::{self, Dir};
 use crate::intent::{Algorithm, Digest, Hasher, Unpack};
-use crate::store::Staging;
+use crate::store::{Donors, Staging};
 
 /// Pieces that are read from disk are this big.
 const PIECE: usize = 128 * 1024;
@@ -27,7 +27,7 @@ const QUEUE: usize = 8;
 const DRAIN: u64 = 256 << 20;
 
 /// What unpacks: [`super::unpack`], or another one in tests.
-pub(super) type Sink = fn(Intake, &Unpack, &str, &Dir, &Progress) -> Result<Unpacked, UnpackError>;
+pub(super) type Sink = fn(Intake, &Unpack, &str, &Dir, Option<&Donors>, &Progress) -> Result<Unpacked, UnpackError>;
 
 /// Ends the pass when it is dropped.
 pub(super) struct AbortOnDrop<'a>(pub(super) &'a AtomicBool);
@@ -142,7 +142,8 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
         let unpacking = scope.spawn(|| {
-            let unpacked = (work.sink)(intake, &work.recipe, &work.file_name, &tree, &work.progress);
+            let unpacked =
+                (work.sink)(intake, &work.recipe, &work.file_name, &tree, work.staging.donors(), &work.progress);
             if let Err(error) = &unpacked {
                 fate.store(if error.is_bad_content() { REFUSED } else { HOPELESS }, Relaxed);
             }

@@ -203,6 +203,11 @@ impl Client {
         tokio::time::timeout(limit, self.send(&question)).await.map_err(silent)?.map(drop)
     }
 
+    /// Comes back once the daemon answers; where nobody listens yet, it is tried again for up to `limit`.
+    pub(super) async fn arrival(&self, limit: Duration) -> Result<(), ClientError> {
+        wait::arrival(limit, async |left| self.health(left).await).await
+    }
+
     /// A version's manifest as it stands in the store, to be read as it comes.
     pub(super) async fn manifest(&self, name: &ArtifactName, version: &VersionName) -> Result<Incoming, ClientError> {
         self.open(name, version, "").await

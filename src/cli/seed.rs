@@ -1,6 +1,7 @@
 //! `seedcache seed`: has a version put into a directory, and says in one line what that took.
 
 mod activity;
+mod current;
 mod hand_over;
 mod or_fetch;
 mod stream;
@@ -47,6 +48,9 @@ pub(super) struct Args {
     /// Replace a directory that seedcache did not make
     #[arg(long)]
     force: bool,
+    /// Stay, and put each version that becomes current there
+    #[arg(long)]
+    follow: bool,
     #[command(flatten)]
     fetch: or_fetch::OrFetch,
     /// Form of the answer
@@ -89,6 +93,8 @@ struct Wish<'a> {
     wait: Duration,
     /// How long a daemon that went away is missed; `None`: as long as anything is waited for.
     absence: Option<Duration>,
+    /// How long one that is not there yet is waited for; `None`: not at all.
+    arrival: Option<Duration>,
 }
 
 impl<'a> Wish<'a> {
@@ -112,17 +118,32 @@ pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write
         force: args.force,
         wait: args.wait,
         absence: plan.as_ref().map(|plan| plan.daemon_timeout),
+        arrival: args.fetch.daemon_timeout,
     };
-    let activity = Activity::new();
-    let work = seed(client, &wish, plan.as_ref(), &activity);
-    let look = async |at| activity.look(client, wish.name, wish.version, at).await;
-    let seeded = watch(work, look).await?;
-    match args.output {
-        Format::Table => writeln!(out, "{}", line(&seeded, &args.target))?,
-        Format::Json => writeln!(out, "{}", serde_json::to_string(&Answer::from(&seeded))?)?,
+    let once = async |out: &mut Output<_>| {
+        let seeded = shown(client, &wish, plan.as_ref()).await?;
+        tell(&seeded, &args, out).map(|()| seeded.version)
+    };
+    if args.follow {
+        return current::keep(client, &wish, async || once(out).await).await;
     }
-    out.flush()?;
-    Ok(Exit::Done)
+    once(out).await.map(|_| Exit::Done)
+}
+
+/// Seeds, and shows how far that is.
+async fn shown(client: &Client, wish: &Wish<'_>, plan: Option<&or_fetch::Plan>) -> Result<Seeded, Failure> {
+    let activity = Activity::new();
+    let work = seed(client, wish, plan, &activity);
+    watch(work, async |at| activity.look(client, wish.name, wish.version, at).await).await
+}
+
+/// Says what was done.
+fn tell(seeded: &Seeded, args: &Args, out: &mut Output<impl Write>) -> Result<(), Failure> {
+    match args.output {
+        Format::Table => writeln!(out, "{}", line(seeded, &args.target))?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string(&Answer::from(seeded))?)?,
+    }
+    Ok(out.flush()?)
 }
 
 /// By the daemon, else, where that is wished, without it.
@@ -148,8 +169,10 @@ async fn by_daemon(
     plan: Option<&or_fetch::Plan>,
     activity: &Activity,
 ) -> Result<Seeded, Failure> {
-    if let Some(plan) = plan {
-        client.health(plan.daemon_timeout).await?;
+    match (wish.arrival, plan) {
+        (Some(limit), _) => client.arrival(limit).await?,
+        (None, Some(plan)) => client.health(plan.daemon_timeout).await?,
+        (None, None) => {}
     }
     match client.server() {
         Server::Unix(_) => hand_over::hand_over(client, wish, activity).await,

@@ -33,7 +33,11 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
     std::panic::set_hook(Box::new(tell_panic));
     let ended = runtime.block_on(async {
         let mut stop = Stop::new().map_err(Failure::Runtime)?;
-        let node = Node::start(Options { config, root, listen, socket }).await?;
+        let node = tokio::select! {
+            started = Node::start(Options { config, root, listen, socket }) => started?,
+            // It may wait for the daemon before it.
+            () = stop.asked() => return Ok(Exit::Done),
+        };
         let told = async {
             if node.talks_text {
                 greeting::greet(&node, out).await?;

@@ -17,7 +17,7 @@ const PIECE: Duration = Duration::from_secs(10 * 60);
 /// The first pause; each next one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a text is no time to wait.
 #[derive(Debug, thiserror::Error)]
@@ -87,10 +87,31 @@ pub(super) async fn until_gone<T>(
             Err(error) if Instant::now() + pause < deadline && may_pass(&error, reached) => reached = true,
             answer => return answer,
         }
-        // A thousand pods wait for one daemon: they come back spread out.
-        sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        sleep(spread(pause)).await;
         pause = LONGEST_PAUSE.min(pause * 2);
     }
+}
+
+/// Asks a daemon that may not be there yet, again for up to `limit` until it answers.
+pub(super) async fn arrival(
+    limit: Duration,
+    mut ask: impl AsyncFnMut(Duration) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    let deadline = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match ask(deadline.saturating_duration_since(Instant::now())).await {
+            Err(error) if Instant::now() + pause < deadline && may_pass(&error, true) => {}
+            answer => return answer,
+        }
+        sleep(spread(pause)).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// A thousand pods wait for one daemon: they come back spread out.
+pub(super) fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]
@@ -129,6 +150,23 @@ mod tests {
         let mut script = script.into_iter();
         let answer = runtime.block_on(until(wait, async |_| script.next().unwrap()));
         (answer, script.count())
+    }
+
+    #[test]
+    fn a_daemon_that_is_to_come_is_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let unreachable = || {
+            let source = std::io::ErrorKind::ConnectionRefused.into();
+            Err(ClientError::Unreachable { server: "http://node:1".parse().unwrap(), source })
+        };
+        let long = Duration::from_secs(60);
+        for (limit, mut script, arrives, left) in [
+            (long, vec![unreachable(), unreachable(), Ok(()), Ok(())].into_iter(), true, 1),
+            (Duration::ZERO, vec![unreachable(), Ok(())].into_iter(), false, 1),
+        ] {
+            let answer = runtime.block_on(arrival(limit, async |_| script.next().unwrap()));
+            assert_eq!((answer.is_ok(), script.count()), (arrives, left), "{limit:?}");
+        }
     }
 
     #[test]

@@ -34,7 +34,9 @@ impl Shared {
         cancel: &CancellationToken,
     ) -> Result<Arc<ManifestHead>, StepError> {
         let (store, name) = (self.store.clone(), artifact.name.clone());
-        let staging = tokio::task::spawn_blocking(move || store.staging(&name)).await??;
+        let likely = resolution.version().cloned();
+        let stage = move || Ok::<_, StepError>(store.staging(&name)?.with_donors(store.donors(&name, likely.as_ref())));
+        let staging = tokio::task::spawn_blocking(stage).await??;
         let progress = self.progress(artifact);
         let began = tokio::time::Instant::now();
         let stop = cancel.child_token();

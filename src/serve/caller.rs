@@ -1,7 +1,8 @@
 //! Who is asking and what they may do: a pure decision over plain data.
 //!
 //! Reading is open to everyone. Over TCP the bearer token decides about changes, over the Unix socket the peer's uid
-//! alone; a seed of a declared target is allowed to all.
+//! alone, unless the peer is in another container: its root is not the node's. A seed of a declared target is allowed to
+//! all.
 
 use std::net::SocketAddr;
 
@@ -21,6 +22,8 @@ pub(super) enum Peer {
         uid: u32,
         /// The peer's effective gid then.
         gid: u32,
+        /// It runs in a PID namespace that this process does not see into: in another container, or around this one's.
+        outside: bool,
     },
 }
 
@@ -57,6 +60,10 @@ pub(super) enum Denied {
     NotConfigured,
     #[error("uid {uid} may read and seed declared targets; this is for root and the daemon's own user")]
     Uid { uid: u32 },
+    #[error(
+        "uid {uid} of another container may read and seed declared targets; this is for the daemon's own container"
+    )]
+    Outside { uid: u32 },
 }
 
 impl std::fmt::Display for Peer {
@@ -71,7 +78,7 @@ impl std::fmt::Display for Peer {
 impl Peer {
     /// Trusted by the kernel's word alone.
     pub(super) fn is_owner(self, own_uid: u32) -> bool {
-        matches!(self, Peer::Unix { uid, .. } if uid == 0 || uid == own_uid)
+        matches!(self, Peer::Unix { uid, outside: false, .. } if uid == 0 || uid == own_uid)
     }
 }
 
@@ -89,6 +96,7 @@ pub(super) fn rights(peer: Peer, own_uid: u32, token: Token) -> Result<Rights, D
 pub(super) fn may_change(peer: Peer, own_uid: u32, token: Token) -> Result<(), Denied> {
     match (rights(peer, own_uid, token)?, peer, token) {
         (Rights::All, ..) => Ok(()),
+        (Rights::Declared, Peer::Unix { uid, outside: true, .. }, _) => Err(Denied::Outside { uid }),
         (Rights::Declared, Peer::Unix { uid, .. }, _) => Err(Denied::Uid { uid }),
         (Rights::Declared, Peer::Tcp(_), Token::NotConfigured) => Err(Denied::NotConfigured),
         (Rights::Declared, Peer::Tcp(_), _) => Err(Denied::NoToken),
@@ -117,13 +125,14 @@ mod tests {
     #[test]
     fn callers_are_logged_in_a_word() {
         assert_eq!(Peer::Tcp("127.0.0.1:5".parse().unwrap()).to_string(), "127.0.0.1:5");
-        assert_eq!(Peer::Unix { uid: 7, gid: 7 }.to_string(), "uid 7");
+        assert_eq!(Peer::Unix { uid: 7, gid: 7, outside: true }.to_string(), "uid 7");
     }
 
     #[test]
     fn who_may_do_what() {
         let tcp = Peer::Tcp("127.0.0.1:5".parse().unwrap());
-        let unix = |uid| Peer::Unix { uid, gid: 7 };
+        let unix = |uid| Peer::Unix { uid, gid: 7, outside: false };
+        let outside = |uid| Peer::Unix { uid, gid: 7, outside: true };
         let declared = Ok(Rights::Declared);
         let table = [
             (tcp, Token::Absent, declared, Err(Denied::NoToken)),
@@ -134,6 +143,8 @@ mod tests {
             (unix(1000), Token::Wrong, Ok(Rights::All), Ok(())),
             (unix(7), Token::Absent, declared, Err(Denied::Uid { uid: 7 })),
             (unix(7), Token::Right, declared, Err(Denied::Uid { uid: 7 })),
+            (outside(0), Token::Absent, declared, Err(Denied::Outside { uid: 0 })),
+            (outside(1000), Token::Absent, declared, Err(Denied::Outside { uid: 1000 })),
         ];
         for (peer, token, may_seed, may) in table {
             assert_eq!(rights(peer, 1000, token), may_seed, "{peer:?} {token:?}");

@@ -40,7 +40,7 @@ async fn fill(
     request: Request,
 ) -> Result<Json<Seeded>, Problem> {
     let body: FillBody = json(request).await?;
-    let (Peer::Unix { uid, gid }, Some(Extension(passed))) = (peer, passed) else {
+    let (Peer::Unix { uid, gid, .. }, Some(Extension(passed))) = (peer, passed) else {
         let detail = "no descriptor of a directory came with the request";
         let next = "ask over the Unix socket, the directory's descriptor attached to the request's first bytes";
         return Err(Problem::new(Kind::Malformed, detail, next));

@@ -101,6 +101,6 @@ mod tests {
         let problem = gate.may_change(peer, &with_token("any")).await.unwrap_err();
         assert_eq!(problem.into_response().status(), StatusCode::FORBIDDEN);
         assert_eq!(gate.rights(peer, &with_token("any")).await.unwrap(), Rights::Declared);
-        assert!(gate.may_change(Peer::Unix { uid: 5, gid: 5 }, &HeaderMap::new()).await.is_ok());
+        assert!(gate.may_change(Peer::Unix { uid: 5, gid: 5, outside: false }, &HeaderMap::new()).await.is_ok());
     }
 }

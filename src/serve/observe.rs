@@ -99,12 +99,12 @@ mod tests {
 
     #[tokio::test]
     async fn failures_tell_the_owner_all_and_others_the_requests_id() {
-        let (tcp, owner) = (Peer::Tcp("127.0.0.1:9".parse().unwrap()), Peer::Unix { uid: 5, gid: 5 });
+        let (tcp, owner) = (Peer::Tcp("127.0.0.1:9".parse().unwrap()), Peer::Unix { uid: 5, gid: 5, outside: false });
         let (status, hidden) = ask(tcp, "/failing").await;
         assert_eq!(status, 500);
         assert!(hidden["detail"].as_str().unwrap().contains(hidden["requestId"].as_str().unwrap()), "{hidden}");
         assert!(!hidden.to_string().contains("secret"), "{hidden}");
-        let (_, hidden) = ask(Peer::Unix { uid: 6, gid: 6 }, "/failing").await;
+        let (_, hidden) = ask(Peer::Unix { uid: 6, gid: 6, outside: false }, "/failing").await;
         assert!(!hidden.to_string().contains("secret"), "{hidden}");
         let (_, shown) = ask(owner, "/failing").await;
         assert_eq!(shown["detail"], "cannot read /secret/place");

@@ -339,12 +339,17 @@ impl From<Denied> for Problem {
             Denied::WrongToken => "send the present content of listen.tokenFile, which is read anew for each request",
             Denied::NotConfigured => "set listen.tokenFile in seedcache.yaml, or use the Unix socket",
             Denied::Uid { .. } => "ask as root or as the user that the daemon runs as",
+            Denied::Outside { .. } => {
+                "ask from the daemon's container (kubectl exec), or over TCP with the bearer token"
+            }
         };
         match denied {
             Denied::NoToken | Denied::WrongToken => {
                 Self::new(Kind::Unauthorized, denied, next).header(WWW_AUTHENTICATE, challenge)
             }
-            Denied::NotConfigured | Denied::Uid { .. } => Self::new(Kind::Forbidden, denied, next),
+            Denied::NotConfigured | Denied::Uid { .. } | Denied::Outside { .. } => {
+                Self::new(Kind::Forbidden, denied, next)
+            }
         }
     }
 }

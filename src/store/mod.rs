@@ -7,7 +7,9 @@
 mod budget;
 mod collect;
 mod content_digest;
+mod donors;
 mod drain;
+mod give;
 mod index;
 mod inventory;
 mod layout;
@@ -22,6 +24,7 @@ mod scrub;
 mod seal;
 mod sound;
 mod staging;
+mod take_over;
 mod telltale;
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,8 @@ mod version;
 
 pub use budget::{Limits, Promises, Room};
 pub use collect::{Age, Claim, Claims, Fate, Why, fates, make_room};
+pub use donors::Donors;
+pub use give::Wanted;
 pub use inventory::{Holding, Inventory};
 pub use layout::{OpenError, Store, StoreError};
 pub use leases::{HolderName, LONGEST_LEASE, LeaseError, TimedLease};

@@ -103,7 +103,7 @@ impl Store {
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
         let tree = staged.open_dir(&own("tree"))?;
-        let shared = self.share_content(&new.artifact, &new.version, &tree, &new.entries)?;
+        let shared = self.share_content(staging, (&new.artifact, &new.version), &tree, &new.entries)?;
         if shared.files > 0 {
             tracing::info!(artifact = %new.artifact, version = %new.version, files = shared.files,
                 bytes = shared.bytes, "content shared with versions on the node");

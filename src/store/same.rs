@@ -1,30 +1,16 @@
 //! The same content once: files of a staged tree that a version of the same artifact already has become hard links to
-//! that version's files where all metadata agree, reflinks of them where the file system has those, before the tree is
-//! published.
+//! that version's files, or reflinks of them, before the tree is published ([`super::give`]).
 //!
-//! Hard links come first: a reflink costs an inode, on XFS 512 bytes, so that each further version of a tree of 83,000
-//! small files took 49 MiB instead of 11.
-//!
-//! What must hold: manifests only say where to look. What takes a staged file's place is in a state known to be good
-//! ([`super::sound`]) or was compared with it byte by byte, so a file that somebody changed in the store never spreads.
-//! A file that cannot be shared keeps its own copy.
+//! Most are that since they were unpacked: what is left to look at here are files too large to be held in memory, and
+//! those that were staged in another way. A file that cannot be shared keeps its own copy.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read};
-use std::sync::Arc;
 
-use super::sound::content_stayed;
-use super::{Entry, EntryType, Manifest, Store, Version, store_mode};
-use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat, apply_meta};
+use super::donors::{content, last};
+use super::give::{Content, Wanted};
+use super::{Donors, Entry, EntryType, Staging, Store, store_mode};
+use crate::fs::{self, Dir, Meta, RelPath, Rename};
 use crate::intent::{ArtifactName, VersionName};
-
-/// So many versions of the artifact are looked through; content that left and came back later is stored anew.
-const LOOKED_AT: usize = 3;
-/// An inode with so many names gets no more of them here: ext4 allows 65,000, and seeds want theirs.
-const MOST_NAMES: u64 = 32_000;
-/// Bytes compared at once.
-const PIECE: usize = 128 * 1024;
 
 /// What was shared with versions that the node had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,40 +25,25 @@ impl Store {
     /// Shares what `tree`, staged as `version` of `artifact`, has in common with the versions on the node.
     pub(super) fn share_content(
         &self,
-        artifact: &ArtifactName,
-        version: &VersionName,
+        staging: &Staging,
+        (artifact, version): (&ArtifactName, &VersionName),
         tree: &Dir,
         entries: &[Entry],
     ) -> fs::Result<Shared> {
-        let mut sharing = Sharing::new(tree, entries);
-        for (donor, manifest) in self.donors(artifact, version) {
-            sharing.share_with(&donor, &manifest)?;
-        }
+        let made;
+        let donors = match staging.donors() {
+            Some(donors) => donors,
+            None => {
+                made = self.donors(artifact, Some(version));
+                &made
+            }
+        };
+        let mut sharing = Sharing::new(tree, entries, donors);
+        sharing.share()?;
         sharing.follow_hard_links()?;
-        let bytes = sharing.shared.iter().map(|&at| entries[at].size).sum();
-        Ok(Shared { files: sharing.shared.len() as u64, bytes })
-    }
-
-    /// The versions to look through: the one being replaced, current, then the newest. Opened one at a time, since a
-    /// manifest may be large.
-    fn donors(
-        &self,
-        artifact: &ArtifactName,
-        version: &VersionName,
-    ) -> impl Iterator<Item = (Version, Arc<Manifest>)> + use<'_> {
-        let holding = self.holding(artifact);
-        let mut heads = holding.newest_first();
-        // A stable sort: the rest stays newest first.
-        heads.sort_by_key(|head| (head.version != *version, Some(&head.version) != holding.current.as_ref()));
-        let heads: Vec<_> = heads.into_iter().take(LOOKED_AT).cloned().collect();
-        heads.into_iter().filter_map(|head| {
-            let opened = self.open_version(&head.artifact, &head.version);
-            let read = opened.and_then(|donor| self.manifest(&donor).map(|manifest| (donor, manifest)));
-            read.inspect_err(|error| {
-                tracing::warn!(artifact = %head.artifact, version = %head.version, %error, "no content shared with it");
-            })
-            .ok()
-        })
+        let (files, bytes) = donors.given();
+        let more: u64 = sharing.shared.iter().map(|&at| entries[at].size).sum();
+        Ok(Shared { files: files + sharing.shared.len() as u64, bytes: bytes + more })
     }
 }
 
@@ -80,47 +51,34 @@ impl Store {
 struct Sharing<'a> {
     tree: &'a Dir,
     entries: &'a [Entry],
+    donors: &'a Donors,
     /// How many further names each file has in this tree.
     names: HashMap<&'a [u8], u64>,
     /// Which entries are shared by now.
     shared: HashSet<usize>,
-    /// Until the file system refuses one.
-    reflinks: bool,
-}
-
-/// A file of the donor that has the content of a staged one.
-struct Donated<'a> {
-    donor: &'a Version,
-    /// The directory it is in.
-    dir: &'a Dir,
-    name: RelPath,
-    entry: &'a Entry,
-    /// As it stands there.
-    stat: Stat,
-    /// Its bytes are known by that.
-    known: bool,
 }
 
 impl<'a> Sharing<'a> {
-    fn new(tree: &'a Dir, entries: &'a [Entry]) -> Self {
+    fn new(tree: &'a Dir, entries: &'a [Entry], donors: &'a Donors) -> Self {
         let mut names = HashMap::new();
         for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
             *names.entry(entry.target.as_deref().unwrap_or_default()).or_default() += 1;
         }
-        Self { tree, entries, names, shared: HashSet::new(), reflinks: true }
+        Self { tree, entries, donors, names, shared: HashSet::new() }
     }
 
-    fn share_with(&mut self, donor: &Version, manifest: &Manifest) -> fs::Result<()> {
-        let mut found = self.found_in(&manifest.entries);
+    fn share(&mut self) -> fs::Result<()> {
+        let (entries, donors) = (self.entries, self.donors);
+        let is_left = |sha256: &[u8; 32]| donors.of(sha256).is_some() && !donors.is_judged(sha256);
+        let mut found: Vec<usize> =
+            (0..entries.len()).filter(|at| content(&entries[*at]).is_some_and(is_left)).collect();
         // Directory by directory: each is made writable and given its times back once.
-        found.sort_by(|(a, _), (b, _)| above(&self.entries[*a]).cmp(&above(&self.entries[*b])));
-        let entries = self.entries;
-        for group in found.chunk_by(|(a, _), (b, _)| above(&entries[*a]) == above(&entries[*b])) {
-            let Some((first, _)) = group.first() else { continue };
+        found.sort_by(|a, b| above(&entries[*a]).cmp(&above(&entries[*b])));
+        for group in found.chunk_by(|a, b| above(&entries[*a]) == above(&entries[*b])) {
+            let Some(first) = group.first() else { continue };
             self.change_directory(entries[*first].path.parent().as_ref(), |sharing, dir| {
-                let mut there = There { donor, last: None };
-                for (at, other) in group {
-                    if sharing.share_file(&mut there, other, dir, &entries[*at])? {
+                for at in group {
+                    if sharing.share_file(dir, &entries[*at])? {
                         sharing.shared.insert(*at);
                     }
                 }
@@ -128,19 +86,6 @@ impl<'a> Sharing<'a> {
             })?;
         }
         Ok(())
-    }
-
-    /// The files to share, each with the donor's entry of the same content: that of the same path, else any.
-    fn found_in<'d>(&self, donor: &'d [Entry]) -> Vec<(usize, &'d Entry)> {
-        let of_donor = donor.iter().filter_map(|entry| Some((content(entry)?, entry)));
-        let by_content: HashMap<&[u8; 32], &Entry> = of_donor.collect();
-        let find = |entry: &Entry| {
-            let wanted = content(entry)?;
-            let there = donor.binary_search_by(|other| other.path.cmp(&entry.path)).ok().map(|at| &donor[at]);
-            there.filter(|other| content(other) == Some(wanted)).or_else(|| by_content.get(wanted).copied())
-        };
-        let unshared = self.entries.iter().enumerate().filter(|(at, _)| !self.shared.contains(at));
-        unshared.filter_map(|(at, entry)| Some((at, find(entry)?))).collect()
     }
 
     /// Lets `change` replace names in a staged directory, which has its own mode and times again afterwards.
@@ -163,58 +108,23 @@ impl<'a> Sharing<'a> {
         dir.apply_meta(&meta)
     }
 
-    /// Puts the donor's content in the place of the staged file; false where that keeps its own copy.
-    fn share_file(&mut self, there: &mut There<'_>, other: &Entry, dir: &Dir, entry: &Entry) -> fs::Result<bool> {
+    /// Puts a donor's content in the place of the staged file; false where that keeps its own copy.
+    fn share_file(&self, dir: &Dir, entry: &Entry) -> fs::Result<bool> {
+        let Some(sha256) = content(entry) else { return Ok(false) };
         let name = last(&entry.path);
         let beside = dir.temporary_name(&name)?;
-        let donated = match there.donated(other) {
-            Ok(Some(donated)) => donated,
-            Ok(None) => return Ok(false),
-            Err(error) => {
-                tracing::debug!(error = crate::intent::error_chain(&error), "content not shared");
-                return Ok(false);
-            }
+        let names = self.names.get(entry.path.as_bytes()).copied().unwrap_or(0);
+        let wanted = Wanted { path: &entry.path, sha256, meta: meta(entry), names };
+        let Some(made) = self.donors.make(dir, &beside, &wanted, Content::Staged(dir, &name))? else {
+            return Ok(false);
         };
-        match self.make_beside(&donated, dir, &beside, entry) {
-            Ok(true) => {
-                dir.rename(&beside, dir, &name, Rename::Replace)?;
-                if let (Some(after), Some(sha256)) = (dir.stat(&name)?, &entry.sha256) {
-                    donated.donor.follow(&donated.stat, &after, sha256);
-                }
-                return Ok(true);
-            }
-            Ok(false) => {}
-            // Nothing depends on it: the file has its own copy already.
-            Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
+        dir.rename(&beside, dir, &name, Rename::Replace)?;
+        if made.linked.is_some()
+            && let Some(after) = dir.stat(&name)?
+        {
+            self.donors.version(made.file).follow(&made.before, &after, sha256);
         }
-        dir.remove_tree(&beside)?;
-        Ok(false)
-    }
-
-    /// Makes `beside` of the donor's file. True when it is the staged file in content and metadata; else something may
-    /// be left there.
-    fn make_beside(&mut self, from: &Donated<'_>, dir: &Dir, beside: &RelPath, entry: &Entry) -> fs::Result<bool> {
-        let further = self.names.get(entry.path.as_bytes()).copied().unwrap_or(0);
-        if agree(entry, from.entry) && from.stat.links + 1 + further <= MOST_NAMES {
-            match fs::hard_link(from.dir, &from.name, dir, beside) {
-                Ok(()) => return from.is_linked(dir, beside, entry),
-                Err(error) => tracing::debug!(%error, path = %entry.path, "no hard link to the content"),
-            }
-        }
-        if !self.reflinks {
-            return Ok(false);
-        }
-        let source = from.dir.open_file(&from.name)?;
-        let to = dir.create_file(beside, 0o600)?;
-        if let Err(error) = fs::reflink(&source, &to) {
-            tracing::debug!(%error, "this file system shares no content by reflink");
-            self.reflinks = false;
-            return Ok(false);
-        }
-        apply_meta(&to, entry.path.as_path(), &meta(entry))?;
-        // What was cloned is what stood there from before until after it.
-        let stayed = Dir::stat_file(&source, entry.path.as_path())?.stamp == from.stat.stamp;
-        Ok(stayed && (from.known || from.is_same(dir, beside, entry)?))
+        Ok(true)
     }
 
     /// Gives the further names of shared files to what they are now.
@@ -227,127 +137,21 @@ impl<'a> Sharing<'a> {
             self.change_directory(entry.path.parent().as_ref(), |sharing, dir| {
                 let name = last(&entry.path);
                 let beside = dir.temporary_name(&name)?;
-                fs::hard_link(sharing.tree, &entries[first].path, dir, &beside)
-                    .map_err(|e| fs::Error::new("link", &dir.path_of(&name), e))?;
-                dir.rename(&beside, dir, &name, Rename::Replace)
+                let (first, sha256) = (&entries[first].path, entries[first].sha256.unwrap_or_default());
+                sharing.donors.follow_link(sharing.tree, first, &sha256, || {
+                    fs::hard_link(sharing.tree, first, dir, &beside)
+                        .map_err(|e| fs::Error::new("link", &dir.path_of(&name), e))?;
+                    dir.rename(&beside, dir, &name, Rename::Replace)
+                })
             })?;
         }
         Ok(())
     }
 }
 
-/// The digest of a file that has content to share.
-fn content(entry: &Entry) -> Option<&[u8; 32]> {
-    entry.sha256.as_ref().filter(|_| entry.kind == EntryType::File && entry.size > 0)
-}
-
-/// Whether two entries of the same content can be one inode.
-fn agree(a: &Entry, b: &Entry) -> bool {
-    let shown = |entry: &Entry| (entry.size, store_mode(entry.mode), entry.uid, entry.gid, entry.mtime);
-    shown(a) == shown(b)
-}
-
-/// The donor's directories, the last one held open: what stands together there mostly stands together here.
-struct There<'a> {
-    donor: &'a Version,
-    last: Option<(Option<RelPath>, Dir)>,
-}
-
-impl There<'_> {
-    /// The donor's file, where it is as its manifest says.
-    fn donated<'d>(&'d mut self, entry: &'d Entry) -> fs::Result<Option<Donated<'d>>> {
-        let Self { donor, last } = self;
-        let parent = entry.path.parent();
-        let (_, dir) = match last.take() {
-            Some((path, dir)) if path == parent => last.insert((path, dir)),
-            _ => {
-                let tree = donor.tree();
-                let dir = parent.as_ref().map_or_else(|| Ok(tree.clone()), |parent| tree.open_dir(parent))?;
-                last.insert((parent, dir))
-            }
-        };
-        let (donor, name) = (*donor, self::last(&entry.path));
-        let found = dir.stat(&name)?;
-        let expected = (Kind::File, entry.size, store_mode(entry.mode), entry.uid, entry.gid, entry.mtime_parts());
-        let as_told = |stat: &Stat| (stat.kind, stat.size, stat.mode, stat.uid, stat.gid, stat.mtime) == expected;
-        let Some(stat) = found.filter(as_told) else {
-            tell_damage(donor, entry);
-            return Ok(None);
-        };
-        let known = entry.sha256.as_ref().is_some_and(|sha256| donor.knows(&stat, sha256));
-        Ok(Some(Donated { donor, dir, name, entry, stat, known }))
-    }
-}
-
-impl Donated<'_> {
-    /// Whether `beside` is a name of this very file, whose bytes are those of the staged one.
-    fn is_linked(&self, dir: &Dir, beside: &RelPath, entry: &Entry) -> fs::Result<bool> {
-        // Looked at under its new name: that is the inode which would stand in the tree, whatever the donor's path is.
-        let Some(linked) = dir.stat(beside)? else { return Ok(false) };
-        if !content_stayed(&self.stat, &linked) {
-            return Ok(false);
-        }
-        if self.known {
-            return Ok(true);
-        }
-        // Who has another name of it may write to it meanwhile.
-        Ok(self.is_same(dir, beside, entry)? && dir.stat(beside)?.is_some_and(|after| after.stamp == linked.stamp))
-    }
-
-    /// Whether `beside`, made of it, has the bytes of the staged file.
-    fn is_same(&self, dir: &Dir, beside: &RelPath, entry: &Entry) -> fs::Result<bool> {
-        let (made, staged) = (dir.open_file(beside)?, dir.open_file(&last(&entry.path))?);
-        let same = same_bytes(&made, &staged, entry.size);
-        let same = same.map_err(|e| fs::Error::new("read", &dir.path_of(beside), e))?;
-        if !same {
-            tell_damage(self.donor, self.entry);
-        }
-        Ok(same)
-    }
-}
-
-/// Whoever mends takes it from here.
-fn tell_damage(donor: &Version, entry: &Entry) {
-    tracing::warn!(artifact = %donor.head().artifact, version = %donor.head().version, path = %entry.path,
-        "a stored file is not as its manifest says: its content is not shared");
-    donor.report(format!("{} was changed after it was published", entry.path));
-}
-
-fn same_bytes(a: &File, b: &File, size: u64) -> io::Result<bool> {
-    let piece = usize::try_from(size).map_or(PIECE, |size| size.clamp(1, PIECE));
-    let mut pieces = [vec![0; piece], vec![0; piece]];
-    loop {
-        let [left, right] = &mut pieces;
-        let (n, m) = (read_full(a, left)?, read_full(b, right)?);
-        if left[..n] != right[..m] {
-            return Ok(false);
-        }
-        if n == 0 {
-            return Ok(true);
-        }
-    }
-}
-
-fn read_full(mut file: &File, piece: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match file.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
-}
-
 /// The directory that holds an entry, as bytes.
 fn above(entry: &Entry) -> Option<&[u8]> {
     entry.path.split_last().0
-}
-
-fn last(path: &RelPath) -> RelPath {
-    RelPath::parse(path.file_name()).unwrap_or_else(|e| unreachable!("it is a component of a path: {e}"))
 }
 
 /// An entry's metadata as it is in the store.
@@ -364,6 +168,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::fs::apply_meta;
     use crate::intent::Digest;
     use crate::store::{NewVersion, Report, ResolvedFrom};
 

@@ -1,7 +1,9 @@
 //! Downloads and unpacks in progress: `staging/<artifact>/`, kept over a restart so that a download resumes.
 
 use std::fs::File;
+use std::sync::Arc;
 
+use super::Donors;
 use crate::fs::{self, Dir, RelPath};
 
 /// The staging directory of one artifact. One acquisition of an artifact runs at a time, so one directory is enough.
@@ -10,6 +12,8 @@ pub struct Staging {
     dir: Dir,
     /// Where the tree is made, if that is not below `dir`.
     tree: Option<Dir>,
+    /// What may be in the tree already.
+    donors: Option<Arc<Donors>>,
 }
 
 fn name(text: &'static str) -> RelPath {
@@ -19,12 +23,22 @@ fn name(text: &'static str) -> RelPath {
 impl Staging {
     /// Works in `dir`.
     pub fn new(dir: Dir) -> Self {
-        Self { dir, tree: None }
+        Self { dir, tree: None, donors: None }
     }
 
     /// Downloads in `dir` and unpacks straight into the directory `tree`, which is emptied for it.
     pub fn into_tree(dir: Dir, tree: Dir) -> Self {
-        Self { dir, tree: Some(tree) }
+        Self { dir, tree: Some(tree), donors: None }
+    }
+
+    /// Files that these have are shared with them when the tree is made.
+    pub fn with_donors(self, donors: Donors) -> Self {
+        Self { donors: Some(Arc::new(donors)), ..self }
+    }
+
+    /// What the tree shares files with.
+    pub fn donors(&self) -> Option<&Donors> {
+        self.donors.as_deref()
     }
 
     /// The directory itself: `archive.part`, `download.json` and `version/` stand in it.
@@ -78,6 +92,11 @@ impl Staging {
     pub fn discard_tree(&self) -> fs::Result<()> {
         if let Some(tree) = &self.tree {
             return tree.clear();
+        }
+        if let Some(donors) = &self.donors
+            && let Ok(tree) = self.dir.open_dir(&Self::version_name()).and_then(|dir| dir.open_dir(&name("tree")))
+        {
+            donors.take_back(&tree);
         }
         self.dir.remove_tree(&Self::version_name())
     }

@@ -32,6 +32,11 @@ impl Version {
         &self.tree
     }
 
+    /// The same without a hold on its bytes: it may be removed meanwhile.
+    pub(super) fn not_held(self) -> Self {
+        Self { _lease: Arc::default(), ..self }
+    }
+
     /// Whether both are one directory: not one published anew since.
     pub(super) fn is_same(&self, other: &Self) -> crate::fs::Result<bool> {
         let of = |version: &Self| version.dir.stat_self().map(|stat| (stat.stamp.dev, stat.stamp.ino));

@@ -160,7 +160,7 @@ fn the_quickstart_does_what_it_says() {
 fn shell_lines(address: &str) -> Vec<String> {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
     let (_, section) = readme.split_once("\n### Without our program\n").expect("the section is there");
-    let lines = commands(section.split("\n## ").next().unwrap());
+    let lines = commands(section.split("\n##").next().unwrap());
     let lines: Vec<String> = lines.iter().map(|line| line.replace("$HOST:7070", address)).collect();
     assert_eq!(lines.len(), 5, "{lines:?}");
     lines

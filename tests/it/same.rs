@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::archive::Archive;
 use crate::fixture::loopfs::LoopFs;
 use crate::fixture::node::{Builder, Node};
+use crate::fixture::origin::Fault;
 use crate::fixture::releases::Releases;
 use crate::fixture::system::run;
 use crate::fixture::{PATIENCE, noise, until};
@@ -175,6 +176,49 @@ fn files_that_a_killed_daemon_knew_are_compared() {
     case.node.cli(&["verify", "app@v2"]).ok();
     case.go_on("v3", &files(9));
     assert_eq!(case.inode("v2", "b"), case.inode("v3", "b"));
+}
+
+#[test]
+fn wrong_bytes_leave_the_files_they_had_in_common_good() {
+    let files = |changed| [("a", 1, 100_000, 0o644), ("b", 2, 100_000, 0o644), ("c", changed, 100, 0o644)];
+    let disk = LoopFs::ext4(64);
+    let case = Case::on(Node::builder().root(disk.path()), &files(7));
+    case.releases.publish_with_sum("v2", &archive(&files(8)), &"0".repeat(64));
+    case.releases.point_to("v2");
+    case.node.cli(&["refresh", "app", "--wait"]).exits(1);
+    assert_eq!(case.node.state("app")["current"], "v1");
+    assert_eq!(fs::metadata(case.file("v1", "a")).unwrap().nlink(), 1, "nothing of the staged tree is left");
+    case.node.seed("app", "there", &["--link", "hardlink"]).ok();
+    let seeded = fs::metadata(case.node.root().join("there/d/a")).unwrap();
+    assert_eq!(seeded.ino(), case.inode("v1", "a"));
+    case.node.cli(&["verify", "app"]).ok();
+    assert!(!case.node.log_text().contains("version is damaged"));
+    case.releases.publish("v2", &archive(&files(8)));
+    case.go_on("v3", &files(9));
+    assert_eq!(case.inode("v1", "a"), case.inode("v3", "a"));
+}
+
+#[test]
+fn files_are_linked_while_a_download_comes_and_again_when_it_is_resumed() {
+    let files = |changed| [("a", 1, 100_000, 0o644), ("b", changed, 4 * MIB, 0o644), ("c", 3, 100_000, 0o644)];
+    let disk = LoopFs::ext4(64);
+    let mut case = Case::on(Node::builder().root(disk.path()), &files(7));
+    let path = Releases::path("v2");
+    case.releases.publish("v2", &archive(&files(8)));
+    case.releases.origin.always(&path, Fault::StallAfter(2 * MIB as u64));
+    case.releases.point_to("v2");
+    case.node.cli(&["refresh", "app"]).ok();
+    let names = |case: &Case| fs::metadata(case.file("v1", "a")).unwrap().nlink();
+    until("the file to be linked before the archive is here", PATIENCE, || (names(&case) == 2).then_some(()));
+    case.node.kill9();
+    case.releases.origin.heal(&path);
+    case.node.start();
+    case.node.wait_state("app", "the version whose download was cut", PATIENCE, |state| state["current"] == "v2");
+    for path in ["a", "c"] {
+        assert_eq!(case.inode("v1", path), case.inode("v2", path), "{path}");
+    }
+    assert_eq!(names(&case), 2);
+    case.node.cli(&["verify", "app"]).ok();
 }
 
 #[test]

@@ -14,6 +14,7 @@ fn keep_as_file(
     _: &Unpack,
     _: &str,
     tree: &Dir,
+    _: Option<&crate::store::Donors>,
     _: &Progress,
 ) -> Result<Unpacked, UnpackError> {
     let mut file = tree.create_file(&RelPath::parse("data").unwrap(), 0o644)?;
@@ -526,6 +527,6 @@ async fn a_body_that_ends_early_without_saying_so_is_refused() {
 impl Fetcher {
     /// One that takes no bytes, by a panic: as a defect in unpacking would be.
     pub(crate) fn that_panics() -> Self {
-        Self { sink: |_, _, _, _, _| panic!("as told to"), ..Self::new(&FetchSettings::default()).unwrap() }
+        Self { sink: |_, _, _, _, _, _| panic!("as told to"), ..Self::new(&FetchSettings::default()).unwrap() }
     }
 }

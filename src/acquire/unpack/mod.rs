@@ -26,7 +26,7 @@ use self::write::Writer;
 use super::Progress;
 use crate::fs::{Dir, RelPath};
 use crate::intent::{Limits, Unpack, UnpackFormat};
-use crate::store::Entry;
+use crate::store::{Donors, Entry};
 
 pub use codec::Codec;
 pub use error::UnpackError;
@@ -45,7 +45,8 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
-/// Unpacks `archive` into the empty directory `tree`. `file_name` names the single file of `format: none`.
+/// Unpacks `archive` into the empty directory `tree`; small files that `donors` have are not written but shared with
+/// them. `file_name` names the single file of `format: none`.
 ///
 /// Blocks as long as `archive` does. On an error the tree is half made: it is the caller's to discard.
 pub fn unpack(
@@ -53,6 +54,7 @@ pub fn unpack(
     recipe: &Unpack,
     file_name: &str,
     tree: &Dir,
+    donors: Option<&Donors>,
     progress: &Progress,
 ) -> Result<Unpacked, UnpackError> {
     let (feed, stream) = stream::channel_within(recipe.limits);
@@ -62,7 +64,7 @@ pub fn unpack(
             .name("decode".into())
             .spawn_scoped(scope, move || codec::decode(archive, format, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
-        let writer = Writer::new(recipe, tree, progress)?;
+        let writer = Writer::new(recipe, tree, donors, progress)?;
         // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
         // gone.
         match format {

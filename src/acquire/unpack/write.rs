@@ -20,12 +20,16 @@ use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
 use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta};
 use crate::intent::Unpack;
-use crate::store::{Entry, EntryType};
+use crate::store::{Donors, Entry, EntryType, Wanted};
 
 /// Bits of a mode that the disk has: published trees cannot be written.
 const ON_DISK: u32 = 0o7555;
 /// Bits of a mode that an entry has; setid bits were refused.
 const IN_ENTRY: u32 = 0o1777;
+/// A file of at most so many bytes is held whole until it is known whether a version on the node has it; a larger one
+/// is written as it comes, and shared when it is published.
+const WHOLE: u64 = 1 << 20;
+
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Who owns what is written.
@@ -71,20 +75,30 @@ pub(super) struct Writer<'a> {
     tree: Tree,
     owners: Ownership,
     limits: Limits,
+    donors: Option<&'a Donors>,
     progress: &'a Progress,
+    /// A file held whole; used again for the next one.
+    whole: Vec<u8>,
     bytes: u64,
     /// Directories that no entry lists.
     implied: u64,
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(recipe: &Unpack, tree: &Dir, progress: &'a Progress) -> fs::Result<Self> {
+    pub(super) fn new(
+        recipe: &Unpack,
+        tree: &Dir,
+        donors: Option<&'a Donors>,
+        progress: &'a Progress,
+    ) -> fs::Result<Self> {
         Ok(Self {
             chain: Chain::from(tree),
             tree: Tree::default(),
             owners: Ownership::new(recipe, tree)?,
             limits: recipe.limits,
+            donors,
             progress,
+            whole: Vec::new(),
             bytes: 0,
             implied: 0,
         })
@@ -141,13 +155,23 @@ impl<'a> Writer<'a> {
             (_, Some(link)) => {
                 let (first, file) = self.tree.file(link).map_err(refused)?;
                 // Two directories are needed at once, so both paths are resolved from the top.
-                self.chain.top().hard_link(&first, path)?;
+                let root = self.chain.top();
+                let link = || root.hard_link(&first, path);
+                match (self.donors, &file.sha256) {
+                    (Some(donors), Some(sha256)) => donors.follow_link(root, &first, sha256, link)?,
+                    _ => link()?,
+                }
                 node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
             }
             (_, None) => {
                 self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
                 node.size = member.size;
-                node.sha256 = Some(self.write_file(path, &node, member.sparse.as_ref(), content)?);
+                node.sha256 = Some(match (self.donors, &member.sparse) {
+                    (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
+                        self.share_or_write(donors, path, &node, content)?
+                    }
+                    (_, sparse) => self.write_file(path, &node, sparse.as_ref(), content)?,
+                });
             }
         }
         self.tree.add(path, node);
@@ -195,6 +219,37 @@ impl<'a> Writer<'a> {
         }
         apply_meta(&out.file, path.as_path(), &meta(node, self.owners))?;
         Ok(out.hasher.finalize().into())
+    }
+
+    /// Shares a small file with a version on the node that has it, else writes it.
+    fn share_or_write(
+        &mut self,
+        donors: &Donors,
+        path: &RelPath,
+        node: &Node,
+        content: &mut Members,
+    ) -> Result<[u8; 32], UnpackError> {
+        self.whole.clear();
+        loop {
+            let piece = content.content(u64::MAX)?;
+            if piece.is_empty() {
+                break;
+            }
+            self.whole.extend_from_slice(piece);
+            let n = piece.len();
+            content.took(n);
+        }
+        let sha256 = Sha256::digest(&self.whole).into();
+        let meta = meta(node, self.owners);
+        let (dir, name) = self.chain.parent_of(path)?;
+        let wanted = Wanted { path, sha256: &sha256, meta: Meta { owner: Some(node.owner), ..meta }, names: 0 };
+        if !donors.give(dir, &name, &wanted, &self.whole)? {
+            let mut file = dir.create_file(&name, 0o600)?;
+            file.write_all(&self.whole).map_err(|e| fs::Error::new("write", path.as_path(), e))?;
+            apply_meta(&file, path.as_path(), &meta)?;
+        }
+        self.progress.add_unpacked(self.whole.len() as u64);
+        Ok(sha256)
     }
 
     /// Writes the single file of `format: none`: all that `content` has.

@@ -16,6 +16,7 @@ use crate::cli::client::{Client, FillAnswer, SeedAnswer};
 use crate::cli::connection::ClientError;
 use crate::cli::exit::Failure;
 use crate::cli::problem::Elsewhere;
+use crate::cli::wait;
 use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
@@ -82,19 +83,39 @@ pub(super) async fn hand_over(client: &Client, wish: &Wish<'_>, activity: &Activ
         Ok(place) => Arc::new(place),
         Err(error) => return by_path(client, wish, error).await,
     };
-    for _ in 0..TRIES {
+    let deadline = Instant::now() + wish.wait;
+    for left in (0..TRIES).rev() {
         let answer = client.seed_at(wish.name, wish.question(), wish.wait, wish.absence, place.parent()).await?;
         let elsewhere = match answer {
             SeedAnswer::Seeded(seeded) => return Ok(seeded),
             SeedAnswer::NotBelowRoot(elsewhere) => elsewhere,
         };
         let hands = Hands { client, wish, activity, place: place.clone(), elsewhere };
-        if let Some(seeded) = hands.put().await? {
-            return Ok(seeded);
+        match hands.put().await {
+            Ok(Some(seeded)) => return Ok(seeded),
+            Ok(None) => {}
+            // The daemon went in the middle of it. What was begun is cleared by the next try.
+            Err(failure) if left > 0 && wish.absence.is_none() && broke_off(&failure) => {
+                client.arrival(deadline.saturating_duration_since(Instant::now())).await?;
+            }
+            Err(failure) => return Err(failure),
         }
         activity.turn_to(Doing::Asking);
     }
     Err(HandOverError::Collected { artifact: wish.name.clone() }.into())
+}
+
+/// Whether a daemon that comes back may mend the failure.
+fn broke_off(failure: &Failure) -> bool {
+    match failure {
+        Failure::Client(error) => wait::may_pass(error, true),
+        Failure::HandOver(error) => match &**error {
+            HandOverError::Manifest { .. } | HandOverError::Receive(ReceiveError::Missing { .. }) => true,
+            HandOverError::Receive(ReceiveError::Stream(error)) => !error.is_no_space(),
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 /// Where this process cannot reach the target: the daemon may, when it lies below `seed.root`.

@@ -46,9 +46,9 @@ pub(super) struct OrFetch {
     /// The archive's SHA-256
     #[arg(long, value_name = "HEX", requires = "or_fetch", value_parser = sha256)]
     sha256: Option<Digest>,
-    /// How long the daemon may take to answer [default: 5s]
-    #[arg(long, value_name = "DURATION", requires = "or_fetch", value_parser = wait::limit)]
-    daemon_timeout: Option<Duration>,
+    /// How long to wait for a daemon that is not there yet [default: not at all; 5s for one that says nothing]
+    #[arg(long, value_name = "DURATION", value_parser = wait::limit)]
+    pub(super) daemon_timeout: Option<Duration>,
     /// As unpack.stripComponents of the document
     #[arg(long, value_name = "N", requires = "or_fetch", default_value_t = 0)]
     strip_components: u32,

@@ -90,7 +90,7 @@ fn a_bomb_is_stopped_at_the_first_piece_over_the_ratio() {
         let recipe = limited(Limits { ratio, ..Limits::default() });
         let sandbox = Sandbox::new();
         let progress = Progress::default();
-        let unpacked = unpack(&bytes[..], &recipe, "x", &Dir::open(&sandbox.tree()).unwrap(), &progress);
+        let unpacked = unpack(&bytes[..], &recipe, "x", &Dir::open(&sandbox.tree()).unwrap(), None, &progress);
         assert_eq!(unpacked.is_ok(), passes, "{ratio}");
         if let Err(error) = unpacked {
             assert!(matches!(&error, UnpackError::Refused { source: Refusal::Ratio { .. }, .. }), "{error:?}");

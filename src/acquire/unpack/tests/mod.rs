@@ -6,6 +6,7 @@ mod compressed;
 mod hostile;
 mod limits;
 mod recipe;
+mod shared;
 mod tools;
 
 use std::io::{self, Read};
@@ -30,7 +31,7 @@ impl Sandbox {
     }
 
     fn unpack(&self, archive: impl Read + Send, recipe: &Unpack) -> Result<Unpacked, UnpackError> {
-        unpack(archive, recipe, "single.bin", &Dir::open(&self.tree()).unwrap(), &Progress::default())
+        unpack(archive, recipe, "single.bin", &Dir::open(&self.tree()).unwrap(), None, &Progress::default())
     }
 
     fn assert_nothing_outside(&self) {
