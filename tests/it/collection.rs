@@ -70,12 +70,13 @@ fn retention_lets_go_by_number_and_age_and_says_why() {
 
     node.write_config("artifacts.yaml", &document(&releases, "{versions: 2, for: 0s}"));
     until("retention", PATIENCE, || (held(&node) == ["v1", "v5", "v6"]).then_some(()));
-    let metrics = node.get("/metrics").text();
     let count = |name: &str| {
+        let metrics = node.get("/metrics").text();
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{metrics}"));
         line.trim().parse::<f64>().unwrap()
     };
-    assert_eq!(count("seedcache_store_collected_versions_total"), 3.0);
+    // Counted a moment after the disk shows it.
+    until("the count", PATIENCE, || (count("seedcache_store_collected_versions_total") == 3.0).then_some(()));
     assert!(count("seedcache_store_collected_bytes_total") > 3.0 * 20_000.0);
     let told = node.cli(&["gc", "--dry-run"]).ok().stdout;
     for line in ["app@v6: kept: current", "app@v5: kept: newest 2", "app@v1: kept: seeded at linked"] {
