@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) in_store: bool,
     /// The tree has setuid or setgid files.
     pub(super) special: bool,
+    /// Files of the store belong to the peer.
+    pub(super) peers_own: bool,
     pub(super) asked: Link,
 }
 
@@ -65,6 +67,9 @@ pub enum Receive {
     /// A hard link would hand on the rights of another.
     #[error("the version has setuid or setgid files, which are linked for root only")]
     Special,
+    /// Who owns an inode can give itself the right to write to it, under whatever name.
+    #[error("files of the version belong to the user who asks, who could write to those of the store through a link")]
+    PeersOwn,
     /// As project quotas do.
     #[error("the kernel lets nothing be moved from the store's part of the file system to the target's")]
     Apart,
@@ -75,6 +80,8 @@ pub enum Receive {
 pub(super) enum Step {
     /// Make the tree out of sight and move it in.
     Fill,
+    /// The same by reflink alone: should that not work, this is why nothing else may.
+    FillByReflink(Receive),
     /// Make it in place, by reflink alone: should that not work, this is why nothing else would.
     FillInPlace(Receive),
     /// Hold it against the manifest.
@@ -141,10 +148,21 @@ pub(super) fn decide(facts: &Facts) -> Step {
     match (facts.holds, facts.reached) {
         (Holds::Other, _) => Step::Refuse(Refusal::Occupied),
         (Holds::TheTree(mode), _) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
+        (Holds::TheTree(LinkMode::Hardlink), Reached::ByHandle) => withheld(facts).map_or(Step::Mend, Step::Receive),
         (Holds::TheTree(_), Reached::ByHandle) => Step::Mend,
         (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_)) if facts.trusted => Step::MendInPlace,
         (Holds::TheTree(_), Reached::AsPassed(why)) => Step::Receive(why),
         (Holds::Nothing, reached) => fill(facts, reached),
+    }
+}
+
+/// Why the store's own files may not be linked for the peer. A clone belongs to the peer, and lends nobody any rights.
+fn withheld(facts: &Facts) -> Option<Receive> {
+    match facts {
+        Facts { peer: 0, .. } => None,
+        Facts { special: true, .. } => Some(Receive::Special),
+        Facts { peers_own: true, .. } => Some(Receive::PeersOwn),
+        _ => None,
     }
 }
 
@@ -157,11 +175,11 @@ fn fill(facts: &Facts, reached: Reached) -> Step {
     };
     let instead = |why| mode.map_or(Step::Receive(why), |mode| Step::Refuse(Refusal::NoLink { mode, why }));
     match reached {
-        // A clone belongs to the peer, and lends nobody any rights.
-        Reached::ByHandle if facts.special && facts.peer != 0 && mode != Some(LinkMode::Reflink) => {
-            instead(Receive::Special)
-        }
-        Reached::ByHandle => Step::Fill,
+        Reached::ByHandle => match (withheld(facts), mode) {
+            (Some(why), None) => Step::FillByReflink(why),
+            (Some(why), Some(LinkMode::Hardlink)) => instead(why),
+            _ => Step::Fill,
+        },
         // Made in place, under the peer's eyes and hands: for those only who could do all of it themselves.
         Reached::AsPassed(why) if facts.trusted && mode != Some(LinkMode::Hardlink) => Step::FillInPlace(why),
         Reached::AsPassed(why) => instead(why),
@@ -184,6 +202,7 @@ mod tests {
         reached: Reached::ByHandle,
         in_store: false,
         special: false,
+        peers_own: false,
         asked: Link::Auto,
     };
     const POD: Facts = Facts { owner: 1000, peer: 1000, trusted: false, ..ROOT };
@@ -244,11 +263,17 @@ mod tests {
     }
 
     #[test]
-    fn rights_of_others_are_linked_for_root_only() {
-        let special = |asked, facts| decide(&Facts { asked, special: true, ..facts });
-        assert_eq!(special(Link::Auto, ROOT), Step::Fill);
-        assert_eq!(special(Link::Auto, POD), Step::Receive(Receive::Special));
-        assert_eq!(special(Link::Hardlink, POD), no_link(Hardlink, Receive::Special));
-        assert_eq!(special(Link::Reflink, POD), Step::Fill);
+    fn what_may_not_be_linked_is_cloned_or_written_by_the_client() {
+        let withheld =
+            [(Facts { special: true, ..POD }, Receive::Special), (Facts { peers_own: true, ..POD }, Receive::PeersOwn)];
+        for (pod, why) in withheld {
+            let asked = |asked| decide(&Facts { asked, ..pod });
+            assert_eq!(asked(Link::Auto), Step::FillByReflink(why));
+            assert_eq!(asked(Link::Hardlink), no_link(Hardlink, why));
+            assert_eq!(asked(Link::Reflink), Step::Fill);
+            assert_eq!(decide(&Facts { holds: TheTree(Hardlink), ..pod }), Step::Receive(why));
+            assert_eq!(decide(&Facts { holds: TheTree(Reflink), ..pod }), Step::Mend);
+            assert_eq!(decide(&Facts { peer: 0, owner: 0, ..pod }), Step::Fill, "root may anyway");
+        }
     }
 }

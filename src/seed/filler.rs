@@ -24,7 +24,7 @@ use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
 use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename};
 use crate::intent::Link;
-use crate::store::{EntryType, Manifest, Version};
+use crate::store::{Entry, EntryType, Manifest, Version};
 
 /// Bytes of a peer's list of what is ours among its own: half a million paths.
 const OWNED_LIMIT: u64 = 32 << 20;
@@ -114,16 +114,17 @@ impl Seeder {
         let work = self.work_on(version, request.link, request.peer, progress)?;
         let found = self.find(&work, request)?;
         let step = decide(&found.facts);
-        if matches!(step, Step::Fill | Step::FillInPlace(_))
+        if matches!(step, Step::Fill | Step::FillByReflink(_) | Step::FillInPlace(_))
             && self.records.too_many_filled(self.store.root(), found.handle.as_ref())
         {
             return Err(SeedError::TooMany { most: MOST }.into());
         }
         let done = match step {
-            Step::Fill => self.fill_by_handle(&work, &found.dir),
+            Step::Fill => self.fill_by_handle(&work, &found.dir, None),
+            Step::FillByReflink(why) => self.fill_by_handle(&work, &found.dir, Some(why)),
             Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
-            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map(Ok),
-            Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark).map(Ok),
+            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark),
+            Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark),
             Step::Receive(why) => Ok(Err(why)),
             Step::Refuse(refusal) => return Err(refusal.into()),
         };
@@ -155,6 +156,7 @@ impl Seeder {
         let work = self.work_on(version, Link::Auto, peer, progress)?;
         let mark = Mark::on(&dir)?;
         let done = self.mend_by_handle(&work, &dir, mark).map_err(|error| error.at(filled.target.clone().into()))?;
+        let done = done.map_err(|why| Refusal::NoLink { mode: LinkMode::Hardlink, why })?;
         self.records.keep_filled(filled.handle.clone(), &filled.target, done.mark.clone());
         Ok(told(&work, &filled.target, &done, started))
     }
@@ -198,7 +200,8 @@ impl Seeder {
             holds: Holds::Nothing,
             reached: Reached::ByHandle,
             in_store: false,
-            special: work.manifest.entries.iter().any(|e| e.kind == EntryType::File && e.mode & 0o6000 != 0),
+            special: work.has_file(|file| file.mode & 0o6000 != 0),
+            peers_own: matches!(work.owners, Owners::Peer { .. }) && work.has_file(|file| file.uid == peer),
             asked: request.link,
         };
         let found = |dir: &Dir, facts| Found { dir: dir.clone(), handle: None, mark: None, facts };
@@ -242,16 +245,25 @@ impl Seeder {
         Ok(Found { dir, handle, mark, facts })
     }
 
-    /// Makes the tree out of sight and moves it in.
-    fn fill_by_handle(&self, work: &Work<'_>, dir: &Dir) -> Result<Result<Done, Receive>, SeedError> {
+    /// Makes the tree out of sight and moves it in; by nothing but reflink where that alone may be done.
+    fn fill_by_handle(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        else_receive: Option<Receive>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         let made = hidden.scratch().stage()?;
-        let maker = work.maker(Rung::first(work.link));
-        build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: made.dir().clone() })?;
+        let maker = work.maker(Rung::first(else_receive.map_or(work.link, |_| Link::Reflink)));
+        let pair = Pair { from: work.version.tree().clone(), to: made.dir().clone() };
+        match (build(&maker, &work.layout()?, &pair), else_receive) {
+            (Err(SeedError::LinkRefused { .. }), Some(why)) => return Ok(Err(why)),
+            (built, _) => built?,
+        }
         for entry in made.dir().entries()? {
             match made.dir().rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(Errno::XDEV.raw_os_error()) => return Ok(Err(Receive::Apart)),
+                Err(error) if is_apart(&error) => return Ok(Err(Receive::Apart)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -280,18 +292,34 @@ impl Seeder {
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
-    fn mend_by_handle(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+    fn mend_by_handle(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         self.mend_with(work, dir, mark, &hidden.scratch())
     }
 
-    fn mend_in_place(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+    fn mend_in_place(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let scratch = Scratch::within(dir);
         scratch.clear(&|_| false)?;
         self.mend_with(work, dir, mark, &scratch)
     }
 
-    fn mend_with(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>, scratch: &Scratch) -> Result<Done, SeedError> {
+    fn mend_with(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+        scratch: &Scratch,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let Some(mut mark) = mark else {
             return Err(SeedError::NotOurs { target: dir.path().into(), what: "a directory" });
         };
@@ -301,16 +329,28 @@ impl Seeder {
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
         // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list.
         let owned = Names::within(dir, OWNED_LIMIT)?;
-        mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read)?;
+        match mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read) {
+            Err(SeedError::Fs(error)) if is_apart(&error) => return Ok(Err(Receive::Apart)),
+            mended => mended?,
+        }
         if read {
             mark.boot = self.records.boot().map(Into::into);
             mark.put(dir)?;
         }
-        Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 })
+        Ok(Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 }))
     }
 }
 
+/// Project quotas let nothing be renamed from one project to another.
+fn is_apart(error: &fs::Error) -> bool {
+    error.errno() == Some(Errno::XDEV.raw_os_error())
+}
+
 impl<'a> Work<'a> {
+    fn has_file(&self, which: impl Fn(&Entry) -> bool) -> bool {
+        self.manifest.entries.iter().any(|entry| entry.kind == EntryType::File && which(entry))
+    }
+
     fn layout(&self) -> Result<Layout<'_>, SeedError> {
         Layout::of(&self.manifest.entries).map_err(|orphan| SeedError::StoreDamaged {
             artifact: self.version.head().artifact.clone(),
