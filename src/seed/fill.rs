@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) special: bool,
     /// Files of the store belong to the peer.
     pub(super) peers_own: bool,
+    /// There is no room for another record of this peer's.
+    pub(super) full: bool,
     pub(super) asked: Link,
 }
 
@@ -70,6 +72,9 @@ pub enum Receive {
     /// Who owns an inode can give itself the right to write to it, under whatever name.
     #[error("files of the version belong to the user who asks, who could write to those of the store through a link")]
     PeersOwn,
+    /// What is linked holds its version, which takes a record.
+    #[error("as many linked directories are on record as may be, for this user or for all")]
+    Full,
     /// As project quotas do.
     #[error("the kernel lets nothing be moved from the store's part of the file system to the target's")]
     Apart,
@@ -159,9 +164,9 @@ pub(super) fn decide(facts: &Facts) -> Step {
 /// Why the store's own files may not be linked for the peer. A clone belongs to the peer, and lends nobody any rights.
 fn withheld(facts: &Facts) -> Option<Receive> {
     match facts {
-        Facts { peer: 0, .. } => None,
-        Facts { special: true, .. } => Some(Receive::Special),
-        Facts { peers_own: true, .. } => Some(Receive::PeersOwn),
+        Facts { special: true, peer: 1.., .. } => Some(Receive::Special),
+        Facts { peers_own: true, peer: 1.., .. } => Some(Receive::PeersOwn),
+        Facts { full: true, .. } => Some(Receive::Full),
         _ => None,
     }
 }
@@ -203,6 +208,7 @@ mod tests {
         in_store: false,
         special: false,
         peers_own: false,
+        full: false,
         asked: Link::Auto,
     };
     const POD: Facts = Facts { owner: 1000, peer: 1000, trusted: false, ..ROOT };
@@ -275,5 +281,9 @@ mod tests {
             assert_eq!(decide(&Facts { holds: TheTree(Reflink), ..pod }), Step::Mend);
             assert_eq!(decide(&Facts { peer: 0, owner: 0, ..pod }), Step::Fill, "root may anyway");
         }
+        let full = |facts| decide(&Facts { full: true, ..facts });
+        assert_eq!(full(ROOT), Step::FillByReflink(Receive::Full));
+        assert_eq!(full(Facts { holds: TheTree(Hardlink), ..ROOT }), Step::Receive(Receive::Full));
+        assert_eq!(full(Facts { holds: TheTree(Copy), ..ROOT }), Step::Mend);
     }
 }

@@ -1,6 +1,7 @@
 //! The directories that were filled for peers, on record by file handle: nobody here has a path to them.
 //!
-//! They stand in `seeds.json` beside the targets below `seed.root`. What must hold: one that is hard-linked holds its
+//! They stand in `seeds.json` beside the targets below `seed.root`. They are bounded in number, for all and for each
+//! user, and in size: nothing is kept that a peer wrote at length. What must hold: one that is hard-linked holds its
 //! version for as long as it is there, over restarts, and one that is gone holds nothing.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,10 @@ use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Bytes that are kept of what a peer calls its directory: the end, which tells most.
 const SHOWN: usize = 512;
+/// Bytes that are kept of why it is not seeded by a better way: a peer can write the mark that says so.
+const REASON: usize = 256;
+/// Directories that one user other than root may have on record.
+const SHARE: usize = 1000;
 /// Between two writings of `seeds.json` for such directories; the last one waits for the next look at them.
 const PACE: Duration = Duration::from_secs(1);
 
@@ -48,6 +53,9 @@ pub struct Filled {
 pub(super) struct FilledRow {
     pub(super) handle: FileHandle,
     target: String,
+    /// For whom it was filled.
+    #[serde(default)]
+    uid: u32,
     mark: Mark,
 }
 
@@ -60,6 +68,13 @@ struct Rows {
     rows: BTreeMap<FileHandle, FilledRow>,
     written: Option<Instant>,
     unwritten: bool,
+}
+
+impl Rows {
+    fn has_room(&self, handle: &FileHandle, uid: u32) -> bool {
+        let share = || uid == 0 || self.rows.values().filter(|row| row.uid == uid).count() < SHARE;
+        self.rows.contains_key(handle) || (self.rows.len() < MOST && share())
+    }
 }
 
 impl FilledRows {
@@ -101,7 +116,7 @@ impl FilledRow {
     }
 
     fn told(self) -> Filled {
-        let Self { handle, target, mark } = self;
+        let Self { handle, target, mark, .. } = self;
         Filled {
             handle,
             target,
@@ -116,12 +131,17 @@ impl FilledRow {
 }
 
 impl Records {
-    /// Notes what a directory holds now.
-    pub(super) fn keep_filled(&self, handle: FileHandle, target: &str, mark: Mark) {
-        let row = FilledRow { handle: handle.clone(), target: shown(target).to_owned(), mark };
+    /// Notes what a directory holds now, which is `None` where there is no room for it. What is hard-linked always finds
+    /// some: that there is was seen before it was.
+    pub(super) fn keep_filled(&self, handle: FileHandle, target: &str, uid: u32, mark: &Mark) -> Option<Filled> {
+        let row = FilledRow { handle: handle.clone(), target: shown(target), uid, mark: bounded(mark) };
+        let told = row.clone().told();
         let mut rows = lock(&self.filled.0);
         if rows.rows.get(&handle) == Some(&row) {
-            return;
+            return Some(told);
+        }
+        if mark.mode != LinkMode::Hardlink && !rows.has_room(&handle, uid) {
+            return None;
         }
         rows.rows.insert(handle, row);
         rows.unwritten = true;
@@ -129,23 +149,16 @@ impl Records {
         if self.filled.is_due(PACE) {
             self.write_down();
         }
+        Some(told)
     }
 
-    /// Whether there is no room for another. What does not stand any more is forgotten before that is said.
-    pub(super) fn too_many_filled(&self, mount: &Dir, handle: Option<&FileHandle>) -> bool {
-        let full = || {
-            let rows = lock(&self.filled.0);
-            rows.rows.len() >= MOST && handle.is_some_and(|handle| !rows.rows.contains_key(handle))
-        };
-        full() && {
+    /// Whether there is room for another of this user. What does not stand any more is forgotten before it is denied.
+    pub(super) fn has_room_for(&self, mount: &Dir, handle: &FileHandle, uid: u32) -> bool {
+        let room = || lock(&self.filled.0).has_room(handle, uid);
+        room() || {
             self.all_filled(mount);
-            full()
+            room()
         }
-    }
-
-    /// All of them, not looked at.
-    pub(super) fn known_filled(&self) -> Vec<Filled> {
-        lock(&self.filled.0).rows.values().cloned().map(FilledRow::told).collect()
     }
 
     /// Those that stand.
@@ -185,12 +198,42 @@ impl Drop for Records {
 }
 
 /// The end of a path, for display.
-fn shown(target: &str) -> &str {
+fn shown(target: &str) -> String {
     let mut start = target.len().saturating_sub(SHOWN);
     while !target.is_char_boundary(start) {
         start += 1;
     }
-    &target[start..]
+    printable(&target[start..])
+}
+
+/// Control characters take up to six bytes in JSON, and have no business on a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// The start of a reason that a peer may have written.
+pub(super) fn short(reason: &str) -> String {
+    let mut end = reason.len().min(REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    printable(&reason[..end])
+}
+
+/// A mark without what is not needed here and as long as a peer likes.
+fn bounded(mark: &Mark) -> Mark {
+    Mark {
+        artifact: mark.artifact.clone(),
+        version: mark.version.clone(),
+        tree_digest: mark.tree_digest.clone(),
+        mode: mark.mode,
+        reason: mark.reason.as_deref().map(short),
+        at: mark.at,
+        boot: None,
+        fetched: None,
+        rendered: Vec::new(),
+        id: mark.id,
+    }
 }
 
 #[cfg(test)]
@@ -203,7 +246,38 @@ mod tests {
         assert_eq!(shown("/data/a"), "/data/a");
         let long = "é".repeat(1000);
         assert!(shown(&format!("x{long}")).len() <= SHOWN);
-        assert!(long.ends_with(shown(&long)));
+        assert!(long.ends_with(&shown(&long)));
+        assert!(short(&long).len() <= REASON && long.starts_with(&short(&long)));
+        assert_eq!(short("a\x1b\n"), "a\u{fffd}\u{fffd}");
+    }
+
+    fn mark_of(dir: &Dir, mode: LinkMode, reason: Option<String>) -> Mark {
+        let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
+        let digest = Digest::sha256(b"tree");
+        Mark::new(Wanted { artifact: &artifact, version: &version, tree_digest: &digest }, mode, reason, dir).unwrap()
+    }
+
+    #[test]
+    fn no_user_takes_the_room_of_others_and_no_row_is_large() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Dir::create_all(&temp.path().join("store")).unwrap();
+        let records = Records::open(&store);
+        let handle = |number: usize| format!("00000001{number:016x}").parse::<FileHandle>().unwrap();
+        let mut mark = mark_of(&store, LinkMode::Copy, Some("\u{1}".repeat(60_000)));
+        mark.boot = Some("x".repeat(60_000));
+        mark.rendered = vec!["a/file".parse().unwrap()];
+        let kept = |from: usize, count: usize, uid| {
+            (from..from + count).filter(|&n| records.keep_filled(handle(n), "/data", uid, &mark).is_some()).count()
+        };
+        lock(&records.filled.0).written = Some(Instant::now());
+        assert_eq!(kept(0, SHARE + 10, 1000), SHARE);
+        let room = |number, uid| lock(&records.filled.0).has_room(&handle(number), uid);
+        assert!(!room(SHARE, 1000) && room(0, 1000) && room(SHARE, 1001) && room(SHARE, 0));
+        assert_eq!(kept(SHARE, 1, 1000), 0);
+        assert_eq!(kept(MOST, MOST, 0), MOST - SHARE);
+        assert!(!room(3 * MOST, 0) && !room(3 * MOST, 1001));
+        let row = records.filled.to_write().remove(0);
+        assert!(serde_json::to_string(&row).unwrap().len() < 2048, "{row:?}");
     }
 
     #[test]
@@ -214,12 +288,9 @@ mod tests {
         let records = Records::open(&store);
         for path in &names {
             let dir = Dir::create_all(path).unwrap();
-            let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
-            let digest = Digest::sha256(b"tree");
-            let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
-            let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
+            let mark = mark_of(&dir, LinkMode::Hardlink, None);
             mark.put(&dir).unwrap();
-            records.keep_filled(dir.handle().unwrap(), path.to_str().unwrap(), mark);
+            records.keep_filled(dir.handle().unwrap(), path.to_str().unwrap(), 0, &mark).unwrap();
         }
         drop(records);
         let records = Records::open(&store);

@@ -4,30 +4,32 @@
 //! and moved in entry by entry, so that the peer, who may do anything in its directory meanwhile, meets only what is
 //! finished; what is mended is made out of sight, too.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::build::{Pair, TOP_MODE, build};
 use super::entry::{Maker, Owners};
 use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, decide};
-use super::filled::Filled;
+use super::filled::{Filled, short};
 use super::hidden::Hidden;
 use super::mark::Mark;
 use super::mend::mend;
-use super::owned::Names;
-use super::record::MOST;
+use super::owned::{Head, Names};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
-use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType, Manifest, Version};
 
-/// Bytes of a peer's list of what is ours among its own: half a million paths.
+/// Bytes that are read of a peer's list of what is ours among its own.
 const OWNED_LIMIT: u64 = 32 << 20;
+/// How long the mending of a directory on record waits for who has it locked.
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// Who asks over the Unix socket, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +56,8 @@ pub struct FillRequest {
 /// What came of it.
 #[derive(Debug)]
 pub enum Filling {
-    /// The directory holds the version.
-    Seeded(Box<Seeded>),
+    /// The directory holds the version; with what is on record of it.
+    Seeded(Box<Seeded>, Option<Box<Filled>>),
     /// It is as it was; the client is to write the tree there by itself.
     Receive(Receive),
 }
@@ -113,13 +115,7 @@ impl Seeder {
         let started = Instant::now();
         let work = self.work_on(version, request.link, request.peer, progress)?;
         let found = self.find(&work, request)?;
-        let step = decide(&found.facts);
-        if matches!(step, Step::Fill | Step::FillByReflink(_) | Step::FillInPlace(_))
-            && self.records.too_many_filled(self.store.root(), found.handle.as_ref())
-        {
-            return Err(SeedError::TooMany { most: MOST }.into());
-        }
-        let done = match step {
+        let done = match decide(&found.facts) {
             Step::Fill => self.fill_by_handle(&work, &found.dir, None),
             Step::FillByReflink(why) => self.fill_by_handle(&work, &found.dir, Some(why)),
             Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
@@ -132,38 +128,49 @@ impl Seeder {
             Ok(done) => done,
             Err(why) => return instead(request.link, why),
         };
-        if let Some(handle) = found.handle {
-            self.records.keep_filled(handle, &request.target, done.mark.clone());
-        }
-        Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started))))
+        let kept = |handle| self.records.keep_filled(handle, &request.target, request.peer.uid, &done.mark);
+        let record = found.handle.and_then(kept).map(Box::new);
+        Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started)), record))
     }
 
-    /// Mends a directory on record, after its version was had again. Blocks.
+    /// A directory on record.
+    pub fn open_filled(&self, filled: &Filled) -> Result<Dir, FillError> {
+        let dir = self.store.root().open_by_handle(&filled.handle, filled.target.as_ref());
+        Ok(dir.map_err(|error| match error {
+            HandleError::Fs(error) => SeedError::Fs(error),
+            gone => SeedError::Unreachable { target: filled.target.clone().into(), source: gone },
+        })?)
+    }
+
+    /// Mends a directory on record, after its version was had again; `false` where it holds that version no more. One at
+    /// a time for one directory. Blocks.
     pub fn mend_filled(
         &self,
         version: &Version,
         filled: &Filled,
+        dir: Dir,
         progress: &SeedProgress,
-    ) -> Result<Seeded, FillError> {
-        let started = Instant::now();
-        let dir = self.store.root().open_by_handle(&filled.handle, filled.target.as_ref());
-        let dir = dir.map_err(|error| match error {
-            HandleError::Fs(error) => SeedError::Fs(error),
-            gone => SeedError::Unreachable { target: filled.target.clone().into(), source: gone },
-        })?;
+    ) -> Result<bool, FillError> {
+        let target = || filled.target.clone().into();
+        // Its pod may be swapping another version in.
+        let Some(_alone) = dir.lock(BRIEFLY)? else {
+            return Err(SeedError::Locked { target: target(), seconds: BRIEFLY.as_secs() }.into());
+        };
         let owner = dir.stat_self()?;
         let peer = Peer { uid: owner.uid, gid: owner.gid };
         let work = self.work_on(version, Link::Auto, peer, progress)?;
-        let mark = Mark::on(&dir)?;
-        let done = self.mend_by_handle(&work, &dir, mark).map_err(|error| error.at(filled.target.clone().into()))?;
+        let found = self.find(&work, &FillRequest { dir, link: Link::Auto, target: filled.target.clone(), peer })?;
+        let done = match decide(&found.facts) {
+            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map_err(|error| error.at(target()))?,
+            Step::Receive(why) => Err(why),
+            Step::Refuse(Refusal::Occupied) | Step::Fill | Step::FillByReflink(_) => return Ok(false),
+            Step::Refuse(refusal) => return Err(refusal.into()),
+            // It was opened by its handle.
+            Step::FillInPlace(_) | Step::MendInPlace => return Ok(false),
+        };
         let done = done.map_err(|why| Refusal::NoLink { mode: LinkMode::Hardlink, why })?;
-        self.records.keep_filled(filled.handle.clone(), &filled.target, done.mark.clone());
-        Ok(told(&work, &filled.target, &done, started))
-    }
-
-    /// The directories on record, as far as was known when they were last looked at.
-    pub fn filled_known(&self) -> Vec<Filled> {
-        self.records.known_filled()
+        self.records.keep_filled(filled.handle.clone(), &filled.target, peer.uid, &done.mark);
+        Ok(true)
     }
 
     /// The directories on record that still stand. Looks at every one.
@@ -200,6 +207,7 @@ impl Seeder {
             holds: Holds::Nothing,
             reached: Reached::ByHandle,
             in_store: false,
+            full: false,
             special: work.has_file(|file| file.mode & 0o6000 != 0),
             peers_own: matches!(work.owners, Owners::Peer { .. }) && work.has_file(|file| file.uid == peer),
             asked: request.link,
@@ -226,7 +234,12 @@ impl Seeder {
             let dir = dir.reopen()?;
             let root = self.store.root();
             let in_store = dir.lies_in(root)? || root.lies_in(&dir)? || top.lies_in(&dir)?;
-            Ok((Mark::on(&dir)?, dir.is_empty()?, in_store))
+            // One that is being swapped in place holds no version, whatever its mark says.
+            let whole = Head::of(&dir)?.is_none_or(|head| head.whole);
+            let mark = Mark::on(&dir)?.filter(|_| whole);
+            // A peer may have written it.
+            let mark = mark.map(|mark| Mark { reason: mark.reason.as_deref().map(short), ..mark });
+            Ok((mark, dir.is_empty()?, in_store))
         };
         let (mark, empty, in_store) = match looked() {
             Ok(looked) => looked,
@@ -237,6 +250,7 @@ impl Seeder {
             Err(error) => return Err(error.into()),
         };
         facts.in_store = in_store;
+        facts.full = handle.as_ref().is_some_and(|handle| !self.records.has_room_for(self.store.root(), handle, peer));
         facts.holds = match &mark {
             Some(mark) if mark.holds((&**work.version.head()).into()) => Holds::TheTree(mark.mode),
             _ if empty => Holds::Nothing,
@@ -327,9 +341,12 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
-        // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list.
-        let owned = Names::within(dir, OWNED_LIMIT)?;
-        match mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read) {
+        // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list: nothing of it is
+        // kept but what mending asks for, the version's own directories.
+        let layout = work.layout()?;
+        let known: BTreeSet<&RelPath> = layout.directories.iter().filter_map(|dir| Some(&dir.entry?.path)).collect();
+        let owned = Names::within(dir, OWNED_LIMIT, |path, kind| kind == Kind::Dir && known.contains(path))?;
+        match mend(&maker, &layout, &top, scratch, owned.as_ref(), read) {
             Err(SeedError::Fs(error)) if is_apart(&error) => return Ok(Err(Receive::Apart)),
             mended => mended?,
         }

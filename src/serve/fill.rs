@@ -59,7 +59,7 @@ async fn fill(
     let dir = passed.dir(body.target.as_ref())?;
     let request = FillRequest { dir, link: body.link, target: body.target, peer: seed::Peer { uid, gid } };
     match app.reconciler.fill(FillAsk { artifact: addressed.artifact, version, request }).await? {
-        Filling::Seeded(seeded) => {
+        Filling::Seeded(seeded, _) => {
             app.metrics.seeded(&seeded);
             Ok(Json(*seeded))
         }

@@ -27,7 +27,7 @@ fn fill(house: &House, version: &Version, at: &Path, uid: u32, link: Link) -> Re
 #[track_caller]
 fn filled(house: &House, version: &Version, at: &Path, uid: u32) -> Seeded {
     match fill(house, version, at, uid, Link::Auto).unwrap() {
-        Filling::Seeded(seeded) => *seeded,
+        Filling::Seeded(seeded, _) => *seeded,
         Filling::Receive(why) => panic!("{why}"),
     }
 }
@@ -36,7 +36,7 @@ fn filled(house: &House, version: &Version, at: &Path, uid: u32) -> Seeded {
 fn received(house: &House, version: &Version, at: &Path, uid: u32) -> Receive {
     match fill(house, version, at, uid, Link::Auto).unwrap() {
         Filling::Receive(why) => why,
-        Filling::Seeded(seeded) => panic!("{seeded:?}"),
+        Filling::Seeded(seeded, _) => panic!("{seeded:?}"),
     }
 }
 
@@ -172,4 +172,59 @@ fn unread_content_is_given_to_nobody() {
         assert_eq!(fs::read_to_string(&unix).unwrap(), "unix of v1");
         assert_eq!((fs::metadata(&unix).unwrap().uid(), fs::metadata(&unix).unwrap().mode() & 0o777), (0, 0o755));
     }
+}
+
+#[test]
+fn what_a_peer_writes_into_a_mark_is_not_told_at_length() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &version, &at, POD);
+    let dir = Dir::open(&at).unwrap();
+    let mut mark = Mark::on(&dir).unwrap().unwrap();
+    mark.reason = Some("x".repeat(2000));
+    assert!(mark.put(&dir).unwrap());
+    assert_eq!(filled(&house, &version, &at, POD).reason.unwrap().len(), 256);
+    assert_eq!(house.seeder.filled()[0].reason.as_ref().unwrap().len(), 256);
+}
+
+#[test]
+fn a_directory_on_record_is_mended_only_while_it_holds_that_version() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let [v1, v2] = ["v1", "v2"].map(|version| house.publish(version, &platform(version)));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &v1, &at, POD);
+    let record = house.seeder.filled().remove(0);
+    let mend = || {
+        let dir = house.seeder.open_filled(&record).unwrap();
+        house.seeder.mend_filled(&v1, &record, dir, &SeedProgress::default())
+    };
+    let unix = at.join("platform/kernel/unix");
+    fs::remove_file(&unix).unwrap();
+    assert!(mend().unwrap());
+    assert!(unix.exists());
+
+    let dir = Dir::open(&at).unwrap();
+    let mark = Mark::on(&dir).unwrap().unwrap();
+    fs::remove_file(&unix).unwrap();
+    let held = dir.lock(std::time::Duration::ZERO).unwrap().unwrap();
+    assert!(matches!(mend().unwrap_err(), FillError::Seed(SeedError::Locked { .. })));
+    drop(held);
+    // A swap in place is under way, or is done.
+    let names = super::super::owned::Names::default();
+    let head = |whole| super::super::owned::Head::new(&dir, Swap::InPlace, whole, None).unwrap();
+    head(false).write(&dir, &names).unwrap();
+    assert!(!mend().unwrap());
+    head(true).write(&dir, &names).unwrap();
+    let wanted: Wanted = (&**v2.head()).into();
+    let other = Mark { version: wanted.version.clone(), tree_digest: wanted.tree_digest.clone(), ..mark };
+    assert!(other.put(&dir).unwrap());
+    assert!(!mend().unwrap());
+    assert!(!unix.exists());
 }
