@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
@@ -28,8 +28,6 @@ use crate::store::{Entry, EntryType, Manifest, Version};
 
 /// Bytes that are read of a peer's list of what is ours among its own.
 const OWNED_LIMIT: u64 = 32 << 20;
-/// How long the mending of a directory on record waits for who has it locked.
-const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// Who asks over the Unix socket, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,23 +78,23 @@ impl From<fs::Error> for FillError {
 }
 
 /// A directory as it was found.
-struct Found {
+pub(super) struct Found {
     /// Reached the best way there is.
-    dir: Dir,
+    pub(super) dir: Dir,
     handle: Option<FileHandle>,
-    mark: Option<Mark>,
-    facts: Facts,
+    pub(super) mark: Option<Mark>,
+    pub(super) facts: Facts,
 }
 
 /// What was made, or found to be well.
-struct Done {
-    mark: Mark,
+pub(super) struct Done {
+    pub(super) mark: Mark,
     written: u64,
     changed: bool,
 }
 
 /// One fill under way.
-struct Work<'a> {
+pub(super) struct Work<'a> {
     version: &'a Version,
     manifest: Arc<Manifest>,
     link: Link,
@@ -133,52 +131,7 @@ impl Seeder {
         Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started)), record))
     }
 
-    /// A directory on record.
-    pub fn open_filled(&self, filled: &Filled) -> Result<Dir, FillError> {
-        let dir = self.store.root().open_by_handle(&filled.handle, filled.target.as_ref());
-        Ok(dir.map_err(|error| match error {
-            HandleError::Fs(error) => SeedError::Fs(error),
-            gone => SeedError::Unreachable { target: filled.target.clone().into(), source: gone },
-        })?)
-    }
-
-    /// Mends a directory on record, after its version was had again; `false` where it holds that version no more. One at
-    /// a time for one directory. Blocks.
-    pub fn mend_filled(
-        &self,
-        version: &Version,
-        filled: &Filled,
-        dir: Dir,
-        progress: &SeedProgress,
-    ) -> Result<bool, FillError> {
-        let target = || filled.target.clone().into();
-        // Its pod may be swapping another version in.
-        let Some(_alone) = dir.lock(BRIEFLY)? else {
-            return Err(SeedError::Locked { target: target(), seconds: BRIEFLY.as_secs() }.into());
-        };
-        let owner = dir.stat_self()?;
-        let peer = Peer { uid: owner.uid, gid: owner.gid };
-        let work = self.work_on(version, Link::Auto, peer, progress)?;
-        let found = self.find(&work, &FillRequest { dir, link: Link::Auto, target: filled.target.clone(), peer })?;
-        let done = match decide(&found.facts) {
-            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map_err(|error| error.at(target()))?,
-            Step::Receive(why) => Err(why),
-            Step::Refuse(Refusal::Occupied) | Step::Fill | Step::FillByReflink(_) => return Ok(false),
-            Step::Refuse(refusal) => return Err(refusal.into()),
-            // It was opened by its handle.
-            Step::FillInPlace(_) | Step::MendInPlace => return Ok(false),
-        };
-        let done = done.map_err(|why| Refusal::NoLink { mode: LinkMode::Hardlink, why })?;
-        self.records.keep_filled(filled.handle.clone(), &filled.target, peer.uid, &done.mark);
-        Ok(true)
-    }
-
-    /// The directories on record that still stand. Looks at every one.
-    pub fn filled(&self) -> Vec<Filled> {
-        self.records.all_filled(self.store.root())
-    }
-
-    fn work_on<'a>(
+    pub(super) fn work_on<'a>(
         &self,
         version: &'a Version,
         link: Link,
@@ -194,7 +147,7 @@ impl Seeder {
         Ok(Work { version, manifest, link, owners, progress })
     }
 
-    fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
+    pub(super) fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
         let own = rustix::process::geteuid().as_raw();
         let peer = request.peer.uid;
         let stat = request.dir.stat_self()?;
@@ -306,7 +259,7 @@ impl Seeder {
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
-    fn mend_by_handle(
+    pub(super) fn mend_by_handle(
         &self,
         work: &Work<'_>,
         dir: &Dir,

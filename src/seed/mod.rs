@@ -23,6 +23,7 @@ mod ladder;
 mod look;
 mod mark;
 mod mend;
+mod mend_filled;
 mod owned;
 mod place;
 mod receive;
