@@ -112,8 +112,11 @@ impl Reconciler {
 
 impl Shared {
     async fn fill_one(self: &Arc<Self>, ask: FillAsk) -> Result<Filling, FillAskError> {
-        let dir = ask.request.dir.clone();
-        let stamp = self.tasks.spawn_blocking(move || dir.stat_self()).await??.stamp;
+        let (shared, request) = (self.clone(), ask.request.clone());
+        let stamp = match self.tasks.spawn_blocking(move || shared.seeder.place_of(&request)).await?? {
+            Ok(stamp) => stamp,
+            Err(filling) => return Ok(filling),
+        };
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
             turn = self.turns.enter(Spot::Directory { dev: stamp.dev, ino: stamp.ino }) => turn,

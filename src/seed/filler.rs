@@ -22,7 +22,7 @@ use super::owned::{Head, Names};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
-use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename, Stamp};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType, Manifest, Version};
 
@@ -103,6 +103,18 @@ pub(super) struct Work<'a> {
 }
 
 impl Seeder {
+    /// Which directory it is that is to be filled, or what there is to say without touching it: what lies on another file
+    /// system may never answer. Root's is looked at for all that, since a reflink may work.
+    pub fn place_of(&self, request: &FillRequest) -> Result<Result<Stamp, Filling>, FillError> {
+        let stat = request.dir.stat_unsynced()?;
+        let near = stat.stamp.dev == self.store.root().stat_self()?.stamp.dev;
+        if near || stat.kind != Kind::Dir || request.peer.uid == rustix::process::geteuid().as_raw() {
+            return Ok(Ok(stat.stamp));
+        }
+        let why = if request.link == Link::Copy { Receive::Asked } else { Receive::OtherFileSystem };
+        instead(request.link, why).map(Err)
+    }
+
     /// Has a peer's directory hold the version. One at a time for one directory. Blocks.
     pub fn fill(
         &self,
