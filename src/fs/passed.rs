@@ -1,6 +1,6 @@
 //! What is asked of a directory that somebody else opened, or that lies anywhere.
 
-use rustix::fs::{self as sys, Mode, OFlags, RawDir, ResolveFlags, StatVfsMountFlags};
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::{Dir, Error, Result, Stat};
@@ -22,6 +22,14 @@ impl Dir {
     /// those that it thinks up, and forgets them.
     pub fn may_be_numbered_anew(&self) -> Result<bool> {
         sys::fstatfs(self).map(|v| v.f_type == OVERLAY).map_err(|e| Error::new("statfs", self.path(), e))
+    }
+
+    /// What this is, as this kernel remembers it: no server is asked, which might never answer.
+    pub fn stat_unsynced(&self) -> Result<Stat> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        sys::statx(self, c"", flags, StatxFlags::BASIC_STATS)
+            .map(|x| Stat::from_statx(&x))
+            .map_err(|e| Error::new("stat", self.path(), e))
     }
 
     /// Whether there is no name in this directory; it may be as large as somebody likes.

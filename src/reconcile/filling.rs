@@ -15,6 +15,9 @@ use crate::store::{Claim, Claims, Holding, ManifestHead, StoreError, Version};
 /// How long a fill waits for a version that is found damaged to be had again.
 const REPAIR: Duration = Duration::from_secs(120);
 
+/// Filled directories of one artifact that are told of.
+const SHOWN: usize = 1000;
+
 /// A fill asked for by a peer.
 #[derive(Debug, Clone)]
 pub struct FillAsk {
@@ -109,8 +112,11 @@ impl Reconciler {
 
 impl Shared {
     async fn fill_one(self: &Arc<Self>, ask: FillAsk) -> Result<Filling, FillAskError> {
-        let dir = ask.request.dir.clone();
-        let stamp = self.tasks.spawn_blocking(move || dir.stat_self()).await??.stamp;
+        let (shared, request) = (self.clone(), ask.request.clone());
+        let stamp = match self.tasks.spawn_blocking(move || shared.seeder.place_of(&request)).await?? {
+            Ok(stamp) => stamp,
+            Err(filling) => return Ok(filling),
+        };
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
             turn = self.turns.enter(Spot::Directory { dev: stamp.dev, ino: stamp.ino }) => turn,
@@ -127,11 +133,11 @@ impl Shared {
             let filling = filled.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
             let uid = request.peer.uid;
             match &filling {
-                Filling::Seeded(seeded) => {
+                Filling::Seeded(seeded, record) => {
                     tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = seeded.target, uid,
                         mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
                         changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "filled");
-                    shared.note_filled(shared.seeder.filled_known());
+                    record.iter().for_each(|record| shared.note_one_filled(record));
                 }
                 Filling::Receive(why) => tracing::info!(%artifact, version = %version.head().version,
                     target = request.target, uid, %why, "left to the client"),
@@ -151,23 +157,45 @@ impl Shared {
 
     /// Directories whose files are the damaged inodes of a version get those of the one that was had again.
     pub(super) async fn mend_filled(self: &Arc<Self>, head: &ManifestHead) {
-        let (shared, name, version) = (self.clone(), head.artifact.clone(), head.version.clone());
-        let work = move || {
-            let Ok(opened) = shared.store.open_version(&name, &version) else { return };
-            let filled = shared.seeder.filled();
-            let linked = |filled: &&Filled| {
-                filled.mode == LinkMode::Hardlink && filled.artifact == name && filled.version == version
-            };
-            for filled in filled.iter().filter(linked) {
-                if let Err(error) = shared.seeder.mend_filled(&opened, filled, &SeedProgress::default()) {
-                    shared.take_out_if_damaged(&opened, &error);
-                    tracing::error!(artifact = %name, target = filled.target, error = error_chain(&error),
-                        "filled directory of a repaired version not mended; have its pod seed it again");
-                }
-            }
+        let shared = self.clone();
+        let Ok(filled) = self.tasks.spawn_blocking(move || shared.seeder.filled()).await else { return };
+        let linked = |filled: &Filled| {
+            filled.mode == LinkMode::Hardlink && filled.artifact == head.artifact && filled.version == head.version
         };
-        // It tells of what fails; a panic leaves what is left for the next repair.
-        let _ = self.tasks.spawn_blocking(work).await;
+        for filled in filled.into_iter().filter(linked) {
+            let target = filled.target.clone();
+            if let Err(error) = self.mend_one_filled(filled).await {
+                if let FillAskError::Wait(WaitError::ShuttingDown) = error {
+                    return;
+                }
+                tracing::error!(artifact = %head.artifact, target, error = error_chain(&error),
+                    "filled directory of a repaired version not mended; have its pod seed it again");
+            }
+        }
+    }
+
+    async fn mend_one_filled(self: &Arc<Self>, filled: Filled) -> Result<(), FillAskError> {
+        let (shared, record) = (self.clone(), filled.clone());
+        let opened = move || -> Result<_, FillAskError> {
+            let dir = shared.seeder.open_filled(&record)?;
+            let stamp = dir.stat_self()?.stamp;
+            Ok((dir, Spot::Directory { dev: stamp.dev, ino: stamp.ino }))
+        };
+        let (dir, spot) = self.tasks.spawn_blocking(opened).await??;
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.turns.enter(spot) => turn,
+        };
+        let Some(turn) = turn else { return Err(FillAskError::Busy { target: filled.target }) };
+        let shared = self.clone();
+        let work = move || {
+            let version = shared.store.open_version(&filled.artifact, &filled.version)?;
+            let mended = shared.seeder.mend_filled(&version, &filled, dir, &SeedProgress::default());
+            mended.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
+            drop(turn);
+            Ok(())
+        };
+        self.tasks.spawn_blocking(work).await?
     }
 
     /// Takes a new look at the filled directories.
@@ -175,9 +203,18 @@ impl Shared {
         self.world().filled = filled;
     }
 
-    /// The filled directories of an artifact, and those that are being filled, as the API tells them.
+    /// Takes up one of them.
+    fn note_one_filled(&self, filled: &Filled) {
+        let mut world = self.world();
+        match world.filled.iter_mut().find(|known| known.handle == filled.handle) {
+            Some(known) => known.clone_from(filled),
+            None => world.filled.push(filled.clone()),
+        }
+    }
+
+    /// The filled directories of an artifact (not all where there are very many), and those that are being filled, as the API tells them.
     pub(super) fn filled_states(&self, world: &World, name: &ArtifactName) -> Vec<SeedState> {
-        let stand = world.filled.iter().filter(|filled| filled.artifact == *name).map(|filled| SeedState {
+        let stand = world.filled.iter().filter(|filled| filled.artifact == *name).take(SHOWN).map(|filled| SeedState {
             declared: false,
             target: filled.target.clone(),
             version: Some(filled.version.clone()),

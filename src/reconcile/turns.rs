@@ -1,5 +1,6 @@
 //! Whose turn it is to seed: a few at once, and of those who want one target one. Who waits for a target that is being
-//! seeded keeps nobody from another.
+//! seeded keeps nobody from another, and what peers have filled, which may be on whatever hangs, keeps nobody from
+//! seeding by path.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -36,6 +37,7 @@ impl From<&RelPath> for Spot {
 #[derive(Debug)]
 pub(super) struct Turns {
     places: Arc<Semaphore>,
+    fills: Arc<Semaphore>,
     /// Of targets that somebody seeds or waits for.
     gates: Mutex<BTreeMap<Spot, Weak<Gate>>>,
 }
@@ -48,18 +50,24 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// So many at once.
+    /// So many at once by path, and as many that peers hold open.
     pub(super) fn new(at_once: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(at_once)), gates: Mutex::default() }
+        let [places, fills] = [at_once; 2].map(|at_once| Arc::new(Semaphore::new(at_once)));
+        Self { places, fills, gates: Mutex::default() }
     }
 
     /// Waits for the turn at a spot; `None` when it did not come in [`PATIENCE`].
     pub(super) async fn enter(&self, spot: impl Into<Spot>) -> Option<Turn> {
-        let gate = self.gate(spot.into());
+        let spot = spot.into();
+        let places = match spot {
+            Spot::Target(_) => &self.places,
+            Spot::Directory { .. } => &self.fills,
+        };
+        let gate = self.gate(spot);
         let turn = async {
             let alone = gate.lock_owned().await;
             // Never closed: an error here cannot be.
-            let permit = self.places.clone().acquire_owned().await.ok()?;
+            let permit = places.clone().acquire_owned().await.ok()?;
             Some(Turn { _permit: permit, _alone: alone })
         };
         timeout(PATIENCE, turn).await.ok().flatten()
@@ -83,6 +91,18 @@ mod tests {
     use futures_util::{FutureExt as _, poll};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_peers_have_filled_takes_no_turn_of_a_targets() {
+        let turns = Turns::new(1);
+        let directory = |ino| Spot::Directory { dev: 1, ino };
+        let hung = turns.enter(directory(1)).await.unwrap();
+        assert!(turns.enter(directory(2)).now_or_never().is_none());
+        let target: RelPath = "target".parse().unwrap();
+        assert!(turns.enter(&target).now_or_never().unwrap().is_some());
+        drop(hung);
+        assert!(turns.enter(directory(2)).now_or_never().unwrap().is_some());
+    }
 
     #[tokio::test]
     async fn a_crowd_at_one_target_keeps_nobody_from_another() {

@@ -126,14 +126,18 @@ impl<'a> Maker<'a> {
         !matches!(self.owners, Owners::Peer { .. })
     }
 
-    /// Whether mode and owner are as they shall be.
-    pub(super) fn rights_agree(&self, entry: &Entry, stat: &Stat) -> bool {
-        let owner = match self.owners {
+    /// Whether it belongs to whom it shall.
+    pub(super) fn owner_agrees(&self, entry: &Entry, stat: &Stat) -> bool {
+        match self.owners {
             Owners::AsManifest => (stat.uid, stat.gid) == (entry.uid, entry.gid),
             Owners::Maker => true,
             Owners::Peer { uid, .. } => stat.uid == uid,
-        };
-        owner && (stat.kind == Kind::Symlink || stat.mode == entry.mode)
+        }
+    }
+
+    /// Whether mode and owner are as they shall be.
+    pub(super) fn rights_agree(&self, entry: &Entry, stat: &Stat) -> bool {
+        self.owner_agrees(entry, stat) && (stat.kind == Kind::Symlink || stat.mode == entry.mode)
     }
 
     pub(super) fn damaged(&self, entry: &Entry, what: &'static str) -> SeedError {

@@ -26,6 +26,8 @@ pub(super) struct Facts {
     pub(super) in_store: bool,
     /// Why hard links to the store's own files are not for this peer.
     pub(super) barred: Option<Receive>,
+    /// There is no room for another record of this peer's.
+    pub(super) full: bool,
     pub(super) asked: Link,
 }
 
@@ -70,32 +72,37 @@ pub enum Receive {
     /// A hard link keeps owner and mode.
     #[error("the version has files that only their owner or group may read, which would stay so as hard links")]
     Unreadable,
+    /// Who owns an inode can give itself the right to write to it, under whatever name.
+    #[error("files of the version belong to the user who asks, who could write to those of the store through a link")]
+    PeersOwn,
+    /// What is linked holds its version, which takes a record.
+    #[error("as many linked directories are on record as may be, for this user or for all")]
+    Full,
     /// As project quotas do.
     #[error("the kernel lets nothing be moved from the store's part of the file system to the target's")]
     Apart,
 }
 
-/// Why hard links to files of these rights are not for a peer: they lend it those of another, or it cannot read them.
+/// Why hard links to files of these rights are not for a peer: they lend it those of another, it could
+/// give itself the right to write to them, or it cannot read them.
 /// What the peer may as a member of further groups is not known here.
 pub(super) fn barred<'a>(files: impl Iterator<Item = &'a Entry>, peer: Peer) -> Option<Receive> {
     if peer.uid == 0 {
         return None;
     }
-    let mut unreadable = None;
+    let mut barred = None;
     for file in files {
         if file.mode & 0o6000 != 0 {
             return Some(Receive::Special);
         }
-        let readable = match () {
-            () if file.uid == peer.uid => 0o400,
-            () if file.gid == peer.gid => 0o040,
-            () => 0o004,
-        };
-        if file.mode & readable == 0 {
-            unreadable = Some(Receive::Unreadable);
+        let readable = if file.gid == peer.gid { 0o040 } else { 0o004 };
+        if file.uid == peer.uid {
+            barred = Some(Receive::PeersOwn);
+        } else if file.mode & readable == 0 {
+            barred = barred.or(Some(Receive::Unreadable));
         }
     }
-    unreadable
+    barred
 }
 
 /// What to do.
@@ -103,7 +110,7 @@ pub(super) fn barred<'a>(files: impl Iterator<Item = &'a Entry>, peer: Peer) -> 
 pub(super) enum Step {
     /// Make the tree out of sight and move it in.
     Fill,
-    /// The same by reflink alone: should that not work, this is why nothing else would do.
+    /// The same by reflink alone: should that not work, this is why nothing else may.
     FillByReflink(Receive),
     /// Make it in place, by reflink alone: should that not work, this is why nothing else would.
     FillInPlace(Receive),
@@ -168,16 +175,20 @@ pub(super) fn decide(facts: &Facts) -> Step {
     if facts.in_store {
         return Step::Refuse(Refusal::InStore);
     }
-    match (facts.holds, facts.reached, facts.barred) {
-        (Holds::Other, ..) => Step::Refuse(Refusal::Occupied),
-        (Holds::TheTree(mode), ..) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
-        // The peer may have written the mark itself: it is no reason to link what would not be linked without it.
-        (Holds::TheTree(LinkMode::Hardlink), Reached::ByHandle, Some(why)) => Step::Receive(why),
-        (Holds::TheTree(_), Reached::ByHandle, _) => Step::Mend,
-        (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_), _) if facts.trusted => Step::MendInPlace,
-        (Holds::TheTree(_), Reached::AsPassed(why), _) => Step::Receive(why),
-        (Holds::Nothing, reached, _) => fill(facts, reached),
+    match (facts.holds, facts.reached) {
+        (Holds::Other, _) => Step::Refuse(Refusal::Occupied),
+        (Holds::TheTree(mode), _) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
+        (Holds::TheTree(LinkMode::Hardlink), Reached::ByHandle) => withheld(facts).map_or(Step::Mend, Step::Receive),
+        (Holds::TheTree(_), Reached::ByHandle) => Step::Mend,
+        (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_)) if facts.trusted => Step::MendInPlace,
+        (Holds::TheTree(_), Reached::AsPassed(why)) => Step::Receive(why),
+        (Holds::Nothing, reached) => fill(facts, reached),
     }
+}
+
+/// Why the store's own files may not be linked for the peer. A clone belongs to the peer, and lends nobody any rights.
+fn withheld(facts: &Facts) -> Option<Receive> {
+    facts.barred.or(facts.full.then_some(Receive::Full))
 }
 
 fn fill(facts: &Facts, reached: Reached) -> Step {
@@ -189,8 +200,7 @@ fn fill(facts: &Facts, reached: Reached) -> Step {
     };
     let instead = |why| mode.map_or(Step::Receive(why), |mode| Step::Refuse(Refusal::NoLink { mode, why }));
     match reached {
-        // A clone belongs to the peer, and lends nobody any rights.
-        Reached::ByHandle => match (facts.barred, mode) {
+        Reached::ByHandle => match (withheld(facts), mode) {
             (Some(why), None) => Step::FillByReflink(why),
             (Some(why), Some(LinkMode::Hardlink)) => instead(why),
             _ => Step::Fill,
@@ -218,6 +228,7 @@ mod tests {
         reached: Reached::ByHandle,
         in_store: false,
         barred: None,
+        full: false,
         asked: Link::Auto,
     };
     const POD: Facts = Facts { owner: 1000, peer: 1000, trusted: false, ..ROOT };
@@ -279,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_is_not_for_the_peer_is_cloned_or_left_to_it() {
-        for why in [Receive::Special, Receive::Unreadable] {
+        for why in [Receive::Special, Receive::Unreadable, Receive::PeersOwn] {
             let barred = |asked, facts| decide(&Facts { asked, barred: Some(why), ..facts });
             assert_eq!(barred(Link::Auto, POD), Step::FillByReflink(why));
             assert_eq!(barred(Link::Hardlink, POD), no_link(Hardlink, why));
@@ -290,6 +301,10 @@ mod tests {
             assert_eq!(marked(Hardlink), Step::Receive(why));
             assert_eq!((marked(Reflink), marked(Copy)), (Step::Mend, Step::Mend));
         }
+        let full = |facts| decide(&Facts { full: true, ..facts });
+        assert_eq!(full(ROOT), Step::FillByReflink(Receive::Full));
+        assert_eq!(full(Facts { holds: TheTree(Hardlink), ..ROOT }), Step::Receive(Receive::Full));
+        assert_eq!(full(Facts { holds: TheTree(Copy), ..ROOT }), Step::Mend);
     }
 
     #[test]
@@ -312,8 +327,8 @@ mod tests {
             (0o440, 0, 0, Some(Receive::Unreadable)),
             (0o440, 0, 100, None),
             (0o404, 0, 100, Some(Receive::Unreadable)),
-            (0o400, 1000, 0, None),
-            (0o044, 1000, 100, Some(Receive::Unreadable)),
+            (0o400, 1000, 0, Some(Receive::PeersOwn)),
+            (0o044, 1000, 100, Some(Receive::PeersOwn)),
             (0o4755, 0, 0, Some(Receive::Special)),
             (0o2755, 1000, 100, Some(Receive::Special)),
         ] {

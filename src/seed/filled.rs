@@ -1,6 +1,7 @@
 //! The directories that were filled for peers, on record by file handle: nobody here has a path to them.
 //!
-//! They stand in `seeds.json` beside the targets below `seed.root`. What must hold: one that is hard-linked holds its
+//! They stand in `seeds.json` beside the targets below `seed.root`. They are bounded in number, for all and for each
+//! user, and in size: nothing is kept that a peer wrote at length. What must hold: one that is hard-linked holds its
 //! version for as long as it is there, over restarts, and one that is gone holds nothing.
 
 use std::collections::BTreeMap;
@@ -17,6 +18,10 @@ use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Bytes that are kept of what a peer calls its directory: the end, which tells most.
 const SHOWN: usize = 512;
+/// Bytes that are kept of why it is not seeded by a better way: a peer can write the mark that says so.
+const REASON: usize = 256;
+/// Directories that one user other than root may have on record.
+const SHARE: usize = 1000;
 
 /// A directory filled for a peer.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,12 +50,20 @@ pub struct Filled {
 pub(super) struct FilledRow {
     pub(super) handle: FileHandle,
     target: String,
+    /// For whom it was filled.
+    #[serde(default)]
+    uid: u32,
     mark: Mark,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct FilledRows(Mutex<BTreeMap<FileHandle, FilledRow>>);
+
+fn has_room(rows: &BTreeMap<FileHandle, FilledRow>, handle: &FileHandle, uid: u32) -> bool {
+    let share = || uid == 0 || rows.values().filter(|row| row.uid == uid).count() < SHARE;
+    rows.contains_key(handle) || (rows.len() < MOST && share())
+}
 
 impl FilledRows {
     pub(super) fn new(rows: Vec<FilledRow>) -> Self {
@@ -82,7 +95,7 @@ impl FilledRow {
     }
 
     fn told(self) -> Filled {
-        let Self { handle, target, mark } = self;
+        let Self { handle, target, mark, .. } = self;
         Filled {
             handle,
             target,
@@ -97,33 +110,31 @@ impl FilledRow {
 }
 
 impl Records {
-    /// Notes what a directory holds now.
-    pub(super) fn keep_filled(&self, handle: FileHandle, target: &str, mark: Mark) {
-        let row = FilledRow { handle: handle.clone(), target: shown(target).to_owned(), mark };
+    /// Notes what a directory holds now, which is `None` where there is no room for it. What is hard-linked always finds
+    /// some: that there is was seen before it was.
+    pub(super) fn keep_filled(&self, handle: FileHandle, target: &str, uid: u32, mark: &Mark) -> Option<Filled> {
+        let row = FilledRow { handle: handle.clone(), target: shown(target), uid, mark: bounded(mark) };
+        let told = row.clone().told();
         let mut rows = lock(&self.filled.0);
         if rows.get(&handle) == Some(&row) {
-            return;
+            return Some(told);
+        }
+        if mark.mode != LinkMode::Hardlink && !has_room(&rows, &handle, uid) {
+            return None;
         }
         rows.insert(handle, row);
         drop(rows);
         self.write_down_later();
+        Some(told)
     }
 
-    /// Whether there is no room for another. What does not stand any more is forgotten before that is said.
-    pub(super) fn too_many_filled(&self, mount: &Dir, handle: Option<&FileHandle>) -> bool {
-        let full = || {
-            let rows = lock(&self.filled.0);
-            rows.len() >= MOST && handle.is_some_and(|handle| !rows.contains_key(handle))
-        };
-        full() && {
+    /// Whether there is room for another of this user. What does not stand any more is forgotten before it is denied.
+    pub(super) fn has_room_for(&self, mount: &Dir, handle: &FileHandle, uid: u32) -> bool {
+        let room = || has_room(&lock(&self.filled.0), handle, uid);
+        room() || {
             self.all_filled(mount);
-            full()
+            room()
         }
-    }
-
-    /// All of them, not looked at.
-    pub(super) fn known_filled(&self) -> Vec<Filled> {
-        lock(&self.filled.0).values().cloned().map(FilledRow::told).collect()
     }
 
     /// Those that stand.
@@ -146,12 +157,42 @@ impl Records {
 }
 
 /// The end of a path, for display.
-fn shown(target: &str) -> &str {
+fn shown(target: &str) -> String {
     let mut start = target.len().saturating_sub(SHOWN);
     while !target.is_char_boundary(start) {
         start += 1;
     }
-    &target[start..]
+    printable(&target[start..])
+}
+
+/// Control characters take up to six bytes in JSON, and have no business on a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// The start of a reason that a peer may have written.
+pub(super) fn short(reason: &str) -> String {
+    let mut end = reason.len().min(REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    printable(&reason[..end])
+}
+
+/// A mark without what is not needed here and as long as a peer likes.
+fn bounded(mark: &Mark) -> Mark {
+    Mark {
+        artifact: mark.artifact.clone(),
+        version: mark.version.clone(),
+        tree_digest: mark.tree_digest.clone(),
+        mode: mark.mode,
+        reason: mark.reason.as_deref().map(short),
+        at: mark.at,
+        boot: None,
+        fetched: None,
+        rendered: Vec::new(),
+        id: mark.id,
+    }
 }
 
 #[cfg(test)]
@@ -164,7 +205,37 @@ mod tests {
         assert_eq!(shown("/data/a"), "/data/a");
         let long = "é".repeat(1000);
         assert!(shown(&format!("x{long}")).len() <= SHOWN);
-        assert!(long.ends_with(shown(&long)));
+        assert!(long.ends_with(&shown(&long)));
+        assert!(short(&long).len() <= REASON && long.starts_with(&short(&long)));
+        assert_eq!(short("a\x1b\n"), "a\u{fffd}\u{fffd}");
+    }
+
+    fn mark_of(dir: &Dir, mode: LinkMode, reason: Option<String>) -> Mark {
+        let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
+        let digest = Digest::sha256(b"tree");
+        Mark::new(Wanted { artifact: &artifact, version: &version, tree_digest: &digest }, mode, reason, dir).unwrap()
+    }
+
+    #[test]
+    fn no_user_takes_the_room_of_others_and_no_row_is_large() {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Dir::create_all(&temp.path().join("store")).unwrap();
+        let records = Records::open(&store);
+        let handle = |number: usize| format!("00000001{number:016x}").parse::<FileHandle>().unwrap();
+        let mut mark = mark_of(&store, LinkMode::Copy, Some("\u{1}".repeat(60_000)));
+        mark.boot = Some("x".repeat(60_000));
+        mark.rendered = vec!["a/file".parse().unwrap()];
+        let kept = |from: usize, count: usize, uid| {
+            (from..from + count).filter(|&n| records.keep_filled(handle(n), "/data", uid, &mark).is_some()).count()
+        };
+        assert_eq!(kept(0, SHARE + 10, 1000), SHARE);
+        let room = |number, uid| has_room(&lock(&records.filled.0), &handle(number), uid);
+        assert!(!room(SHARE, 1000) && room(0, 1000) && room(SHARE, 1001) && room(SHARE, 0));
+        assert_eq!(kept(SHARE, 1, 1000), 0);
+        assert_eq!(kept(MOST, MOST, 0), MOST - SHARE);
+        assert!(!room(3 * MOST, 0) && !room(3 * MOST, 1001));
+        let row = records.filled.to_write().remove(0);
+        assert!(serde_json::to_string(&row).unwrap().len() < 2048, "{row:?}");
     }
 
     #[test]
@@ -175,12 +246,9 @@ mod tests {
         let records = Records::open(&store);
         for path in &names {
             let dir = Dir::create_all(path).unwrap();
-            let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
-            let digest = Digest::sha256(b"tree");
-            let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
-            let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
+            let mark = mark_of(&dir, LinkMode::Hardlink, None);
             mark.put(&dir).unwrap();
-            records.keep_filled(dir.handle().unwrap(), path.to_str().unwrap(), mark);
+            records.keep_filled(dir.handle().unwrap(), path.to_str().unwrap(), 0, &mark).unwrap();
         }
         drop(records);
         let records = Records::open(&store);

@@ -4,6 +4,7 @@
 //! and moved in entry by entry, so that the peer, who may do anything in its directory meanwhile, meets only what is
 //! finished; what is mended is made out of sight, too.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -13,20 +14,19 @@ use rustix::io::Errno;
 use super::build::{Pair, TOP_MODE, build};
 use super::entry::{Maker, Owners};
 use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, barred, decide};
-use super::filled::Filled;
+use super::filled::{Filled, short};
 use super::hidden::Hidden;
 use super::mark::Mark;
 use super::mend::mend;
-use super::owned::Names;
-use super::record::MOST;
+use super::owned::{Head, Names};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
-use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename, Stamp};
 use crate::intent::Link;
-use crate::store::{EntryType, Manifest, Version};
+use crate::store::{Entry, EntryType, Manifest, Version};
 
-/// Bytes of a peer's list of what is ours among its own: half a million paths.
+/// Bytes that are read of a peer's list of what is ours among its own.
 const OWNED_LIMIT: u64 = 32 << 20;
 
 /// Who asks over the Unix socket, as the kernel says.
@@ -54,8 +54,8 @@ pub struct FillRequest {
 /// What came of it.
 #[derive(Debug)]
 pub enum Filling {
-    /// The directory holds the version.
-    Seeded(Box<Seeded>),
+    /// The directory holds the version; with what is on record of it.
+    Seeded(Box<Seeded>, Option<Box<Filled>>),
     /// It is as it was; the client is to write the tree there by itself.
     Receive(Receive),
 }
@@ -78,23 +78,23 @@ impl From<fs::Error> for FillError {
 }
 
 /// A directory as it was found.
-struct Found {
+pub(super) struct Found {
     /// Reached the best way there is.
-    dir: Dir,
+    pub(super) dir: Dir,
     handle: Option<FileHandle>,
-    mark: Option<Mark>,
-    facts: Facts,
+    pub(super) mark: Option<Mark>,
+    pub(super) facts: Facts,
 }
 
 /// What was made, or found to be well.
-struct Done {
-    mark: Mark,
+pub(super) struct Done {
+    pub(super) mark: Mark,
     written: u64,
     changed: bool,
 }
 
 /// One fill under way.
-struct Work<'a> {
+pub(super) struct Work<'a> {
     version: &'a Version,
     manifest: Arc<Manifest>,
     link: Link,
@@ -103,6 +103,18 @@ struct Work<'a> {
 }
 
 impl Seeder {
+    /// Which directory it is that is to be filled, or what there is to say without touching it: what lies on another file
+    /// system may never answer. Root's is looked at for all that, since a reflink may work.
+    pub fn place_of(&self, request: &FillRequest) -> Result<Result<Stamp, Filling>, FillError> {
+        let stat = request.dir.stat_unsynced()?;
+        let near = stat.stamp.dev == self.store.root().stat_self()?.stamp.dev;
+        if near || stat.kind != Kind::Dir || request.peer.uid == rustix::process::geteuid().as_raw() {
+            return Ok(Ok(stat.stamp));
+        }
+        let why = if request.link == Link::Copy { Receive::Asked } else { Receive::OtherFileSystem };
+        instead(request.link, why).map(Err)
+    }
+
     /// Has a peer's directory hold the version. One at a time for one directory. Blocks.
     pub fn fill(
         &self,
@@ -113,21 +125,12 @@ impl Seeder {
         let started = Instant::now();
         let work = self.work_on(version, request.link, request.peer, progress)?;
         let found = self.find(&work, request)?;
-        let step = decide(&found.facts);
-        if matches!(step, Step::Fill | Step::FillByReflink(_) | Step::FillInPlace(_))
-            && self.records.too_many_filled(self.store.root(), found.handle.as_ref())
-        {
-            return Err(SeedError::TooMany { most: MOST }.into());
-        }
-        let done = match step {
-            Step::Fill => self.fill_by_handle(&work, &found.dir, work.link),
-            Step::FillByReflink(why) => match self.fill_by_handle(&work, &found.dir, Link::Reflink) {
-                Err(SeedError::LinkRefused { .. }) => Ok(Err(why)),
-                done => done,
-            },
+        let done = match decide(&found.facts) {
+            Step::Fill => self.fill_by_handle(&work, &found.dir, None),
+            Step::FillByReflink(why) => self.fill_by_handle(&work, &found.dir, Some(why)),
             Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
-            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark).map(Ok),
-            Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark).map(Ok),
+            Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark),
+            Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark),
             Step::Receive(why) => Ok(Err(why)),
             Step::Refuse(refusal) => return Err(refusal.into()),
         };
@@ -135,45 +138,12 @@ impl Seeder {
             Ok(done) => done,
             Err(why) => return instead(request.link, why),
         };
-        if let Some(handle) = found.handle {
-            self.records.keep_filled(handle, &request.target, done.mark.clone());
-        }
-        Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started))))
+        let kept = |handle| self.records.keep_filled(handle, &request.target, request.peer.uid, &done.mark);
+        let record = found.handle.and_then(kept).map(Box::new);
+        Ok(Filling::Seeded(Box::new(told(&work, &request.target, &done, started)), record))
     }
 
-    /// Mends a directory on record, after its version was had again. Blocks.
-    pub fn mend_filled(
-        &self,
-        version: &Version,
-        filled: &Filled,
-        progress: &SeedProgress,
-    ) -> Result<Seeded, FillError> {
-        let started = Instant::now();
-        let dir = self.store.root().open_by_handle(&filled.handle, filled.target.as_ref());
-        let dir = dir.map_err(|error| match error {
-            HandleError::Fs(error) => SeedError::Fs(error),
-            gone => SeedError::Unreachable { target: filled.target.clone().into(), source: gone },
-        })?;
-        let owner = dir.stat_self()?;
-        let peer = Peer { uid: owner.uid, gid: owner.gid };
-        let work = self.work_on(version, Link::Auto, peer, progress)?;
-        let mark = Mark::on(&dir)?;
-        let done = self.mend_by_handle(&work, &dir, mark).map_err(|error| error.at(filled.target.clone().into()))?;
-        self.records.keep_filled(filled.handle.clone(), &filled.target, done.mark.clone());
-        Ok(told(&work, &filled.target, &done, started))
-    }
-
-    /// The directories on record, as far as was known when they were last looked at.
-    pub fn filled_known(&self) -> Vec<Filled> {
-        self.records.known_filled()
-    }
-
-    /// The directories on record that still stand. Looks at every one.
-    pub fn filled(&self) -> Vec<Filled> {
-        self.records.all_filled(self.store.root())
-    }
-
-    fn work_on<'a>(
+    pub(super) fn work_on<'a>(
         &self,
         version: &'a Version,
         link: Link,
@@ -189,7 +159,7 @@ impl Seeder {
         Ok(Work { version, manifest, link, owners, progress })
     }
 
-    fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
+    pub(super) fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
         let own = rustix::process::geteuid().as_raw();
         let peer = request.peer.uid;
         let stat = request.dir.stat_self()?;
@@ -202,7 +172,11 @@ impl Seeder {
             holds: Holds::Nothing,
             reached: Reached::ByHandle,
             in_store: false,
-            barred: barred(work.manifest.entries.iter().filter(|e| e.kind == EntryType::File), request.peer),
+            full: false,
+            barred: match work.owners {
+                Owners::Peer { .. } => barred(work.files(), request.peer),
+                _ => None,
+            },
             asked: request.link,
         };
         let found = |dir: &Dir, facts| Found { dir: dir.clone(), handle: None, mark: None, facts };
@@ -227,7 +201,12 @@ impl Seeder {
             let dir = dir.reopen()?;
             let root = self.store.root();
             let in_store = dir.lies_in(root)? || root.lies_in(&dir)? || top.lies_in(&dir)?;
-            Ok((Mark::on(&dir)?, dir.is_empty()?, in_store))
+            // One that is being swapped in place holds no version, whatever its mark says.
+            let whole = Head::of(&dir)?.is_none_or(|head| head.whole);
+            let mark = Mark::on(&dir)?.filter(|_| whole);
+            // A peer may have written it.
+            let mark = mark.map(|mark| Mark { reason: mark.reason.as_deref().map(short), ..mark });
+            Ok((mark, dir.is_empty()?, in_store))
         };
         let (mark, empty, in_store) = match looked() {
             Ok(looked) => looked,
@@ -238,6 +217,7 @@ impl Seeder {
             Err(error) => return Err(error.into()),
         };
         facts.in_store = in_store;
+        facts.full = handle.as_ref().is_some_and(|handle| !self.records.has_room_for(self.store.root(), handle, peer));
         facts.holds = match &mark {
             Some(mark) if mark.holds((&**work.version.head()).into()) => Holds::TheTree(mark.mode),
             _ if empty => Holds::Nothing,
@@ -246,16 +226,25 @@ impl Seeder {
         Ok(Found { dir, handle, mark, facts })
     }
 
-    /// Makes the tree out of sight and moves it in.
-    fn fill_by_handle(&self, work: &Work<'_>, dir: &Dir, link: Link) -> Result<Result<Done, Receive>, SeedError> {
+    /// Makes the tree out of sight and moves it in; by nothing but reflink where that alone may be done.
+    fn fill_by_handle(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        else_receive: Option<Receive>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         let made = hidden.scratch().stage()?;
-        let maker = work.maker(Rung::first(link));
-        build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: made.dir().clone() })?;
+        let maker = work.maker(Rung::first(else_receive.map_or(work.link, |_| Link::Reflink)));
+        let pair = Pair { from: work.version.tree().clone(), to: made.dir().clone() };
+        match (build(&maker, &work.layout()?, &pair), else_receive) {
+            (Err(SeedError::LinkRefused { .. }), Some(why)) => return Ok(Err(why)),
+            (built, _) => built?,
+        }
         for entry in made.dir().entries()? {
             match made.dir().rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(Errno::XDEV.raw_os_error()) => return Ok(Err(Receive::Apart)),
+                Err(error) if is_apart(&error) => return Ok(Err(Receive::Apart)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -284,18 +273,34 @@ impl Seeder {
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
-    fn mend_by_handle(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+    pub(super) fn mend_by_handle(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         self.mend_with(work, dir, mark, &hidden.scratch())
     }
 
-    fn mend_in_place(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>) -> Result<Done, SeedError> {
+    fn mend_in_place(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let scratch = Scratch::within(dir);
         scratch.clear(&|_| false)?;
         self.mend_with(work, dir, mark, &scratch)
     }
 
-    fn mend_with(&self, work: &Work<'_>, dir: &Dir, mark: Option<Mark>, scratch: &Scratch) -> Result<Done, SeedError> {
+    fn mend_with(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        mark: Option<Mark>,
+        scratch: &Scratch,
+    ) -> Result<Result<Done, Receive>, SeedError> {
         let Some(mut mark) = mark else {
             return Err(SeedError::NotOurs { target: dir.path().into(), what: "a directory" });
         };
@@ -303,18 +308,33 @@ impl Seeder {
         let other_boot = self.records.boot().is_none() || mark.boot.as_deref() != self.records.boot();
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: dir.clone() };
-        // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list.
-        let owned = Names::within(dir, OWNED_LIMIT)?;
-        mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read)?;
+        // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list: nothing of it is
+        // kept but what mending asks for, the version's own directories.
+        let layout = work.layout()?;
+        let known: BTreeSet<&RelPath> = layout.directories.iter().filter_map(|dir| Some(&dir.entry?.path)).collect();
+        let owned = Names::within(dir, OWNED_LIMIT, |path, kind| kind == Kind::Dir && known.contains(path))?;
+        match mend(&maker, &layout, &top, scratch, owned.as_ref(), read) {
+            Err(SeedError::Fs(error)) if is_apart(&error) => return Ok(Err(Receive::Apart)),
+            mended => mended?,
+        }
         if read {
             mark.boot = self.records.boot().map(Into::into);
             mark.put(dir)?;
         }
-        Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 })
+        Ok(Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 }))
     }
 }
 
+/// Project quotas let nothing be renamed from one project to another.
+fn is_apart(error: &fs::Error) -> bool {
+    error.errno() == Some(Errno::XDEV.raw_os_error())
+}
+
 impl<'a> Work<'a> {
+    fn files(&self) -> impl Iterator<Item = &Entry> {
+        self.manifest.entries.iter().filter(|entry| entry.kind == EntryType::File)
+    }
+
     fn layout(&self) -> Result<Layout<'_>, SeedError> {
         Layout::of(&self.manifest.entries).map_err(|orphan| SeedError::StoreDamaged {
             artifact: self.version.head().artifact.clone(),

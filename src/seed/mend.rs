@@ -1,9 +1,11 @@
 //! A seed held against the manifest, entry by entry. What agrees is not touched; what is missing or changed is made
 //! in a directory beside the target and renamed into its place, so that each entry is at any instant the old or the
-//! new. What the manifest does not know is the pod's own and is left alone.
+//! new. What the manifest does not know is the pod's own and is left alone. In a peer's tree no name is changed in a
+//! directory that is not the peer's.
 
 use std::cell::Cell;
 use std::io::Read as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -61,8 +63,12 @@ struct Spot {
 }
 
 impl Spot {
-    fn new(pair: Pair) -> Result<Self, SeedError> {
+    /// A peer can move others' directories into its own; the names in them are not for it to have changed.
+    fn new(pair: Pair, maker: &Maker) -> Result<Self, SeedError> {
         let before = pair.to.stat_self()?;
+        if !maker.may_change(&before) {
+            return Err(SeedError::Clash { path: pair.to.path().into() });
+        }
         Ok(Self { pair, before, workable: Cell::new(before.mode & WORKABLE == WORKABLE) })
     }
 
@@ -107,10 +113,11 @@ impl Mender<'_> {
     }
 
     fn visit<'a>(&self, layout: &Layout<'a>, directory: &Directory<'a>, above: &Pair) -> Result<Pair, SeedError> {
-        let spot = Spot::new(match directory.entry {
+        let pair = match directory.entry {
             Some(entry) => above.below(entry)?,
             None => above.clone(),
-        })?;
+        };
+        let spot = Spot::new(pair, self.maker)?;
         for entry in directory.below.iter().filter_map(|&below| layout.directories[below].entry) {
             self.stand_directory(entry, &spot)?;
         }
@@ -228,9 +235,14 @@ impl Mender<'_> {
         if self.maker.rights_agree(entry, &stat) {
             return Ok(());
         }
+        // Another owner may hold it open for writing, and another name may be the store's.
+        if !self.maker.owner_agrees(entry, &stat) || stat.links > 1 {
+            return self.replace(entry, spot, found);
+        }
         let file = spot.pair.to.open_file(&name)?;
         let path = spot.pair.to.path_of(&name);
-        if !same_inode(&Dir::stat_file(&file, &path)?, &stat) || !self.maker.may_change(&stat) {
+        let opened = Dir::stat_file(&file, &path)?;
+        if !same_inode(&opened, &stat) || opened.links > 1 || !Self::has_content(entry, &file, &path)? {
             return self.replace(entry, spot, found);
         }
         fs::apply_meta(&file, &path, &self.maker.meta(entry))?;
@@ -247,7 +259,7 @@ impl Mender<'_> {
         {
             return Ok(());
         }
-        let spot = Spot::new(top.holding(entry)?)?;
+        let spot = Spot::new(top.holding(entry)?, self.maker)?;
         let (scratch, made) = self.scratch()?;
         if let Err(failure) = fs::hard_link(&top.to, &first_name, &scratch, &made) {
             let Next::CopyOne(why) = next_rung(&Rung::resumed(Link::Auto, LinkMode::Hardlink), &failure) else {
@@ -257,8 +269,24 @@ impl Mender<'_> {
                 return Ok(());
             }
             self.maker.copy_alone(entry, &spot.pair.from, &scratch, &made, why)?;
+        } else if !self.may_have_another_name(&scratch, &made, top, &first_name)? {
+            return Err(SeedError::Clash { path: top.to.path_of(&first_name) });
         }
         self.put(&spot, &scratch, &made, &own_name(entry), found)
+    }
+
+    /// Whether what was linked into the scratch directory may be handed on. A peer may have put anybody's file under
+    /// the first name: only its own and the store's may.
+    fn may_have_another_name(
+        &self,
+        scratch: &Dir,
+        made: &RelPath,
+        top: &Pair,
+        first_name: &RelPath,
+    ) -> Result<bool, SeedError> {
+        let Some(linked) = scratch.stat(made)? else { return Ok(false) };
+        let is_stores = || Ok(top.from.stat(first_name)?.is_some_and(|store| same_inode(&linked, &store)));
+        if self.maker.may_change(&linked) { Ok(true) } else { is_stores() }
     }
 
     fn is_good_copy(&self, entry: &Entry, to: &Dir, found: Option<Stat>) -> Result<bool, SeedError> {
@@ -272,8 +300,11 @@ impl Mender<'_> {
 
     fn content_agrees(&self, entry: &Entry, to: &Dir) -> Result<bool, SeedError> {
         let name = own_name(entry);
-        let file = to.open_file(&name)?;
-        let found = content_digest(&file).map_err(|e| fs::Error::new("read", &to.path_of(&name), e))?;
+        Self::has_content(entry, &to.open_file(&name)?, &to.path_of(&name))
+    }
+
+    fn has_content(entry: &Entry, file: &std::fs::File, path: &Path) -> Result<bool, SeedError> {
+        let found = content_digest(file).map_err(|e| fs::Error::new("read", path, e))?;
         // A hard link has no digest of its own in the manifest; its first name was read.
         Ok(entry.sha256.is_none_or(|digest| digest == found))
     }

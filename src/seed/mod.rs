@@ -23,7 +23,7 @@ mod ladder;
 mod look;
 mod mark;
 mod mend;
-#[allow(dead_code, reason = "the seam of rendered files")]
+mod mend_filled;
 mod owned;
 mod place;
 mod receive;
@@ -49,8 +49,6 @@ pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
-#[allow(unused_imports, reason = "rendered files take it up")]
-pub(crate) use owned::Names;
 pub(crate) use place::Place;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;

@@ -3,7 +3,7 @@
 //! together, and after it with the new ones alone: what a crash left half done, the next seed ends.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,12 @@ use crate::intent::Swap;
 const LIST: &[u8] = b".seedcache-owned";
 /// Bytes of the list's first line.
 const HEAD: u64 = 4096;
-/// Bytes of a whole list: a million long paths.
+/// Bytes of a whole list.
 const LIMIT: u64 = 512 << 20;
+/// Names that are kept of one: those of two large trees.
+const MOST: usize = 4_000_000;
+/// Bytes of one name, and what tells its kind and its end.
+const LONGEST: u64 = 4096 + 2;
 /// The symlink that a target of [`Swap::Symlink`] shows its tree through.
 pub(super) const DATA: &[u8] = b"..data";
 /// Letters and digits that end the name of a tree beside it.
@@ -91,34 +95,54 @@ impl Head {
 impl Names {
     /// Those of the list in `target`.
     pub(crate) fn of(target: &Dir) -> fs::Result<Option<Self>> {
-        Self::within(target, LIMIT)
+        Self::within(target, LIMIT, |_, _| true)
     }
 
-    /// The same of a list of at most `limit` bytes, which is an error where it has more.
-    pub(super) fn within(target: &Dir, limit: u64) -> fs::Result<Option<Self>> {
-        let bytes = match target.read(&component(LIST), limit) {
-            Ok(bytes) => bytes,
+    /// The same of a list of at most `limit` bytes, which is an error where it has more; names that are not wanted take
+    /// no memory.
+    pub(super) fn within(
+        target: &Dir,
+        limit: u64,
+        wanted: impl Fn(&RelPath, Kind) -> bool,
+    ) -> fs::Result<Option<Self>> {
+        let file = match target.open_file(&component(LIST)) {
+            Ok(file) => file,
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e),
         };
-        if Head::parse(&bytes, target)?.is_none() {
+        let failed = |source| fs::Error::new("read", &target.path_of(&component(LIST)), source);
+        let mut list = std::io::BufReader::new(file.take(limit.saturating_add(1)));
+        let mut line = Vec::new();
+        (&mut list).take(HEAD).read_until(b'\n', &mut line).map_err(failed)?;
+        if Head::parse(&line, target)?.is_none() {
             return Ok(None);
         }
-        let rest = bytes.iter().position(|&b| b == b'\n').map_or(&[][..], |at| &bytes[at + 1..]);
         let mut names = Self::default();
-        for line in rest.split(|&b| b == 0) {
-            match line.split_first() {
-                Some((b'd', path)) => names.directories.extend(RelPath::parse(path)),
-                Some((_, path)) => names.files.extend(RelPath::parse(path)),
-                None => {}
+        loop {
+            line.clear();
+            let read = (&mut list).take(LONGEST).read_until(0, &mut line).map_err(failed)?;
+            let ended = line.pop_if(|last| *last == 0).is_some();
+            let full = names.directories.len() + names.files.len() >= MOST;
+            if full || list.get_ref().limit() == 0 || (!ended && read as u64 == LONGEST) {
+                let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is longer than any list may be");
+                return Err(failed(source));
             }
+            let Some((kind, path)) = line.split_first() else {
+                if read == 0 {
+                    return Ok(Some(names));
+                }
+                continue;
+            };
+            let (kind, set) = match kind {
+                b'd' => (Kind::Dir, &mut names.directories),
+                _ => (Kind::File, &mut names.files),
+            };
+            set.extend(RelPath::parse(path).ok().filter(|path| wanted(path, kind)));
         }
-        Ok(Some(names))
     }
 
     /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
     /// the next swap shall replace or remove.
-    #[allow(dead_code, reason = "rendered files take it up")]
     pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
         let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
         if files.iter().all(|path| names.files.contains(path)) {
@@ -288,6 +312,27 @@ mod tests {
         assert_eq!(Names::of(&dir).unwrap(), Some(names.clone()));
         head.write(&other, &names).unwrap();
         assert_eq!((Head::of(&other).unwrap(), Names::of(&other).unwrap()), (None, None));
+    }
+
+    #[test]
+    fn of_a_list_only_what_is_wanted_is_kept_and_none_is_read_for_ever() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let mut names = Names::default();
+        names.directories.extend((0..1000).map(|n| RelPath::parse(format!("d{n}")).unwrap()));
+        names.files = names.directories.clone();
+        Head::new(&dir, Swap::InPlace, true, None).unwrap().write(&dir, &names).unwrap();
+        let wanted = RelPath::parse("d7").unwrap();
+        let read = |limit| Names::within(&dir, limit, |path, kind| kind == Kind::Dir && *path == wanted);
+        let own = Names { directories: [wanted.clone()].into(), files: BTreeSet::new() };
+        assert_eq!(read(1 << 20).unwrap(), Some(own));
+        let whole = dir.read(&component(LIST), 1 << 20).unwrap();
+        let size = whole.len() as u64;
+        assert!(read(size).unwrap().is_some());
+        read(size - 1).unwrap_err();
+        let long = [&whole[..], &[b'f'; LONGEST as usize]].concat();
+        dir.write_atomic(&component(LIST), &long, 0o644).unwrap();
+        read(1 << 20).unwrap_err();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Seeding as a whole, on real directories.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod peers;
 mod rendered;
 
 use std::collections::BTreeMap;
@@ -101,11 +102,21 @@ impl House {
     }
 
     fn publish(&self, version: &str, things: &[Thing]) -> Version {
+        self.publish_owned(version, things, None)
+    }
+
+    /// Files belong to `owner`.
+    fn publish_owned(&self, version: &str, things: &[Thing], owner: Option<u32>) -> Version {
         let (artifact, version): (ArtifactName, VersionName) = ("thing".parse().unwrap(), version.parse().unwrap());
         let staging = self.store.staging(&artifact).unwrap();
         let tree = staging.fresh_tree().unwrap();
         let root = tree.path().to_owned();
-        let entries: Vec<Entry> = things.iter().enumerate().map(|(i, thing)| place(&tree, &root, thing, i)).collect();
+        let mut entries: Vec<Entry> =
+            things.iter().enumerate().map(|(i, thing)| place(&tree, &root, thing, i)).collect();
+        for entry in entries.iter_mut().filter(|entry| owner.is_some() && entry.kind == EntryType::File) {
+            std::os::unix::fs::chown(root.join(entry.path.as_path()), owner, owner).unwrap();
+            (entry.uid, entry.gid) = (owner.unwrap(), owner.unwrap());
+        }
         for entry in entries.iter().rev().filter(|entry| entry.kind == EntryType::Dir) {
             let meta = Meta { mode: store_mode(entry.mode), owner: None, mtime: entry.mtime_parts() };
             tree.open_dir(&entry.path).unwrap().apply_meta(&meta).unwrap();

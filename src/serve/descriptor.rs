@@ -16,41 +16,28 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::closing::{self, Closing};
 use super::problem::Problem;
 use crate::fs::Dir;
 
-/// Descriptors that one message may bring: the one that is expected, and one by which too many are noticed. Those for
-/// which there is no room the kernel closes.
-const ROOM: usize = 2;
+/// Descriptors that one message may bring: as many as the kernel lets it. Those for which there is no room it would close
+/// on this thread.
+const ROOM: usize = 253;
 
 /// A descriptor that came with a request.
 #[derive(Debug, Clone)]
-pub(super) struct Descriptor(Arc<Closing>);
+pub(super) struct Descriptor(Arc<Closing<OwnedFd>>);
 
 impl Descriptor {
     fn new(fd: OwnedFd) -> Self {
-        Self(Arc::new(Closing(Some(fd))))
+        Self(Arc::new(Closing::new(fd)))
     }
 
-    /// It as a directory, which it may not be. `path` is for messages only.
-    pub(super) fn dir(&self, path: &Path) -> Result<Dir, Problem> {
-        let fd = self.0.0.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"));
-        let own = fd.as_fd().try_clone_to_owned().map_err(|error| Problem::internal(&error))?;
-        Ok(Dir::adopt(own, path))
-    }
-}
-
-/// A descriptor that is closed by a thread that may wait.
-#[derive(Debug)]
-struct Closing(Option<OwnedFd>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let Some(fd) = self.0.take() else { return };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(fd))),
-            Err(_) => drop(fd),
-        }
+    /// It as a directory, which it may not be; to be kept until whoever was given a clone is done with it. `path` is for
+    /// messages only.
+    pub(super) fn dir(&self, path: &Path) -> Result<Closing<Dir>, Problem> {
+        let own = self.0.get().try_clone().map_err(|error| Problem::internal(&error))?;
+        Ok(Closing::new(Dir::adopt(own, path)))
     }
 }
 
@@ -122,6 +109,10 @@ impl AsyncRead for Taking {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { stream, waiting } = self.get_mut();
         loop {
+            // What would come with the bytes could not be closed.
+            if closing::is_full() {
+                return Poll::Ready(Err(io::Error::other("too many descriptors of peers wait to be closed")));
+            }
             ready!(stream.poll_read_ready(cx))?;
             let free = buffer.initialize_unfilled();
             match stream.try_io(Interest::READABLE, || receive(&*stream, free)) {

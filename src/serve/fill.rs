@@ -57,9 +57,10 @@ async fn fill(
             .ok_or_else(|| Problem::from(LeaseAskError::NoCurrent { artifact: addressed.artifact.clone() }))?,
     };
     let dir = passed.dir(body.target.as_ref())?;
-    let request = FillRequest { dir, link: body.link, target: body.target, peer: seed::Peer { uid, gid } };
+    let request =
+        FillRequest { dir: dir.get().clone(), link: body.link, target: body.target, peer: seed::Peer { uid, gid } };
     match app.reconciler.fill(FillAsk { artifact: addressed.artifact, version, request }).await? {
-        Filling::Seeded(seeded) => {
+        Filling::Seeded(seeded, _) => {
             app.metrics.seeded(&seeded);
             Ok(Json(*seeded))
         }

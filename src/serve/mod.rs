@@ -8,6 +8,7 @@ mod address;
 mod ask;
 mod body;
 mod caller;
+mod closing;
 mod conditional;
 mod content;
 mod descriptor;

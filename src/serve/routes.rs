@@ -129,7 +129,7 @@ async fn seed(
         force: body.force,
         wait: body.wait.map_or(Duration::ZERO, |wait| wait.0),
         declared_only: rights != Rights::All,
-        parent,
+        parent: parent.as_ref().map(|parent| parent.get().clone()),
     };
     let seeded = app.reconciler.seed(ask, Arc::new(SeedProgress::default())).await?;
     app.metrics.seeded(&seeded);

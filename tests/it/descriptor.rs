@@ -239,6 +239,22 @@ fn where_nothing_can_be_linked_the_client_is_told_why() {
     }
 }
 
+/// As project quotas have it: nothing is renamed into a directory of another project.
+#[test]
+fn what_a_project_keeps_out_is_left_to_the_client() {
+    let house = House::on(LoopFs::xfs(), every_kind(), &[]);
+    let volume = house.volume("volume", 0);
+    house.filled(volume.path());
+    run("chattr", ["-p", "7", "+P", volume.path().to_str().unwrap()]);
+    fs::remove_file(volume.path().join("deep/data")).unwrap();
+    run("chattr", ["-p", "7", "+P", volume.path().join("deep").to_str().unwrap()]);
+    assert!(house.received(&house.fill(volume.path())).contains("the store's part of the file system"));
+    let empty = house.volume("empty", 0);
+    run("chattr", ["-p", "7", "+P", empty.path().to_str().unwrap()]);
+    assert!(house.received(&house.fill(empty.path())).contains("the store's part of the file system"));
+    assert!(is_empty(empty.path()));
+}
+
 #[test]
 fn a_pod_of_its_own_user_can_do_away_with_what_it_got() {
     // A clone belongs to the pod, whoever may read the store's file.

@@ -412,7 +412,7 @@ fn what_is_put_beside_a_tree_can_be_made_ours() {
     let (v1, v2) = (house.publish("v1", &tree("v1")), house.publish("v2", &tree("v2")));
     house.seed_by(&v1, Swap::InPlace);
     let at = house.at("pod/data");
-    Names::add(&Dir::open(&at).unwrap(), &[path("extra/file")]).unwrap();
+    crate::seed::owned::Names::add(&Dir::open(&at).unwrap(), &[path("extra/file")]).unwrap();
     fs::create_dir(at.join("extra")).unwrap();
     fs::write(at.join("extra/file"), "rendered").unwrap();
     assert!(!house.seed_by(&v1, Swap::InPlace).changed);

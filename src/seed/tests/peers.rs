@@ -1,0 +1,230 @@
+//! Directories that peers hold open. They act as other users: without root they see only that nothing is done.
+
+use std::os::unix::fs::chown;
+
+use super::*;
+
+const POD: u32 = 1000;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A directory of the pod's.
+fn volume(house: &House, name: &str, owner: u32) -> PathBuf {
+    let at = house.at(name);
+    fs::create_dir(&at).unwrap();
+    chown(&at, Some(owner), Some(owner)).unwrap();
+    at
+}
+
+fn fill(house: &House, version: &Version, at: &Path, uid: u32, link: Link) -> Result<Filling, FillError> {
+    let dir = Dir::open(at).unwrap();
+    let request = FillRequest { dir, link, target: "/data".into(), peer: Peer { uid, gid: uid } };
+    house.seeder.fill(version, &request, &SeedProgress::default())
+}
+
+#[track_caller]
+fn filled(house: &House, version: &Version, at: &Path, uid: u32) -> Seeded {
+    match fill(house, version, at, uid, Link::Auto).unwrap() {
+        Filling::Seeded(seeded, _) => *seeded,
+        Filling::Receive(why) => panic!("{why}"),
+    }
+}
+
+#[track_caller]
+fn received(house: &House, version: &Version, at: &Path, uid: u32) -> Receive {
+    match fill(house, version, at, uid, Link::Auto).unwrap() {
+        Filling::Receive(why) => why,
+        Filling::Seeded(seeded, _) => panic!("{seeded:?}"),
+    }
+}
+
+#[track_caller]
+fn clash(outcome: Result<Filling, FillError>) -> PathBuf {
+    match outcome {
+        Err(FillError::Seed(SeedError::Clash { path })) => path,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Has the mark say another mode.
+fn forge(at: &Path, mode: LinkMode) {
+    let dir = Dir::open(at).unwrap();
+    let mut mark = Mark::on(&dir).unwrap().unwrap();
+    mark.mode = mode;
+    assert!(mark.put(&dir).unwrap());
+}
+
+#[test]
+fn nothing_is_changed_in_a_directory_that_is_not_the_peers() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &version, &at, POD);
+    // Another's directory, that the pod may rename but not look into.
+    let (kernel, theirs) = (at.join("platform/kernel"), at.join("theirs"));
+    fs::remove_dir_all(&kernel).unwrap();
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("unix"), "theirs").unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::rename(&theirs, &kernel).unwrap();
+    for mode in [LinkMode::Hardlink, LinkMode::Copy] {
+        forge(&at, mode);
+        assert_eq!(clash(fill(&house, &version, &at, POD, Link::Auto)).file_name().unwrap(), "kernel");
+        assert_eq!(fs::read_to_string(kernel.join("unix")).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(&kernel).unwrap().count(), 1);
+    }
+    // Root may.
+    forge(&at, LinkMode::Copy);
+    filled(&house, &version, &at, 0);
+    assert_eq!(fs::read_to_string(kernel.join("unix")).unwrap(), "unix of v1");
+}
+
+#[test]
+fn no_file_of_others_gets_a_name_that_the_peer_can_reach() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let things = [
+        D("first", 0o755),
+        F("first/name", 0o644, "shared".into()),
+        D("second", 0o755),
+        L("second/name", "first/name"),
+    ];
+    let version = house.publish("v1", &things);
+    let at = volume(&house, "pod", POD);
+    filled(&house, &version, &at, POD);
+    // What stands under the first name while it is linked is the pod's to choose.
+    let theirs = house.at("theirs");
+    fs::write(&theirs, "secret").unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o600)).unwrap();
+    let (first, second) = (at.join("first/name"), at.join("second/name"));
+    let (done, linked) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let swapper = scope.spawn(|| {
+            while !done.load(SeqCst) {
+                if fs::metadata(&second).is_ok_and(|found| found.ino() == ino(&theirs)) {
+                    linked.store(true, SeqCst);
+                }
+                let _ = fs::remove_file(&second);
+                let _ = fs::hard_link(&theirs, at.join("aside"));
+                let _ = fs::rename(at.join("aside"), &first);
+            }
+        });
+        for _ in 0..150 {
+            let _ = fill(&house, &version, &at, POD, Link::Auto);
+        }
+        done.store(true, SeqCst);
+        swapper.join().unwrap();
+    });
+    assert!(!linked.into_inner(), "another's file was linked for the pod");
+}
+
+#[test]
+fn who_owns_the_stores_files_gets_no_link_to_them() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let version = house.publish_owned("v1", &platform("v1"), Some(POD));
+    let at = volume(&house, "pod", POD);
+    assert_eq!(received(&house, &version, &at, POD), Receive::PeersOwn);
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 0);
+    let refused = fill(&house, &version, &at, POD, Link::Hardlink).unwrap_err();
+    assert!(matches!(refused, FillError::Refused(Refusal::NoLink { why: Receive::PeersOwn, .. })), "{refused}");
+    // As root it was linked; then it becomes the pod's.
+    filled(&house, &version, &at, 0);
+    assert_eq!(received(&house, &version, &at, POD), Receive::PeersOwn);
+    // Nor does a mark that says otherwise get the inodes other rights.
+    let stored = version.tree().path().join("platform/kernel/unix");
+    let before = fs::metadata(&stored).unwrap();
+    for path in ["platform", "platform/kernel", "platform/etc", "platform/empty"] {
+        let _ = chown(at.join(path), Some(POD), Some(POD));
+    }
+    forge(&at, LinkMode::Copy);
+    filled(&house, &version, &at, POD);
+    let after = fs::metadata(&stored).unwrap();
+    assert_eq!((after.mode(), after.uid(), after.ino()), (before.mode(), before.uid(), before.ino()));
+    assert_ne!(ino(&at.join("platform/kernel/unix")), before.ino());
+}
+
+#[test]
+fn unread_content_is_given_to_nobody() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    house.seed(&version, Link::Copy);
+    let unix = house.at("pod/data/platform/kernel/unix");
+    let modified = fs::metadata(&unix).unwrap().modified().unwrap();
+    for (owner, mode) in [(POD, 0o644), (0, 0o666)] {
+        fs::write(&unix, "UNIX OF V1").unwrap();
+        fs::File::open(&unix).unwrap().set_modified(modified).unwrap();
+        chown(&unix, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&unix, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(house.seed(&version, Link::Copy).written, 1);
+        assert_eq!(fs::read_to_string(&unix).unwrap(), "unix of v1");
+        assert_eq!((fs::metadata(&unix).unwrap().uid(), fs::metadata(&unix).unwrap().mode() & 0o777), (0, 0o755));
+    }
+}
+
+#[test]
+fn what_a_peer_writes_into_a_mark_is_not_told_at_length() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &version, &at, POD);
+    let dir = Dir::open(&at).unwrap();
+    let mut mark = Mark::on(&dir).unwrap().unwrap();
+    mark.reason = Some("x".repeat(2000));
+    assert!(mark.put(&dir).unwrap());
+    assert_eq!(filled(&house, &version, &at, POD).reason.unwrap().len(), 256);
+    assert_eq!(house.seeder.filled()[0].reason.as_ref().unwrap().len(), 256);
+}
+
+#[test]
+fn a_directory_on_record_is_mended_only_while_it_holds_that_version() {
+    if !is_root() {
+        return;
+    }
+    let house = House::new();
+    let [v1, v2] = ["v1", "v2"].map(|version| house.publish(version, &platform(version)));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &v1, &at, POD);
+    let record = house.seeder.filled().remove(0);
+    let mend = || {
+        let dir = house.seeder.open_filled(&record).unwrap();
+        house.seeder.mend_filled(&v1, &record, dir, &SeedProgress::default())
+    };
+    let unix = at.join("platform/kernel/unix");
+    fs::remove_file(&unix).unwrap();
+    assert!(mend().unwrap());
+    assert!(unix.exists());
+
+    let dir = Dir::open(&at).unwrap();
+    let mark = Mark::on(&dir).unwrap().unwrap();
+    fs::remove_file(&unix).unwrap();
+    let held = dir.lock(std::time::Duration::ZERO).unwrap().unwrap();
+    assert!(matches!(mend().unwrap_err(), FillError::Seed(SeedError::Locked { .. })));
+    drop(held);
+    // A swap in place is under way, or is done.
+    let names = super::super::owned::Names::default();
+    let head = |whole| super::super::owned::Head::new(&dir, Swap::InPlace, whole, None).unwrap();
+    head(false).write(&dir, &names).unwrap();
+    assert!(!mend().unwrap());
+    head(true).write(&dir, &names).unwrap();
+    let wanted: Wanted = (&**v2.head()).into();
+    let other = Mark { version: wanted.version.clone(), tree_digest: wanted.tree_digest.clone(), ..mark };
+    assert!(other.put(&dir).unwrap());
+    assert!(!mend().unwrap());
+    assert!(!unix.exists());
+}
