@@ -167,6 +167,13 @@ impl Names {
         }
     }
 
+    /// These but for `path`.
+    pub(super) fn without(mut self, path: &RelPath) -> Self {
+        self.directories.remove(path);
+        self.files.remove(path);
+        self
+    }
+
     /// Removes what is among these and not among `kept`. A directory stays while anything is in it. Whether there was
     /// something to remove.
     pub(super) fn remove_all_but(&self, kept: &Self, target: &Dir) -> fs::Result<bool> {
