@@ -15,7 +15,7 @@ use super::entry::{Maker, Owners};
 use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, decide};
 use super::filled::Filled;
 use super::hidden::Hidden;
-use super::mark::Mark;
+use super::mark::{Mark, Marks as _, OnTargets};
 use super::mend::mend;
 use super::owned::Names;
 use super::record::MOST;
@@ -276,7 +276,7 @@ impl Seeder {
     fn finish(&self, work: &Work<'_>, maker: &Maker<'_>, dir: &Dir) -> Result<Done, SeedError> {
         dir.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: dir.stat_self()?.mtime })?;
         let mark = Mark::new((&**work.version.head()).into(), maker.mode(), maker.reason(), dir)?;
-        mark.put(dir)?;
+        OnTargets.put(dir, &mark)?;
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
@@ -304,7 +304,7 @@ impl Seeder {
         mend(&maker, &work.layout()?, &top, scratch, owned.as_ref(), read)?;
         if read {
             mark.boot = self.records.boot().map(Into::into);
-            mark.put(dir)?;
+            OnTargets.put(dir, &mark)?;
         }
         Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 })
     }

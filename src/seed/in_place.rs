@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::SeedError;
-use super::mark::{Identity, Marks};
+use super::mark::{FILE, Identity, Marks};
 use super::owned::{Head, Names, below, make_workable};
 use super::place::Inside;
 use super::staged::{Settled, Staged};
 use super::symlink;
 use super::target::is_reserved;
-use crate::fs::{Dir, Kind, Meta, RelPath, Rename, Stat};
+use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat};
 use crate::intent::Swap;
 
 /// Whether something that stands in the way may be replaced.
@@ -50,7 +50,8 @@ impl Clashes<'_> {
         path: Option<&RelPath>,
         shared: &mut BTreeSet<RelPath>,
     ) -> Result<(), SeedError> {
-        for entry in from.entries()? {
+        let ours = |name: &RelPath| path.is_some() || name.as_bytes() != FILE;
+        for entry in from.entries()?.into_iter().filter(|entry| ours(&entry.name)) {
             let own = below(path, &entry.name)?;
             let Some(found) = to.stat(&entry.name)? else { continue };
             if (entry.kind, found.kind) != (Kind::Dir, Kind::Dir) {
@@ -74,7 +75,7 @@ fn at(dir: &Dir, name: &RelPath, path: &RelPath, stranger: &RelPath) -> std::pat
 
 fn names_of(tree: &Dir) -> Result<Names, SeedError> {
     for entry in tree.entries()? {
-        if is_reserved(entry.name.as_bytes()) {
+        if is_reserved(entry.name.as_bytes()) && entry.name.as_bytes() != FILE {
             return Err(SeedError::NameKept { path: tree.path_of(&entry.name) });
         }
     }
@@ -149,7 +150,9 @@ impl Moving<'_> {
         if path.is_some_and(|path| !self.shared.contains(path)) {
             make_workable(to)?;
         }
-        for entry in entries {
+        // The mark is put on the target for itself.
+        let ours = |name: &RelPath| path.is_some() || name.as_bytes() != FILE;
+        for entry in entries.into_iter().filter(|entry| ours(&entry.name)) {
             let (name, own) = (&entry.name, below(path, &entry.name)?);
             let found = to.stat(name)?.map(|stat| stat.kind);
             if (entry.kind, found) == (Kind::Dir, Some(Kind::Dir)) {
@@ -205,7 +208,7 @@ impl Moving<'_> {
 }
 
 fn meta_of(stat: &Stat) -> Meta {
-    let owners = rustix::process::geteuid().is_root();
+    let owners = fs::may_give_away();
     Meta { mode: stat.mode, owner: owners.then_some((stat.uid, stat.gid)), mtime: stat.mtime }
 }
 

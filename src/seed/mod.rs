@@ -23,7 +23,6 @@ mod ladder;
 mod look;
 mod mark;
 mod mend;
-#[allow(dead_code, reason = "the seam of rendered files")]
 mod owned;
 mod place;
 mod receive;
@@ -48,9 +47,10 @@ pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
-#[allow(unused_imports, reason = "rendered files take it up")]
+#[cfg(test)]
 pub(crate) use owned::Names;
 pub(crate) use place::{Place, same_inode};
+pub(crate) use receive::owners_lost;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use renderer::{RenderError, Rendered, Renderer};

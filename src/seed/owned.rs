@@ -7,7 +7,7 @@ use std::io::Read as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::mark::Identity;
+use super::mark::{FILE, Identity};
 use super::place::component;
 use super::target::{is_leftover, is_reserved};
 use crate::fs::{self, Dir, Kind, RelPath};
@@ -118,7 +118,6 @@ impl Names {
 
     /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
     /// the next swap shall replace or remove.
-    #[allow(dead_code, reason = "rendered files take it up")]
     pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
         let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
         if files.iter().all(|path| names.files.contains(path)) {
@@ -224,9 +223,9 @@ pub(super) fn is_internal(name: &[u8]) -> bool {
     is_reserved(name) || name == b"lost+found" || name == DATA || is_tree(name)
 }
 
-/// Whether `name` is that of a list or a `..data` that was being written.
+/// Whether `name` is that of a list, a `..data` or a mark that was being written.
 pub(super) fn is_temporary(name: &[u8]) -> bool {
-    [LIST, DATA].iter().any(|own| is_leftover(name, &Dir::temporary_prefix(&component(own))))
+    [LIST, DATA, FILE].iter().any(|own| is_leftover(name, &Dir::temporary_prefix(&component(own))))
 }
 
 /// Whether `name` is that of a tree beside `..data`.

@@ -14,11 +14,11 @@ use tempfile::TempDir;
 use crate::fixture::archive::app;
 use crate::fixture::loopfs::LoopFs;
 use crate::fixture::node::Node;
-use crate::fixture::pod::{BindMount, Pod};
+use crate::fixture::pod::{BindMount, Pod, RamFs};
 use crate::fixture::releases::Releases;
-use crate::fixture::scratch;
 use crate::fixture::system::run_as_root;
 use crate::fixture::tree::{Demand, assert_same, inodes};
+use crate::fixture::{PATIENCE, scratch, until};
 
 const POD: u32 = 1000;
 const NOISE: usize = 500_000;
@@ -198,6 +198,24 @@ fn without_the_capability_bytes_are_copied() {
     assert!(refused.stderr.contains("CAP_DAC_READ_SEARCH"), "{}", refused.stderr);
 }
 
+#[test]
+fn root_without_capabilities_gets_copies_of_its_own() {
+    let (disk, other) = (LoopFs::ext4(64), LoopFs::ext4(64));
+    let ground = Ground::with_store_on(disk.path());
+    let document = ground.releases.document_with("owned", true, "");
+    let owned = document.replace("stripComponents: 1", "stripComponents: 1, owner: {uid: 4711, gid: 4711}");
+    ground.node.write_config("owned.yaml", &owned);
+    until("the document", PATIENCE, || (ground.node.get("/v1/artifacts/owned").status == 200).then_some(()));
+    ground.node.wait_ready("owned");
+    let pod = Pod::with(&other.path().join("pod"), &ground.node).without("-chown,-fowner");
+    let seed = || pod.seed("owned", "/data/app", &[]).ok().json();
+    let first = seed();
+    assert_eq!(text(&first, "mode"), "copy", "{first}");
+    assert!(text(&first, "reason").contains("CAP_CHOWN"), "{first}");
+    assert_eq!(seed()["changed"], false);
+    assert_eq!(fs::metadata(pod.volume().join("app/bin/run")).unwrap().uid(), 0);
+}
+
 /// A volume that belongs to the pod's user, and one that all may write to.
 fn volumes_of_a_user(disk: &Path) -> [PathBuf; 2] {
     let volumes = ["own", "open"].map(|name| disk.join(name));
@@ -339,6 +357,23 @@ fn a_target_swapped_by_symlink_shows_one_version_at_a_time() {
     assert_eq!(fs::metadata(&target).unwrap().ino(), top);
     assert!(fs::symlink_metadata(target.join("VERSION")).unwrap().is_symlink());
     assert_eq!(look(&target).as_deref(), Some("v2"));
+}
+
+#[test]
+fn without_attributes_a_seed_is_known_by_a_file() {
+    let (disk, volume) = (LoopFs::ext4(64), RamFs::new());
+    let ground = Ground::with_store_on(disk.path());
+    ground.next_version();
+    let pod = Pod::with(volume.path(), &ground.node);
+    for swap in ["exchange", "symlink", "inPlace"] {
+        let target = format!("/data/{swap}");
+        let seed = |version: &str| pod.seed(&format!("app@{version}"), &target, &["--swap", swap]).ok().json();
+        for version in ["v1", "v2"] {
+            let told = [seed(version)["changed"].clone(), seed(version)["changed"].clone()];
+            assert_eq!(told, [true, false], "{swap} of {version}");
+            assert_eq!(look(&volume.path().join(swap)).as_deref(), Some(version));
+        }
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
     Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Staged,
-    Step, Switch, Wanted, decide, first_difference, is_own, receive, same_inode,
+    Step, Switch, Wanted, decide, first_difference, is_own, owners_lost, receive, same_inode,
 };
 use crate::store::{Manifest, ManifestError};
 
@@ -275,7 +275,7 @@ impl Hands<'_> {
         };
         let reason = told_together(seeded.reason, switch.reason());
         if switch.reason().is_some() {
-            let mark = Mark::on(staged.dir()).map_err(HandOverError::from)?;
+            let mark = OnTargets.of(staged.dir()).map_err(HandOverError::from)?;
             let whole = mark.map(|mark| Mark { reason: reason.clone(), ..mark });
             whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
         }
@@ -344,6 +344,7 @@ impl Hands<'_> {
 
     /// Writes the tree into an empty directory as it comes, and marks it.
     async fn receive(&self, manifest: Arc<Manifest>, dir: &Dir, reason: Option<String>) -> Result<Seeded, Failure> {
+        let reason = told_together(reason, owners_lost(&manifest.entries));
         let progress = Arc::new(SeedProgress::default());
         self.activity.turn_to(Doing::Receiving(progress.clone()));
         let body = self.client.tree(self.wish.name, &self.elsewhere.version).await?;
