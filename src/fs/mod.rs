@@ -24,6 +24,7 @@ mod past_cache;
 mod path;
 mod read_only;
 mod remove;
+mod rights;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -42,5 +43,6 @@ pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};
 pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, stat_path};
+pub use rights::may_give_away;
 pub use space::Space;
 pub use verity::Verity;

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::mark::FILE;
 use super::mend::content_digest;
 use super::owned::Names;
 use crate::fs::{self, Chain, Dir, Kind, LinkMode, RelPath, Stat};
@@ -31,7 +32,8 @@ pub(crate) fn entries_of(top: &Dir, owned: Option<&Names>) -> fs::Result<Option<
     let mut open: Vec<Option<RelPath>> = vec![None];
     while let Some(above) = open.pop() {
         let dir = above.as_ref().map_or_else(|| Ok(top.clone()), |above| top.open_dir(above))?;
-        for child in dir.entries()? {
+        let ours = |name: &RelPath| above.is_some() || name.as_bytes() != FILE;
+        for child in dir.entries()?.into_iter().filter(|child| ours(&child.name)) {
             let path = above.as_ref().map_or_else(|| Ok(child.name.clone()), |above| above.join(&child.name));
             // Gone meanwhile, or deeper than any path: no tree that is left alone.
             let (Ok(path), Some(stat)) = (path, dir.stat(&child.name)?) else { return Ok(None) };
@@ -60,7 +62,7 @@ pub(crate) fn first_difference(
     mode: LinkMode,
     read: bool,
 ) -> fs::Result<Option<RelPath>> {
-    let owners = rustix::process::geteuid().is_root();
+    let owners = fs::may_give_away();
     let mut chain = Chain::from(tree);
     for entry in entries {
         let (dir, name) = match chain.parent_of(&entry.path) {

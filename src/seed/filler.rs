@@ -16,7 +16,7 @@ use super::entry::{Maker, Owners};
 use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, barred, decide};
 use super::filled::{Filled, short};
 use super::hidden::Hidden;
-use super::mark::Mark;
+use super::mark::{Mark, Marks as _, OnTargets};
 use super::mend::mend;
 use super::owned::{Head, Names};
 use super::staged::Scratch;
@@ -269,7 +269,7 @@ impl Seeder {
     fn finish(&self, work: &Work<'_>, maker: &Maker<'_>, dir: &Dir) -> Result<Done, SeedError> {
         dir.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: dir.stat_self()?.mtime })?;
         let mark = Mark::new((&**work.version.head()).into(), maker.mode(), maker.reason(), dir)?;
-        mark.put(dir)?;
+        OnTargets.put(dir, &mark)?;
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
@@ -319,7 +319,7 @@ impl Seeder {
         }
         if read {
             mark.boot = self.records.boot().map(Into::into);
-            mark.put(dir)?;
+            OnTargets.put(dir, &mark)?;
         }
         Ok(Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 }))
     }

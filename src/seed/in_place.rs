@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::SeedError;
-use super::mark::{Identity, Marks};
+use super::mark::{FILE, Identity, Marks};
 use super::owned::{Head, Names, below, make_workable};
 use super::place::Inside;
 use super::staged::{Settled, Staged};
 use super::symlink;
 use super::target::is_reserved;
-use crate::fs::{Dir, Kind, Meta, RelPath, Rename, Stat};
+use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat};
 use crate::intent::Swap;
 
 /// Whether something that stands in the way may be replaced.
@@ -50,7 +50,8 @@ impl Clashes<'_> {
         path: Option<&RelPath>,
         shared: &mut BTreeSet<RelPath>,
     ) -> Result<(), SeedError> {
-        for entry in from.entries()? {
+        let ours = |name: &RelPath| path.is_some() || name.as_bytes() != FILE;
+        for entry in from.entries()?.into_iter().filter(|entry| ours(&entry.name)) {
             let own = below(path, &entry.name)?;
             let Some(found) = to.stat(&entry.name)? else { continue };
             if (entry.kind, found.kind) != (Kind::Dir, Kind::Dir) {
@@ -74,7 +75,7 @@ fn at(dir: &Dir, name: &RelPath, path: &RelPath, stranger: &RelPath) -> std::pat
 
 fn names_of(tree: &Dir) -> Result<Names, SeedError> {
     for entry in tree.entries()? {
-        if is_reserved(entry.name.as_bytes()) {
+        if is_reserved(entry.name.as_bytes()) && entry.name.as_bytes() != FILE {
             return Err(SeedError::NameKept { path: tree.path_of(&entry.name) });
         }
     }
@@ -92,12 +93,21 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
     let &Inside { target, before, was, force } = inside;
     let mut names = names_of(&staged.dir)?;
     let mut shared = BTreeSet::new();
-    Clashes { before, force }.check(&staged.dir, target, None, &mut shared)?;
+    let clashes = Clashes { before, force };
+    clashes.check(&staged.dir, target, None, &mut shared)?;
     names.directories.retain(|path| !shared.contains(path));
     Head::new(target, Swap::InPlace, false, None)?.write(target, &before.and(&names))?;
 
-    let mut late = Vec::new();
-    put(&staged.dir, target, None, &shared, &mut late)?;
+    let mut moving = Moving { clashes: &clashes, shared: &shared, late: Vec::new(), stranger: None };
+    if let Err(error) = moving.put(&staged.dir, target, None) {
+        if let Some(path) = &moving.stranger {
+            // Listed as what was to come, it would be taken for ours by the next seed.
+            let listed = before.and(&names.without(path));
+            Head::new(target, Swap::InPlace, false, None)?.write(target, &listed)?;
+        }
+        return Err(error);
+    }
+    let late = moving.late;
     let mut removed = before.remove_all_but(&names, target)?;
     let mut old = Vec::new();
     if was.is_some() {
@@ -121,54 +131,113 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
     Ok(Settled { dir: target.clone(), old })
 }
 
-/// Moves all that is in `from` into `to`. Directories of ours that both have are noted, with what their metadata shall
-/// be.
-fn put(
-    from: &Dir,
-    to: &Dir,
-    path: Option<&RelPath>,
-    shared: &BTreeSet<RelPath>,
-    late: &mut Vec<(RelPath, Meta)>,
-) -> Result<(), SeedError> {
-    let entries = from.entries()?;
-    make_workable(from)?;
-    if path.is_some_and(|path| !shared.contains(path)) {
-        make_workable(to)?;
+/// A finished tree on its way into a standing directory.
+struct Moving<'a> {
+    clashes: &'a Clashes<'a>,
+    /// Directories of others that both have.
+    shared: &'a BTreeSet<RelPath>,
+    /// Directories whose metadata is set when all is there, and what it shall be.
+    late: Vec<(RelPath, Meta)>,
+    /// What somebody put in the way after it was looked there.
+    stranger: Option<RelPath>,
+}
+
+impl Moving<'_> {
+    /// Moves all that is in `from` into `to`.
+    fn put(&mut self, from: &Dir, to: &Dir, path: Option<&RelPath>) -> Result<(), SeedError> {
+        let entries = from.entries()?;
+        make_workable(from)?;
+        if path.is_some_and(|path| !self.shared.contains(path)) {
+            make_workable(to)?;
+        }
+        // The mark is put on the target for itself.
+        let ours = |name: &RelPath| path.is_some() || name.as_bytes() != FILE;
+        for entry in entries.into_iter().filter(|entry| ours(&entry.name)) {
+            let (name, own) = (&entry.name, below(path, &entry.name)?);
+            let found = to.stat(name)?.map(|stat| stat.kind);
+            if (entry.kind, found) == (Kind::Dir, Some(Kind::Dir)) {
+                let inner = from.open_dir(name)?;
+                if !self.shared.contains(&own) {
+                    self.late.push((own.clone(), meta_of(&inner.stat_self()?)));
+                }
+                self.put(&inner, &to.open_dir(name)?, Some(&own))?;
+                continue;
+            }
+            if entry.kind == Kind::Dir {
+                let inner = from.open_dir(name)?;
+                let stat = inner.stat_self()?;
+                // A directory that changes its parent is written to.
+                make_workable(&inner)?;
+                if inner.stat_self()?.mode != stat.mode {
+                    self.late.push((own.clone(), meta_of(&stat)));
+                }
+            }
+            self.put_one(from, to, name, &own, (entry.kind, found))?;
+        }
+        Ok(())
     }
-    for entry in entries {
-        let (name, own) = (&entry.name, below(path, &entry.name)?);
-        let found = to.stat(name)?.map(|stat| stat.kind);
-        if (entry.kind, found) == (Kind::Dir, Some(Kind::Dir)) {
-            let inner = from.open_dir(name)?;
-            if !shared.contains(&own) {
-                late.push((own.clone(), meta_of(&inner.stat_self()?)));
-            }
-            put(&inner, &to.open_dir(name)?, Some(&own), shared, late)?;
-            continue;
-        }
-        if entry.kind == Kind::Dir {
-            let inner = from.open_dir(name)?;
-            let stat = inner.stat_self()?;
-            // A directory that changes its parent is written to.
-            make_workable(&inner)?;
-            if inner.stat_self()?.mode != stat.mode {
-                late.push((own, meta_of(&stat)));
-            }
-        }
-        let how = match (entry.kind, found) {
+
+    /// Moves one entry; the kinds are its own and that of what was found at its name.
+    fn put_one(
+        &mut self,
+        from: &Dir,
+        to: &Dir,
+        name: &RelPath,
+        own: &RelPath,
+        kinds: (Kind, Option<Kind>),
+    ) -> Result<(), SeedError> {
+        let how = match kinds {
             (_, None) => Rename::NoReplace,
             (Kind::Dir, _) | (_, Some(Kind::Dir)) => Rename::Exchange,
             _ => Rename::Replace,
         };
+        if let Some(found) = kinds.1
+            && let Err(clash) = self.clashes.replace(to, name, own, found)
+        {
+            self.stranger = Some(own.clone());
+            return Err(clash);
+        }
         match from.rename(name, to, name, how) {
-            Err(e) if e.is_exists() => return Err(SeedError::Clash { path: to.path_of(name) }),
-            other => other?,
+            Err(e) if e.is_exists() => {
+                self.stranger = Some(own.clone());
+                Err(SeedError::Clash { path: to.path_of(name) })
+            }
+            other => Ok(other?),
         }
     }
-    Ok(())
 }
 
 fn meta_of(stat: &Stat) -> Meta {
-    let owners = rustix::process::geteuid().is_root();
+    let owners = fs::may_give_away();
     Meta { mode: stat.mode, owner: owners.then_some((stat.uid, stat.gid)), mtime: stat.mtime }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    #[test]
+    fn what_came_after_the_look_stays() {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["from/d", "to/d"] {
+            std::fs::create_dir_all(root.path().join(dir)).unwrap();
+            std::fs::write(root.path().join(dir).join("file"), dir).unwrap();
+        }
+        let open = |name: &str| Dir::open(&root.path().join(name)).unwrap();
+        let names = Names { files: BTreeSet::new(), directories: ["d".parse().unwrap()].into() };
+        let shared = BTreeSet::new();
+        let put = |force| {
+            let clashes = Clashes { before: &names, force };
+            let mut moving = Moving { clashes: &clashes, shared: &shared, late: Vec::new(), stranger: None };
+            (moving.put(&open("from"), &open("to"), None), moving.stranger)
+        };
+        let read = || std::fs::read_to_string(root.path().join("to/d/file")).unwrap();
+        let (refused, stranger) = put(false);
+        assert!(matches!(refused, Err(SeedError::Clash { path }) if path.ends_with("to/d/file")));
+        assert_eq!((stranger, read()), (Some("d/file".parse().unwrap()), "to/d".to_owned()));
+        let (done, stranger) = put(true);
+        assert!(done.is_ok());
+        assert_eq!((stranger, read()), (None, "from/d".to_owned()));
+    }
 }

@@ -1,18 +1,25 @@
 //! The mark that says that a directory is a seed, and of what. It stands on the directory itself (`user.seedcache`)
 //! where the file system has extended attributes, and names the directory it was put on, so that a copy of a seed,
-//! attributes and all, is not taken for one.
+//! attributes and all, is not taken for one. Where there are none, clients keep it in a file in the directory, and the
+//! daemon in its records.
 
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::place::component;
 use crate::fs::{self, Dir, LinkMode, RelPath};
 use crate::intent::{ArtifactName, Digest, VersionName};
 use crate::store::ManifestHead;
 
 /// The extended attribute.
 pub(super) const ATTRIBUTE: &str = "user.seedcache";
+
+/// The file that has the mark where there are no attributes.
+pub(super) const FILE: &[u8] = b".seedcache-mark";
+/// Bytes of that file.
+const FILE_LIMIT: u64 = 256 << 10;
 
 /// Where marks are kept.
 pub(crate) trait Marks {
@@ -22,8 +29,7 @@ pub(crate) trait Marks {
     fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()>;
 }
 
-/// Marks on the directories themselves and nowhere else, as clients keep them: where there are no attributes, there is
-/// no mark.
+/// Marks on the directories themselves and nowhere else, as clients keep them: in a file where there are no attributes.
 #[derive(Debug)]
 pub(crate) struct OnTargets;
 
@@ -33,7 +39,7 @@ impl Marks for OnTargets {
     }
 
     fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
-        mark.put(dir).map(drop)
+        if mark.put(dir)? { Ok(()) } else { dir.write_atomic(&component(FILE), &mark.json(), 0o644) }
     }
 }
 
@@ -146,16 +152,37 @@ impl Mark {
 
     /// The mark that `dir` bears; `None` when it bears none, or that of another directory.
     pub(crate) fn on(dir: &Dir) -> fs::Result<Option<Self>> {
-        let Some(bytes) = dir.xattr(ATTRIBUTE)? else { return Ok(None) };
-        let Ok(mark) = serde_json::from_slice::<Self>(&bytes) else { return Ok(None) };
+        match dir.xattr(ATTRIBUTE)? {
+            Some(bytes) => Self::read(&bytes, dir),
+            None => Self::in_file(dir),
+        }
+    }
+
+    /// The mark in a file of `dir`, under the same condition.
+    fn in_file(dir: &Dir) -> fs::Result<Option<Self>> {
+        match dir.read(&component(FILE), FILE_LIMIT) {
+            Ok(bytes) => Self::read(&bytes, dir),
+            Err(e) => {
+                if !e.is_not_found() {
+                    tracing::debug!(error = %e, "what stands where a mark would is none");
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn read(bytes: &[u8], dir: &Dir) -> fs::Result<Option<Self>> {
+        let Ok(mark) = serde_json::from_slice::<Self>(bytes) else { return Ok(None) };
         Ok(mark.id.is_of(dir)?.then_some(mark))
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"))
     }
 
     /// Puts the mark on `dir`; `false` where the file system has no extended attributes.
     pub(crate) fn put(&self, dir: &Dir) -> fs::Result<bool> {
-        let json =
-            serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
-        dir.set_xattr(ATTRIBUTE, &json)
+        dir.set_xattr(ATTRIBUTE, &self.json())
     }
 
     /// Whether its content was written or read since the machine started.

@@ -49,7 +49,8 @@ pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling, Peer};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
-pub(crate) use place::Place;
+pub(crate) use place::{Place, same_inode};
+pub(crate) use receive::owners_lost;
 pub use receive::{ReceiveError, receive};
 pub use record::Record;
 pub use renderer::{RenderError, Rendered, Renderer};
@@ -57,7 +58,7 @@ pub use retired::GRACE;
 pub(crate) use seeder::PATIENCE;
 pub use seeder::{Request, SeedProgress, Seeded, Seeder};
 pub(crate) use staged::Staged;
-pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide};
+pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide, is_own};
 pub use target::TargetError;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, Read as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::mark::Identity;
+use super::mark::{FILE, Identity};
 use super::place::component;
 use super::target::{is_leftover, is_reserved};
 use crate::fs::{self, Dir, Kind, RelPath};
@@ -191,6 +191,13 @@ impl Names {
         }
     }
 
+    /// These but for `path`.
+    pub(super) fn without(mut self, path: &RelPath) -> Self {
+        self.directories.remove(path);
+        self.files.remove(path);
+        self
+    }
+
     /// Removes what is among these and not among `kept`. A directory stays while anything is in it. Whether there was
     /// something to remove.
     pub(super) fn remove_all_but(&self, kept: &Self, target: &Dir) -> fs::Result<bool> {
@@ -241,9 +248,9 @@ pub(super) fn is_internal(name: &[u8]) -> bool {
     is_reserved(name) || name == b"lost+found" || name == DATA || is_tree(name)
 }
 
-/// Whether `name` is that of a list or a `..data` that was being written.
+/// Whether `name` is that of a list, a `..data` or a mark that was being written.
 pub(super) fn is_temporary(name: &[u8]) -> bool {
-    [LIST, DATA].iter().any(|own| is_leftover(name, &Dir::temporary_prefix(&component(own))))
+    [LIST, DATA, FILE].iter().any(|own| is_leftover(name, &Dir::temporary_prefix(&component(own))))
 }
 
 /// Whether `name` is that of a tree beside `..data`.

@@ -118,17 +118,20 @@ impl Place {
         }
     }
 
-    /// Keeps off the target those who see it mounted elsewhere, where seeds work inside it.
+    /// Keeps off the target those who see it mounted elsewhere, where seeds work inside it. Whoever can open the target
+    /// can hold the lock, also without the right to write there: after `limit` it goes on without.
     pub(super) fn lock_inside(&self, swap: Option<Swap>, limit: Duration) -> Result<Option<DirLock>, SeedError> {
         let Some(target) = self.directory()? else { return Ok(None) };
         let inside = matches!(swap, Some(Swap::Symlink | Swap::InPlace)) || target.is_mount_root()?;
         if !inside && Head::of(&target)?.is_none() {
             return Ok(None);
         }
-        match target.lock(limit)? {
-            Some(lock) => Ok(Some(lock)),
-            None => Err(SeedError::Locked { target: self.path(), seconds: limit.as_secs() }),
+        let lock = target.lock(limit)?;
+        if lock.is_none() {
+            let (target, seconds) = (self.path(), limit.as_secs());
+            tracing::warn!(target = %target.display(), seconds, "another process keeps the target locked; seeded anyway");
         }
+        Ok(lock)
     }
 
     /// The target, where it is a directory.
@@ -275,7 +278,8 @@ pub(super) struct Inside<'a> {
     pub(super) force: bool,
 }
 
-pub(super) fn same_inode(a: &Stat, b: &Stat) -> bool {
+/// Whether two directories are one.
+pub(crate) fn same_inode(a: &Stat, b: &Stat) -> bool {
     (a.stamp.dev, a.stamp.ino) == (b.stamp.dev, b.stamp.ino)
 }
 

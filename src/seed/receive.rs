@@ -75,7 +75,7 @@ pub fn receive(
     progress: &SeedProgress,
 ) -> Result<u64, ReceiveError> {
     progress.total_entries.store(manifest.entries.len() as u64, Relaxed);
-    let mut receiver = Receiver { chain: Chain::from(tree), owners: rustix::process::geteuid().is_root(), progress };
+    let mut receiver = Receiver { chain: Chain::from(tree), owners: fs::may_give_away(), progress };
     read_tar(stream, |members| {
         for entry in &manifest.entries {
             let missing = || ReceiveError::Missing { path: entry.path.clone() };
@@ -91,6 +91,16 @@ pub fn receive(
     })?;
     receiver.settle(&manifest.entries)?;
     Ok(manifest.entries.len() as u64)
+}
+
+/// Why files will not belong to whom their manifest says, where root would be expected to see to that.
+pub(crate) fn owners_lost(entries: &[Entry]) -> Option<&'static str> {
+    let own = (rustix::process::geteuid(), rustix::process::getegid());
+    let others = |entry: &Entry| (entry.uid, entry.gid) != (own.0.as_raw(), own.1.as_raw());
+    let lost = own.0.is_root() && !fs::may_give_away() && entries.iter().any(others);
+    lost.then_some(
+        "all files are root's: this root may not give files to others (CAP_CHOWN, CAP_FOWNER, user namespace)",
+    )
 }
 
 /// Whether the stream's next entry is the one that the manifest has next.

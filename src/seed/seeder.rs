@@ -28,8 +28,9 @@ use crate::store::{Entry, ManifestHead, Store, Version};
 /// How long one who asks waits for another who works on the same target.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How long the daemon waits for a client that works inside the same target, through a mount of its own.
-const PATIENCE_INSIDE: Duration = Duration::from_secs(60);
+/// How long the daemon waits for a client that works inside the same target, through a mount of its own. After that it
+/// goes on: what both stage is theirs alone, and a swap that is torn by another is ended by the next seed.
+const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]

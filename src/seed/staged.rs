@@ -1,12 +1,18 @@
 //! Directories under temporary names: what becomes the tree of a target, and what was it.
+//!
+//! What must hold: whoever works in one holds a lock on it, and nobody removes what another holds, though both find it
+//! under the same target's temporary names.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::SeedError;
 use super::place::{component, same_inode};
 use super::target::is_leftover;
-use crate::fs::{Dir, RelPath};
+use crate::fs::{self, Dir, DirEntry, DirLock, Kind, RelPath};
 
+/// Tries to make a directory that nobody takes for a leftover meanwhile.
+const TRIES: usize = 8;
 /// The stem of temporary names inside a target.
 const WITHIN: &[u8] = b"seedcache-within";
 
@@ -26,6 +32,8 @@ pub(crate) struct Staged {
     pub(super) top: Dir,
     /// The tree's own directory: `top`, or one in it.
     pub(super) dir: Dir,
+    /// On `top`; gone with the last hold on this.
+    lock: Arc<DirLock>,
 }
 
 /// A tree that stands at its target now.
@@ -54,10 +62,29 @@ impl Scratch {
 
     /// A new directory of its own.
     pub(crate) fn stage(&self) -> Result<Staged, SeedError> {
-        let name = self.dir.temporary_name(&self.stem)?;
-        self.dir.make_dir(&name, 0o700)?;
-        let dir = self.dir.open_dir(&name)?;
-        Ok(Staged { held_in: self.dir.clone(), top: dir.clone(), dir, name })
+        for _ in 0..TRIES {
+            let name = self.dir.temporary_name(&self.stem)?;
+            self.dir.make_dir(&name, 0o700)?;
+            match self.take(&name) {
+                Ok(Some((dir, lock))) => {
+                    let (top, lock) = (dir.clone(), Arc::new(lock));
+                    return Ok(Staged { held_in: self.dir.clone(), top, dir, name, lock });
+                }
+                Ok(None) => {}
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(SeedError::Locked { target: self.dir.path().into(), seconds: 0 })
+    }
+
+    /// Opens and locks a directory just made; `None` when another took it for a leftover before it was locked.
+    fn take(&self, name: &RelPath) -> fs::Result<Option<(Dir, DirLock)>> {
+        let dir = self.dir.open_dir(name)?;
+        let Some(lock) = dir.lock(Duration::ZERO)? else { return Ok(None) };
+        let own = dir.stat_self()?;
+        let stands = self.dir.stat(name)?.is_some_and(|found| same_inode(&found, &own));
+        Ok(stands.then_some((dir, lock)))
     }
 
     pub(super) fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
@@ -70,7 +97,7 @@ impl Scratch {
     }
 }
 
-/// Removes what `is_left` names in `dir`, but for what `keep` wants.
+/// Removes what `is_left` names in `dir`, but for what `keep` wants and what another process works in.
 pub(super) fn clear(
     dir: &Dir,
     keep: &impl Fn(&RelPath) -> bool,
@@ -78,11 +105,33 @@ pub(super) fn clear(
 ) -> Result<(), SeedError> {
     for entry in dir.entries()? {
         if is_left(entry.name.as_bytes()) && !keep(&entry.name) {
+            // Held until it is gone, so that nobody begins to work in it.
+            let _lock = match lock_leftover(dir, &entry) {
+                Ok(Leftover::Nobodys(lock)) => lock,
+                Ok(Leftover::InUse) => continue,
+                Err(e) if e.is_not_found() => continue,
+                Err(e) => return Err(e.into()),
+            };
             tracing::info!(path = %dir.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
             dir.remove_tree(&entry.name)?;
         }
     }
     Ok(())
+}
+
+/// What lies under a temporary name.
+enum Leftover {
+    /// Nobody works in it, nor will as long as the lock is held.
+    Nobodys(Option<DirLock>),
+    /// Another does.
+    InUse,
+}
+
+fn lock_leftover(dir: &Dir, entry: &DirEntry) -> fs::Result<Leftover> {
+    if entry.kind != Kind::Dir {
+        return Ok(Leftover::Nobodys(None));
+    }
+    Ok(dir.open_dir(&entry.name)?.lock(Duration::ZERO)?.map_or(Leftover::InUse, |lock| Leftover::Nobodys(Some(lock))))
 }
 
 impl Staged {
@@ -103,7 +152,13 @@ impl Staged {
 
     /// Another hold on the same.
     pub(super) fn handle(&self) -> Self {
-        Self { held_in: self.held_in.clone(), name: self.name.clone(), top: self.top.clone(), dir: self.dir.clone() }
+        Self {
+            held_in: self.held_in.clone(),
+            name: self.name.clone(),
+            top: self.top.clone(),
+            dir: self.dir.clone(),
+            lock: self.lock.clone(),
+        }
     }
 
     pub(super) fn swapped_out(self) -> SwappedOut {
@@ -112,6 +167,11 @@ impl Staged {
 }
 
 impl Settled {
+    /// The top of the tree: another directory than the staged one where that was moved in entry by entry.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
     /// Removes what was swapped out, after a moment for those who are on the way through it. Blocks.
     pub(crate) fn retire(self, linger: Duration) {
         if self.old.is_empty() {

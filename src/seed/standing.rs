@@ -2,7 +2,7 @@
 
 use super::mark::{Mark, Wanted};
 use super::owned::Names;
-use crate::fs::{Dir, Kind, LinkMode, Stat};
+use crate::fs::{self, Dir, Kind, LinkMode, Stat};
 use crate::intent::{Link, Swap, VersionName};
 
 /// What stands at a target.
@@ -29,6 +29,19 @@ pub(crate) struct Seed {
     pub(crate) mark: Mark,
     /// What in it is ours, where others may have their own beside ([`Swap::InPlace`]).
     pub(crate) owned: Option<Names>,
+}
+
+impl Seed {
+    /// Whether its tree's top belongs to this process's user, or that user is root: others' are not filled for it.
+    pub(crate) fn is_own(&self) -> fs::Result<bool> {
+        is_own(&self.dir)
+    }
+}
+
+/// Whether a directory belongs to this process's user, or that user is root.
+pub(crate) fn is_own(dir: &Dir) -> fs::Result<bool> {
+    let user = rustix::process::geteuid();
+    Ok(user.is_root() || dir.stat_self()?.uid == user.as_raw())
 }
 
 /// How a target came to be as it is.

@@ -5,6 +5,7 @@
 use super::SeedError;
 use super::in_place::Clashes;
 use super::look::current_tree;
+use super::mark::FILE;
 use super::owned::{DATA, Head, Names, is_tree};
 use super::place::{Inside, component};
 use super::staged::{Scratch, Settled, Staged, SwappedOut};
@@ -27,6 +28,9 @@ fn through_data(name: &RelPath) -> Vec<u8> {
 fn top_names(tree: &Dir) -> Result<Names, SeedError> {
     let mut names = Names::default();
     for entry in tree.entries()? {
+        if entry.name.as_bytes() == FILE {
+            continue;
+        }
         if entry.name.as_bytes().starts_with(b"..") || is_reserved(entry.name.as_bytes()) {
             return Err(SeedError::NameKept { path: tree.path_of(&entry.name) });
         }

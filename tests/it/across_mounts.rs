@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,11 +14,11 @@ use tempfile::TempDir;
 use crate::fixture::archive::app;
 use crate::fixture::loopfs::LoopFs;
 use crate::fixture::node::Node;
-use crate::fixture::pod::{BindMount, Pod};
+use crate::fixture::pod::{BindMount, Pod, RamFs};
 use crate::fixture::releases::Releases;
-use crate::fixture::scratch;
 use crate::fixture::system::run_as_root;
 use crate::fixture::tree::{Demand, assert_same, inodes};
+use crate::fixture::{PATIENCE, scratch, until};
 
 const POD: u32 = 1000;
 const NOISE: usize = 500_000;
@@ -111,20 +111,20 @@ fn look(target: &Path) -> Option<String> {
     Some(version)
 }
 
-/// The same where the next version comes file by file.
+/// The same where the set of files is not switched as one: each is whole.
 fn look_at_each(target: &Path) -> Option<String> {
-    let version = fs::read_to_string(target.join("VERSION")).unwrap();
-    let script = fs::read_to_string(target.join("bin/run")).unwrap();
-    assert!(["v1", "v2"].map(|version| format!("#!/bin/sh\necho {version}\n")).contains(&script), "{script}");
-    Some(version)
+    let read = |path: &str| fs::read_to_string(target.join(path)).unwrap();
+    let scripts = ["v1", "v2"].map(|version| format!("#!/bin/sh\necho {version}\n"));
+    assert!(scripts.contains(&read("bin/run")));
+    Some(read("VERSION"))
 }
 
 /// Works while a reader loops on the target: once it is there it is whole, and no version ever goes back.
 fn while_read<T>(target: &Path, work: impl FnOnce() -> T) -> T {
-    while_looked_at(target, look, work)
+    while_read_by(look, target, work)
 }
 
-fn while_looked_at<T>(target: &Path, look: fn(&Path) -> Option<String>, work: impl FnOnce() -> T) -> T {
+fn while_read_by<T>(look: fn(&Path) -> Option<String>, target: &Path, work: impl FnOnce() -> T) -> T {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -196,6 +196,24 @@ fn without_the_capability_bytes_are_copied() {
     assert!(text(&first, "reason").contains("CAP_DAC_READ_SEARCH"), "{first}");
     let refused = pod.seed("app", "/data/other", &["--link", "hardlink"]).exits(1);
     assert!(refused.stderr.contains("CAP_DAC_READ_SEARCH"), "{}", refused.stderr);
+}
+
+#[test]
+fn root_without_capabilities_gets_copies_of_its_own() {
+    let (disk, other) = (LoopFs::ext4(64), LoopFs::ext4(64));
+    let ground = Ground::with_store_on(disk.path());
+    let document = ground.releases.document_with("owned", true, "");
+    let owned = document.replace("stripComponents: 1", "stripComponents: 1, owner: {uid: 4711, gid: 4711}");
+    ground.node.write_config("owned.yaml", &owned);
+    until("the document", PATIENCE, || (ground.node.get("/v1/artifacts/owned").status == 200).then_some(()));
+    ground.node.wait_ready("owned");
+    let pod = Pod::with(&other.path().join("pod"), &ground.node).without("-chown,-fowner");
+    let seed = || pod.seed("owned", "/data/app", &[]).ok().json();
+    let first = seed();
+    assert_eq!(text(&first, "mode"), "copy", "{first}");
+    assert!(text(&first, "reason").contains("CAP_CHOWN"), "{first}");
+    assert_eq!(seed()["changed"], false);
+    assert_eq!(fs::metadata(pod.volume().join("app/bin/run")).unwrap().uid(), 0);
 }
 
 /// A volume that belongs to the pod's user, and one that all may write to.
@@ -280,6 +298,12 @@ fn a_target_that_is_a_mount_point_is_swapped_in_place() {
         let top = fs::metadata(&volume).unwrap().ino();
         let first = seed("v1");
         assert_eq!(text(&first, "mode"), mode, "{first}");
+        // What is linked is on record, so that the version stays and damage to it is mended here too.
+        // A collection looks at all that is on record. Of the second pod's copy nothing is.
+        ground.node.cli(&["gc"]).ok();
+        let state = ground.node.state("app");
+        let recorded = state["seeds"].as_array().unwrap().iter().filter(|seed| seed["target"] == "/data").count();
+        assert_eq!(recorded, 1, "{state}");
         assert!(text(&first, "reason").contains("swapped in place: the target is a mount point"), "{first}");
         fs::write(volume.join("own"), "the pod's").unwrap();
         let second = seed("v1");
@@ -287,7 +311,7 @@ fn a_target_that_is_a_mount_point_is_swapped_in_place() {
         fs::remove_file(volume.join("bin/run")).unwrap();
         assert_eq!(seed("v1")["changed"], true);
         ground.next_version();
-        let third = while_looked_at(&volume, look_at_each, || seed("v2"));
+        let third = while_read_by(look_at_each, &volume, || seed("v2"));
         assert_eq!((text(&third, "version"), text(&third, "mode")), ("v2", mode), "{third}");
         assert_eq!(fs::metadata(&volume).unwrap().ino(), top);
         assert_eq!(fs::read_to_string(volume.join("own")).unwrap(), "the pod's");
@@ -295,6 +319,21 @@ fn a_target_that_is_a_mount_point_is_swapped_in_place() {
         fs::remove_file(volume.join(".seedcache-owned")).unwrap();
         assert_same(&ground.node.tree("app", "v2"), &volume, COPIED);
     }
+}
+
+/// A volume that belongs to root and is mounted at the target itself: the pod's user may write there, and no more.
+#[test]
+fn a_volume_of_anothers_is_seeded_again_and_again() {
+    let disk = LoopFs::ext4(64);
+    let ground = Ground::with_store_on(disk.path());
+    let [_, volume] = volumes_of_a_user(disk.path());
+    let pod = Pod::with(&volume, &ground.node).of_user(POD);
+    let seed = || pod.seed("app@v1", "/data", &[]).ok().json();
+    assert_eq!(text(&seed(), "mode"), "hardlink");
+    assert_eq!(seed()["changed"], false);
+    fs::remove_file(volume.join("bin/run")).unwrap();
+    assert_eq!(seed()["changed"], true);
+    assert_eq!(look(&volume).as_deref(), Some("v1"));
 }
 
 #[test]
@@ -307,11 +346,34 @@ fn a_target_swapped_by_symlink_shows_one_version_at_a_time() {
     seed("v1", &["--swap", "symlink"]);
     let top = fs::metadata(&target).unwrap().ino();
     assert_eq!(seed("v1", &[])["changed"], false);
+    // The links through `..data` are mended with the tree.
+    fs::remove_file(target.join("VERSION")).unwrap();
+    symlink("../elsewhere", target.join("bin.new")).unwrap();
+    fs::rename(target.join("bin.new"), target.join("bin")).unwrap();
+    assert_eq!(seed("v1", &[])["changed"], true);
+    assert_eq!(look(&target).as_deref(), Some("v1"));
     ground.next_version();
     while_read(&target, || seed("v2", &[]));
     assert_eq!(fs::metadata(&target).unwrap().ino(), top);
     assert!(fs::symlink_metadata(target.join("VERSION")).unwrap().is_symlink());
     assert_eq!(look(&target).as_deref(), Some("v2"));
+}
+
+#[test]
+fn without_attributes_a_seed_is_known_by_a_file() {
+    let (disk, volume) = (LoopFs::ext4(64), RamFs::new());
+    let ground = Ground::with_store_on(disk.path());
+    ground.next_version();
+    let pod = Pod::with(volume.path(), &ground.node);
+    for swap in ["exchange", "symlink", "inPlace"] {
+        let target = format!("/data/{swap}");
+        let seed = |version: &str| pod.seed(&format!("app@{version}"), &target, &["--swap", swap]).ok().json();
+        for version in ["v1", "v2"] {
+            let told = [seed(version)["changed"].clone(), seed(version)["changed"].clone()];
+            assert_eq!(told, [true, false], "{swap} of {version}");
+            assert_eq!(look(&volume.path().join(swap)).as_deref(), Some(version));
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Never worse than wget: with no daemon about, the client fetches, verifies and unpacks by itself.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
@@ -155,6 +156,53 @@ fn a_daemon_that_says_nothing_is_none() {
     assert_same(&pod.expected(), &pod.target(), Demand::EXACT);
 }
 
+/// One that names a version, and dies while it sends the manifest.
+fn dies_in_mid_work(listener: &UnixListener) {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let problem = |kind: &str| {
+        let body = serde_json::json!({
+            "type": format!("urn:seedcache:problem:{kind}"), "detail": "why", "version": "v1", "digest": digest,
+            "treeDigest": digest,
+        })
+        .to_string();
+        let head = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-type: application/problem+json";
+        format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    loop {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut asked, mut buffer) = (String::new(), [0; 4096]);
+        while !asked.contains("\r\n\r\n") {
+            let n = stream.read(&mut buffer).unwrap();
+            assert_ne!(n, 0, "{asked}");
+            asked.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        let last = asked.starts_with("GET /v1/");
+        let answer = match asked.split(' ').nth(1).unwrap() {
+            path if path.ends_with("/seed") => problem("not-below-root"),
+            path if path.ends_with("/fill") => problem("receive"),
+            _ if last => "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{".to_owned(),
+            _ => "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
+        };
+        stream.write_all(answer.as_bytes()).unwrap();
+        if last {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_in_mid_work_is_none() {
+    let pod = Pod::new();
+    let listener = UnixListener::bind(pod.socket()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || dies_in_mid_work(&listener));
+        let seeded = pod.seed("kinds", &sum(), &["--daemon-timeout", "1s"]).ok().json();
+        assert!(seeded["reason"].as_str().unwrap().starts_with("no daemon: "), "{seeded}");
+    });
+    assert_same(&pod.expected(), &pod.target(), Demand::EXACT);
+    assert_eq!(pod.beside(), ["kinds"]);
+}
+
 #[test]
 fn what_is_not_ours_stays_and_a_link_is_not_fetched() {
     let pod = Pod::new();
@@ -178,6 +226,10 @@ fn what_was_swapped_in_place_is_known_again() {
         fs::write(pod.target().join("own"), "the pod's").unwrap();
         assert_eq!(seed(), false, "{swap}");
         fs::remove_file(pod.target().join("own")).unwrap();
+        if swap == "symlink" {
+            fs::remove_file(pod.target().join("deep")).unwrap();
+            assert_eq!((seed(), seed()), (true.into(), false.into()), "a link through `..data`");
+        }
     }
     assert_eq!((pod.gets(), pod.beside()), (2, vec!["kinds".to_owned()]));
 }

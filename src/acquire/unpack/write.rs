@@ -37,6 +37,8 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 struct Ownership {
     /// Only root gives files away.
     change: bool,
+    /// It may read what its owner may not.
+    root: bool,
     /// The document's word.
     fixed: Option<(u32, u32)>,
     /// Who owns what this process makes here.
@@ -50,7 +52,7 @@ impl Ownership {
         let group = if top.mode & 0o2000 == 0 { rustix::process::getegid().as_raw() } else { top.gid };
         let user = rustix::process::geteuid();
         let fixed = recipe.owner.map(|owner| (owner.uid, owner.gid));
-        Ok(Self { change: user.is_root(), fixed, own: (user.as_raw(), group) })
+        Ok(Self { root: user.is_root(), change: fs::may_give_away(), fixed, own: (user.as_raw(), group) })
     }
 
     /// Whether what has this kind and mode can be read by the one who owns it here.
@@ -60,7 +62,7 @@ impl Ownership {
             EntryType::File => 0o400,
             EntryType::Symlink | EntryType::Hardlink => 0,
         };
-        self.change || mode & needed == needed
+        self.root || mode & needed == needed
     }
 
     /// The owner on disk of what the archive gives to `archived`, or says nothing about.

@@ -21,7 +21,7 @@ use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
     Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Staged,
-    Step, Switch, Wanted, decide, first_difference, receive,
+    Step, Switch, Wanted, decide, first_difference, is_own, owners_lost, receive, same_inode,
 };
 use crate::store::{Manifest, ManifestError};
 
@@ -83,39 +83,37 @@ pub(super) async fn hand_over(client: &Client, wish: &Wish<'_>, activity: &Activ
         Ok(place) => Arc::new(place),
         Err(error) => return by_path(client, wish, error).await,
     };
-    let deadline = Instant::now() + wish.wait;
-    for left in (0..TRIES).rev() {
-        let answer = client.seed_at(wish.name, wish.question(), wish.wait, wish.absence, place.parent()).await?;
+    // A daemon that goes away in the middle of it is waited for as before it.
+    let seeded = wait::until_gone(wish.wait, wish.absence, async |left| {
+        match by_turns(client, wish, left, activity, &place).await {
+            Err(Failure::Client(error)) => Err(error),
+            answer => Ok(answer),
+        }
+    });
+    seeded.await?
+}
+
+/// Has it seeded, again while versions go under our hands.
+async fn by_turns(
+    client: &Client,
+    wish: &Wish<'_>,
+    left: Duration,
+    activity: &Activity,
+    place: &Arc<Place>,
+) -> Result<Seeded, Failure> {
+    for _ in 0..TRIES {
+        activity.turn_to(Doing::Asking);
+        let answer = client.seed_at(wish.name, wish.question(), left, wish.absence, place.parent()).await?;
         let elsewhere = match answer {
             SeedAnswer::Seeded(seeded) => return Ok(seeded),
             SeedAnswer::NotBelowRoot(elsewhere) => elsewhere,
         };
         let hands = Hands { client, wish, activity, place: place.clone(), elsewhere };
-        match hands.put().await {
-            Ok(Some(seeded)) => return Ok(seeded),
-            Ok(None) => {}
-            // The daemon went in the middle of it. What was begun is cleared by the next try.
-            Err(failure) if left > 0 && wish.absence.is_none() && broke_off(&failure) => {
-                client.arrival(deadline.saturating_duration_since(Instant::now())).await?;
-            }
-            Err(failure) => return Err(failure),
+        if let Some(seeded) = hands.put().await? {
+            return Ok(seeded);
         }
-        activity.turn_to(Doing::Asking);
     }
     Err(HandOverError::Collected { artifact: wish.name.clone() }.into())
-}
-
-/// Whether a daemon that comes back may mend the failure.
-fn broke_off(failure: &Failure) -> bool {
-    match failure {
-        Failure::Client(error) => wait::may_pass(error, true),
-        Failure::HandOver(error) => match &**error {
-            HandOverError::Manifest { .. } | HandOverError::Receive(ReceiveError::Missing { .. }) => true,
-            HandOverError::Receive(ReceiveError::Stream(error)) => !error.is_no_space(),
-            _ => false,
-        },
-        _ => false,
-    }
 }
 
 /// Where this process cannot reach the target: the daemon may, when it lies below `seed.root`.
@@ -130,10 +128,25 @@ async fn by_path(client: &Client, wish: &Wish<'_>, unreached: SeedError) -> Resu
     }
 }
 
-/// Has a finished tree take the target's place, its mark and all.
-pub(super) async fn settle(place: Arc<Place>, switch: Switch, staged: Staged) -> Result<(), HandOverError> {
-    let settled = blocking(move || place.settle(switch, staged, &OnTargets).map(|settled| settled.retire(LINGER)));
+/// Has a finished tree take the target's place, its mark and all. Gives the top of the tree as it stands there.
+pub(super) async fn settle(place: Arc<Place>, switch: Switch, staged: Staged) -> Result<Dir, HandOverError> {
+    let settled = blocking(move || {
+        let settled = place.settle(switch, staged, &OnTargets)?;
+        let dir = settled.dir().clone();
+        settled.retire(LINGER);
+        Ok::<_, SeedError>(dir)
+    });
     Ok(settled.await?)
+}
+
+/// Mends what a swap keeps around a tree that is well. How many of it were not right.
+pub(super) async fn mend_around(place: Arc<Place>, seed: Seed) -> Result<u64, HandOverError> {
+    Ok(blocking(move || place.mend_around(&seed)).await?)
+}
+
+/// With what was wrong around the tree.
+fn and_around(seeded: Seeded, around: u64) -> Seeded {
+    Seeded { changed: seeded.changed || around > 0, written: seeded.written + around, ..seeded }
 }
 
 /// Why not by a better way of linking, and why not by another way of swapping.
@@ -208,13 +221,19 @@ impl Hands<'_> {
 
     /// Has what is there checked, and what differs mended.
     async fn mend(&self, seed: Seed) -> Result<Seeded, Failure> {
-        let reason = match self.ask_to_fill(&seed.dir).await? {
-            Ok(seeded) => return Ok(seeded),
+        // In a volume of another's the daemon fills nothing for us but directories that we make there.
+        let own = seed.is_own().map_err(HandOverError::from)?;
+        let asked = if own { self.ask_to_fill(&seed.dir).await? } else { Err(None) };
+        let reason = match asked {
+            Ok(seeded) => {
+                let around = mend_around(self.place.clone(), seed).await?;
+                return Ok(and_around(seeded, around));
+            }
             Err(reason) => reason,
         };
         self.activity.turn_to(Doing::Checking);
         let manifest = self.manifest().await?;
-        let (dir, mut mark, listed) = (seed.dir, seed.mark, manifest.clone());
+        let (dir, mut mark, listed) = (seed.dir.clone(), seed.mark.clone(), manifest.clone());
         let checked = blocking(move || {
             // What was written by a copy is not synced, and what is linked may have been written to elsewhere.
             let read = !mark.is_of_this_boot() || mark.mode == LinkMode::Hardlink;
@@ -227,12 +246,13 @@ impl Hands<'_> {
         });
         let (difference, mark) = checked.await?;
         if difference.is_none() {
-            return Ok(self.told(&manifest, mark.mode, mark.reason, 0));
+            let around = mend_around(self.place.clone(), seed).await?;
+            return Ok(self.told(&manifest, mark.mode, mark.reason, around));
         }
         // The digest of no entries at all: no tree has it, so that what is there is replaced.
         match self.step(&Digest::sha256(b""))? {
             Step::Refuse(what) => Err(self.refused(what)),
-            Step::Swap(switch) => self.swap(switch, Some((manifest, reason))).await,
+            Step::Swap(switch) => self.swap(switch, own.then_some((manifest, reason))).await,
             Step::Mend(_) => unreachable!("no tree has the digest of none"),
         }
     }
@@ -241,6 +261,7 @@ impl Hands<'_> {
     /// is known that the daemon does not fill.
     async fn swap(&self, switch: Switch, received: Option<(Arc<Manifest>, Option<String>)>) -> Result<Seeded, Failure> {
         let staged = self.place.stage(&switch).map_err(HandOverError::from)?;
+        let made_in = staged.dir().clone();
         let made = match received {
             Some((manifest, reason)) => self.receive(manifest, staged.dir(), reason).await,
             None => self.make(staged.dir()).await,
@@ -254,12 +275,32 @@ impl Hands<'_> {
         };
         let reason = told_together(seeded.reason, switch.reason());
         if switch.reason().is_some() {
-            let mark = Mark::on(staged.dir()).map_err(HandOverError::from)?;
+            let mark = OnTargets.of(staged.dir()).map_err(HandOverError::from)?;
             let whole = mark.map(|mark| Mark { reason: reason.clone(), ..mark });
             whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
         }
-        settle(self.place.clone(), switch, staged).await?;
+        let stands = settle(self.place.clone(), switch, staged).await?;
+        self.tell_where(&made_in, &stands).await?;
         Ok(Seeded { reason, ..seeded })
+    }
+
+    /// The daemon knows what it filled by the directory that it filled. Where the tree was moved out of that into the
+    /// target it is told of the target, which bears the mark now and is found well.
+    async fn tell_where(&self, filled: &Dir, stands: &Dir) -> Result<(), Failure> {
+        let nothing_to_tell = || {
+            let stays = same_inode(&stands.stat_self()?, &filled.stat_self()?);
+            let copied =
+                || Ok::<_, HandOverError>(OnTargets.of(stands)?.is_none_or(|mark| mark.mode == LinkMode::Copy));
+            Ok::<_, HandOverError>(stays || copied()? || !is_own(stands)?)
+        };
+        if nothing_to_tell()? {
+            return Ok(());
+        }
+        match self.ask_to_fill(stands).await {
+            // The tree stands; a daemon that went away hears of it from the next seed.
+            Err(Failure::Client(error)) if error.is_absence() => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     async fn make(&self, dir: &Dir) -> Result<Seeded, Failure> {
@@ -291,9 +332,10 @@ impl Hands<'_> {
 
     async fn manifest(&self) -> Result<Arc<Manifest>, Failure> {
         let body = self.client.manifest(self.wish.name, &self.elsewhere.version).await?;
-        let read = stream::read(body, |bytes| Manifest::read(std::io::BufReader::with_capacity(128 * 1024, bytes)));
+        let reader = |bytes| Manifest::read(std::io::BufReader::with_capacity(128 * 1024, bytes));
+        let read = stream::read(body, self.client.server(), reader).await?;
         let artifact = || self.wish.name.clone();
-        let manifest = read.await.map_err(|source| HandOverError::Manifest { artifact: artifact(), source })?;
+        let manifest = read.map_err(|source| HandOverError::Manifest { artifact: artifact(), source })?;
         if manifest.head.tree_digest != self.elsewhere.tree_digest {
             return Err(HandOverError::Changed { artifact: artifact() }.into());
         }
@@ -302,17 +344,18 @@ impl Hands<'_> {
 
     /// Writes the tree into an empty directory as it comes, and marks it.
     async fn receive(&self, manifest: Arc<Manifest>, dir: &Dir, reason: Option<String>) -> Result<Seeded, Failure> {
+        let reason = told_together(reason, owners_lost(&manifest.entries));
         let progress = Arc::new(SeedProgress::default());
         self.activity.turn_to(Doing::Receiving(progress.clone()));
         let body = self.client.tree(self.wish.name, &self.elsewhere.version).await?;
         let (tree, listed, why) = (dir.clone(), manifest.clone(), reason.clone());
-        let received = stream::read(body, move |bytes| {
+        let received = stream::read(body, self.client.server(), move |bytes| {
             let written = receive(bytes, &listed, &tree, &progress)?;
             let mark = Mark::new(Wanted::from(&listed.head), LinkMode::Copy, why, &tree)?;
             OnTargets.put(&tree, &mark)?;
             Ok::<_, HandOverError>(written)
         });
-        let written = received.await?;
+        let written = received.await??;
         Ok(self.told(&manifest, LinkMode::Copy, reason, written))
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wish;
 use super::activity::{Activity, Doing};
-use super::hand_over::{HandOverError, settle, told_together};
+use super::hand_over::{HandOverError, mend_around, settle, told_together};
 use super::stream::blocking;
 use crate::acquire::{
     AcquireError, Acquired, ClientError, Fetcher, Location, Naming, Progress, Resolution, version_by_digest,
@@ -170,7 +170,7 @@ impl Fetch<'_> {
         match self.step(standing, said)? {
             Step::Swap(switch) => self.swap(switch).await,
             Step::Refuse(what) => Err(self.refused(what)),
-            Step::Mend(seed) => match self.check(&seed).await? {
+            Step::Mend(seed) => match self.check(*seed).await? {
                 Some(seeded) => Ok(seeded),
                 None => {
                     let standing = self.place.look(&OnTargets).map_err(HandOverError::from)?;
@@ -205,7 +205,7 @@ impl Fetch<'_> {
     }
 
     /// Reads what is there; `None` when it is not whole.
-    async fn check(&self, seed: &Seed) -> Result<Option<Seeded>, Failure> {
+    async fn check(&self, seed: Seed) -> Result<Option<Seeded>, Failure> {
         self.activity.turn_to(Doing::Checking);
         let dir = seed.dir.clone();
         let owned = seed.owned.clone();
@@ -213,7 +213,9 @@ impl Fetch<'_> {
         let Some(entries) = found.filter(|entries| tree_digest(entries) == seed.mark.tree_digest) else {
             return Ok(None);
         };
-        Ok(Some(self.told(&seed.mark, &entries, 0)))
+        let mark = seed.mark.clone();
+        let around = mend_around(self.place.clone(), seed).await?;
+        Ok(Some(self.told(&mark, &entries, around)))
     }
 
     /// What to do about what stands at the target, which says that it holds a tree of the digest `said`.

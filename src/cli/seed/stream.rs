@@ -13,6 +13,9 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::cli::connection::ClientError;
+use crate::cli::server::Server;
+
 /// Pieces on their way; hyper's are some 100 KiB each.
 const QUEUE: usize = 8;
 /// How long the next bytes may take.
@@ -33,28 +36,34 @@ async fn joined<T>(work: JoinHandle<T>) -> T {
     }
 }
 
-/// Has `reader` read all of `body`, on a thread of its own, and gives what it says.
+/// Has `reader` read all of `body`, which comes from `server`, on a thread of its own, and gives what it says. Where the
+/// body broke off that is the error, whatever the reader made of it.
 pub(super) async fn read<T: Send + 'static>(
     mut body: Incoming,
+    server: &Server,
     reader: impl FnOnce(Pieces) -> T + Send + 'static,
-) -> T {
+) -> Result<T, ClientError> {
     let (to, from) = channel(QUEUE);
     let reading = tokio::task::spawn_blocking(move || reader(Pieces { from, current: Bytes::new() }));
-    loop {
+    let broken = loop {
         let piece = match timeout(STALL, body.frame()).await {
-            Ok(None) => break,
-            Ok(Some(Ok(frame))) => frame.into_data().map_or(Ok(Bytes::new()), Ok),
-            Ok(Some(Err(error))) => Err(io::Error::other(error)),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {} s", STALL.as_secs()))),
+            Ok(None) => break None,
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(source))) => break Some(ClientError::Lost { server: server.clone(), source }),
+            Err(_) => break Some(ClientError::Silent { server: server.clone(), limit: STALL }),
         };
-        let failed = piece.is_err();
         // A reader that takes no more knows why.
-        if to.send(piece).await.is_err() || failed {
-            break;
+        if to.send(Ok(piece)).await.is_err() {
+            break None;
         }
+    };
+    if broken.is_some() {
+        // A reader that is gone has nothing to be told.
+        let _ = to.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
     }
     drop(to);
-    joined(reading).await
+    let read = joined(reading).await;
+    broken.map_or(Ok(read), Err)
 }
 
 /// The bytes as the thread reads them.

@@ -462,3 +462,41 @@ fn a_client_stages_and_settles_by_itself() {
         assert!(matches!(Place::at(Path::new(given)), Err(SeedError::Target(TargetError::Top { .. }))), "{given}");
     }
 }
+
+#[test]
+fn what_another_works_in_is_no_leftover() {
+    let house = House::new();
+    let v1 = house.publish("v1", &tree("v1"));
+    let target = house.at("pod/data");
+    for swap in ALL {
+        let place = Place::at(&target).unwrap();
+        let asked = Asked {
+            wanted: Wanted::from(&**v1.head()),
+            link: Link::Auto,
+            swap: Some(swap),
+            force: true,
+            device: None,
+            mount_point: false,
+        };
+        let Step::Swap(switch) = decide(place.look(&OnTargets).unwrap(), &asked) else { panic!("{swap:?}") };
+        let staged = place.stage(&switch).unwrap();
+        let at = staged.dir().path().to_owned();
+        // The daemon, with which a client shares no other lock, seeds the same target meanwhile.
+        Place::at(&target).unwrap().clear_leftovers(|_| false).unwrap();
+        assert!(at.is_dir(), "{swap:?}");
+        drop(staged);
+        place.clear_leftovers(|_| false).unwrap();
+        assert!(!at.exists(), "{swap:?}");
+        fs::create_dir_all(&target).unwrap();
+    }
+}
+
+#[test]
+fn a_reader_that_holds_a_lock_does_not_stop_the_daemon() {
+    let house = House::new();
+    let v1 = house.publish("v1", &tree("v1"));
+    house.seed_by(&v1, Swap::InPlace);
+    let _held = Dir::open(&house.at("pod/data")).unwrap().lock(Duration::ZERO).unwrap().unwrap();
+    let place = Place::at(&house.at("pod/data")).unwrap();
+    assert!(place.lock_inside(Some(Swap::InPlace), Duration::ZERO).unwrap().is_none());
+}
