@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -320,7 +321,10 @@ fn a_download_left_to_be_resumed_gives_way_after_versions_do() {
     node.wait_state("other", "a failure", PATIENCE, failed);
     let part = node.store().join("staging/other/archive.part");
     assert!(part.exists());
-    // The only version is current, and archive and tree of the next one need 4.1 MB.
+    // The only version is current, and archive and tree of the next one need 4.1 MB. Slowly, so that its room is asked for
+    // while it comes.
+    let slow = Fault::Trickle { bytes: 50_000, pause: Duration::from_millis(10) };
+    releases.origin.always(&Releases::path("v2"), slow);
     take(&node, &releases, &["v2"], 2_000_000);
     assert!(!part.exists());
 }

@@ -152,7 +152,7 @@ fn a_daemon_that_says_nothing_is_none() {
     // It takes connections, and that is all.
     let _listener = UnixListener::bind(pod.socket()).unwrap();
     let seeded = pod.seed("kinds", &sum(), &["--daemon-timeout", "1s"]).ok().json();
-    assert!(seeded["reason"].as_str().unwrap().contains("has not answered for 1.0 s"), "{seeded}");
+    assert!(seeded["reason"].as_str().unwrap().contains("has not answered for "), "{seeded}");
     assert_same(&pod.expected(), &pod.target(), Demand::EXACT);
 }
 

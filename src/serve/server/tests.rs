@@ -73,7 +73,7 @@ async fn both_listeners_know_their_peers() {
     assert!(over_tcp.contains("Tcp(127.0.0.1:"), "{over_tcp}");
     let over_unix = exchange(UnixStream::connect(&server.socket).await.unwrap(), "/").await;
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    assert!(over_unix.contains(&format!("Unix {{ uid: {uid}, gid: {gid} }}")), "{over_unix}");
+    assert!(over_unix.contains(&format!("Unix {{ uid: {uid}, gid: {gid}, outside: false }}")), "{over_unix}");
     server.cancel.cancel();
     server.task.await.unwrap();
     assert!(!server.socket.exists(), "the socket goes with the daemon");
