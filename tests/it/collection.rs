@@ -324,8 +324,10 @@ fn a_download_left_to_be_resumed_gives_way_after_versions_do() {
     // The only version is current, and archive and tree of the next one need 4.1 MB. Slowly, so that its room is asked for
     // while it comes.
     let slow = Fault::Trickle { bytes: 50_000, pause: Duration::from_millis(10) };
+    releases.publish("v2", &app("v2", 2_000_000));
     releases.origin.always(&Releases::path("v2"), slow);
-    take(&node, &releases, &["v2"], 2_000_000);
+    releases.point_to("v2");
+    node.cli(&["refresh", "app", "--wait"]).ok();
     assert!(!part.exists());
 }
 
