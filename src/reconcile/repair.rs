@@ -301,7 +301,7 @@ impl Shared {
                 only_rendered: false,
             };
             let (name, version) = (head.artifact.clone(), head.version.clone());
-            if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {
+            if let Err(error) = self.seed_one(name, version, request, None, Arc::default()).await {
                 tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),
                     "seed of a repaired version not mended; seed it again");
                 self.update(artifact, |tracked| {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
+use super::ask::Held;
 use super::follow::Declared;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
@@ -239,7 +240,7 @@ impl Shared {
         let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
         let (link, swap) = (declared.link, declared.swap);
         let request = seed::Request { target: target.clone(), link, swap, force: false, rendered: None, only_rendered };
-        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
+        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, None, Arc::default()).await;
         if let Err(error) = seeded {
             return self.not_seeded(artifact, target, error_chain(&error));
         }
@@ -263,12 +264,14 @@ impl Shared {
         });
     }
 
-    /// Seeds one target; a few at once, the rest wait their turn.
+    /// Seeds one target; a few at once, the rest wait their turn. Not where `held` turns out to be another directory
+    /// than the one that holds the target.
     pub(super) async fn seed_one(
         self: &Arc<Self>,
         artifact: crate::intent::ArtifactName,
         version: VersionName,
         mut request: seed::Request,
+        held: Option<Held>,
         progress: Arc<SeedProgress>,
     ) -> Result<Seeded, super::SeedAskError> {
         let turn = tokio::select! {
@@ -281,6 +284,12 @@ impl Shared {
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
+            if let Some(Held { parent, given }) = held
+                && !shared.seeder.is_parent_of(&parent, &request.target)
+            {
+                let head = version.head().clone();
+                return Err(super::SeedAskError::NotBelowRoot { target: given, head });
+            }
             let declared = shared.declared(&artifact, &request.target);
             let values = match &declared {
                 Some(Declared { seed, .. }) => {
