@@ -1,4 +1,5 @@
-"""nginx on loopback, as origin and as peer, and our daemon."""
+"""nginx on loopback, as origin and as peer, and our daemon. Each is a session of its own, as every run of a peer
+is: where a kernel shares its processors among sessions, none of them lives on another's share."""
 
 import json
 import os
@@ -37,7 +38,8 @@ class Nginx(Processes):
             f"  server {{ listen 127.0.0.1:{fast}; root {files}; }}\n"
             f"  server {{ listen 127.0.0.1:{slow}; root {files}; limit_rate {LIMITED}; }} }}\n")
         self.log = work / "error.log"
-        self.child = subprocess.Popen(["nginx", "-c", f"{work}/nginx.conf", "-e", self.log], stdin=subprocess.DEVNULL)
+        self.child = subprocess.Popen(["nginx", "-c", f"{work}/nginx.conf", "-e", self.log], stdin=subprocess.DEVNULL,
+                                      start_new_session=True)
         self.url, self.limited = f"http://127.0.0.1:{fast}", f"http://127.0.0.1:{slow}"
         until("nginx to answer", self.answers)
 
@@ -78,7 +80,7 @@ class Node(Processes):
         with open(at / "log", "wb") as log:
             self.child = subprocess.Popen([seedcache, "serve", "--config", at / "config", "--root", at / "data", "--listen",
                                            f"127.0.0.1:{port}", "--socket", at / "s.sock"],
-                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         until("the daemon to answer", lambda: self.ask("status", "-o", "json") is not None)
 
     def ask(self, *arguments):
