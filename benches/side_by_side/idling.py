@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 from .measure import Failed
@@ -12,8 +13,8 @@ from .warming import told_to_warm
 # Seconds of rest before memory is looked at, and of strace.
 REST = 60
 # What a blocked thread comes back from when its time is up.
-TIMER = re.compile(r"(epoll_p?wait2?\(.*= 0$|futex\(.*ETIMEDOUT|(clock_)?nanosleep\(.*= 0$|p?poll\(.*= 0 \(Timeout)")
-WAITS = re.compile(r"(epoll_p?wait2?|futex\(.*FUTEX_WAIT|(clock_)?nanosleep|p?poll)\b")
+TIMER = re.compile(r"(epoll_p?wait2?\(.*= 0$|(futex|restart_syscall)\(.*ETIMEDOUT|(clock_)?nanosleep\(.*= 0$|p?poll\(.*= 0 \(Timeout)")
+WAITS = re.compile(r"(epoll_p?wait2?\(|futex\(.*FUTEX_WAIT(?!.*EAGAIN)|(clock_)?nanosleep\(|p?poll\()")
 
 
 def switches(node):
@@ -25,7 +26,10 @@ def switches(node):
 
 
 def traced(node, log):
-    """Waits that a thread came back from in REST seconds: for a timer, for anything else; and the system calls by name."""
+    """Waits that a thread came back from in REST seconds: for a timer, for anything else; how many of them were of which
+    thread; and the system calls by name."""
+    tasks = Path(f"/proc/{node.child.pid}/task")
+    threads = {task.name: (task / "comm").read_text().strip() for task in tasks.iterdir()}
     tracer = subprocess.Popen(["strace", "-f", "-qq", "-tt", "-o", log, "-p", str(node.child.pid)], stdin=subprocess.DEVNULL,
                               stderr=subprocess.PIPE)
     try:
@@ -33,7 +37,7 @@ def traced(node, log):
     finally:
         tracer.terminate()
         tracer.wait(30)
-    timers, others, calls, begun = 0, 0, {}, {}
+    timers, others, woken, calls, begun = 0, 0, Counter(), Counter(), {}
     for line in log.read_text(errors="replace").splitlines():
         thread, _, said = line.split(None, 2)
         if said.endswith("<unfinished ...>"):
@@ -44,13 +48,14 @@ def traced(node, log):
         elif not re.match(r"\w+\(", said):
             continue
         if "(" in said:
-            name = said.partition("(")[0]
-            calls[name] = calls.get(name, 0) + 1
+            calls[said.partition("(")[0]] += 1
+        if TIMER.search(said) or WAITS.match(said):
+            woken[threads.get(thread, "others")] += 1
         if TIMER.search(said):
             timers += 1
         elif WAITS.match(said):
             others += 1
-    return timers, others, calls
+    return timers, others, woken, calls
 
 
 def idle(bench):
@@ -76,14 +81,14 @@ def _rest(bench, node):
     time.sleep(REST)
     cpu, waits = node.cpu() - cpu, switches(node) - waits
     bench.tell(f"tracing for {REST} s")
-    timers, others, calls = traced(node, bench.work / "strace")
+    timers, others, woken, calls = traced(node, bench.work / "strace")
     if node.child.poll() is not None:
         raise Failed("the daemon ended while it was looked at")
-    most = ", ".join(f"{name} {count}" for name, count in sorted(calls.items(), key=lambda call: -call[1])[:8])
+    most, who = (", ".join(f"{name} {count}" for name, count in counted.most_common(8)) for counted in (calls, woken))
     rss = Line("idle", f"memory after a warm-up and {REST} s of rest", [Row("seedcache", [resident], ours=True)], [(None, 15)],
                "MiB")
-    woken = Line("idle", f"wake-ups in {REST} s of rest", [Row("seedcache", [waits], ours=True),
+    wakes = Line("idle", f"wake-ups in {REST} s of rest", [Row("seedcache", [waits], ours=True),
                  Row("of them by timers, in another minute of strace", [timers], compared=False),
                  Row("by anything else, in that minute", [others], compared=False)], [], "",
-                 note=f"{cpu:.2f} s of CPU in that minute; system calls: {most}")
-    return [rss, woken]
+                 note=f"{cpu:.2f} s of CPU in that minute; threads of strace's: {who}; system calls: {most}")
+    return [rss, wakes]
