@@ -131,6 +131,7 @@ def turns(title, sides, pairs, tell):
             if round == 0:
                 if side.check:
                     side.check()
+                tell(f"{title}: {side.name} has warmed up" + (", its result is checked" if side.check else ""))
                 continue
             for name, one in (given if isinstance(given, dict) else {side.name: given}).items():
                 runs.setdefault(name, []).append(one)

@@ -8,6 +8,7 @@ from .measure import TICK, Failed, Run, Side, run, shell, turns
 from .report import BEST, Line, Row, row
 from .servers import Node
 from .trees import Same
+from .warming import RIGHT_TIMES
 
 NGINX = "nginx, sendfile"
 # Bytes that each run has at least sent, so that ticks of 10 ms are few beside what it takes.
@@ -19,7 +20,7 @@ WRK = 5
 def clients(count, each, url):
     """So many curls at once, each of which asks so many times over its one connection."""
     urls = f'"{url}" -o /dev/null ' * each
-    return f"for _ in $(seq {count}); do curl -fsS {urls} & done; for _ in $(seq {count}); do wait -n; done"
+    return f"for _ in $(seq {count}); do curl -fsS {urls} & all+=($!); done; for one in ${{all[@]}}; do wait $one; done"
 
 
 def sha256_of(url):
@@ -116,7 +117,7 @@ def tree_tar(bench):
     try:
         plain.mkdir()
         tree = node.ready("linux")
-        run(["tar", "xzf", archive.path, "-C", plain])
+        run(["tar", "xzf", archive.path, "-C", plain], env=RIGHT_TIMES)
         bench.settle(archive.path)
         # `cat` between: tar reads no file whose bytes go to /dev/null.
         commands = {"seedcache tree.tar": (f'curl -fsS "{node.files("linux")}/tree.tar"', node, tree),
@@ -131,7 +132,7 @@ def tree_tar(bench):
 
             def check():
                 unpacked.mkdir()
-                shell(f"{command} | tar x -C '{unpacked}'")
+                shell(f"{command} | tar x -C '{unpacked}'", env=RIGHT_TIMES)
                 same.check(name, unpacked)
                 shutil.rmtree(unpacked)
             for _ in range(2):
