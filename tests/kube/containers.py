@@ -281,7 +281,9 @@ class BootServers(OnANode):
 
     def test_before_there_is_a_daemon(self):
         """The pods are there first, then the daemon, then the artifact, which is fetched once for all of them."""
-        pods = [pod for prefix in ("", "busybox", "curl") for pod in example(f"sdc-ipxe-{prefix}".rstrip("-"), prefix)]
+        pods = [
+            *example("sdc-ipxe"), *example("sdc-ipxe-busybox", "busybox-"), *example("sdc-ipxe-curl", "curl-"),
+        ]
         self.assertEqual(len(pods), 6)
         playing = threading.Thread(target=node.play_at_once, args=(pods,))
         playing.start()
@@ -372,7 +374,7 @@ class Applications(OnANode):
     def test_follows_its_data(self):
         self.start_warm()
         pods = example("app-sidecar") + example("app-sidecar", "other-")
-        for _ in range(2):
+        for again in (False, True):
             node.play_at_once(pods)
             words = [self.data_of(pod) / "app/words" for pod in names(pods)]
             wait_for(lambda: all(file.exists() and file.read_bytes() == b"first" for file in words))
@@ -380,7 +382,7 @@ class Applications(OnANode):
             for pod in names(pods):
                 probe = ["seedcache", "seed", "app-data", "/data/app", "--wait", "1s", "--daemon-timeout", "1s"]
                 node.execute(f"{pod}-follow-data", *probe)
-            if _ == 0:
+            if not again:
                 node.stop(*names(pods))
         publish_app(b"second")
         node.execute("seedcache-seedcache", "seedcache", "refresh", "app-data", "--wait")

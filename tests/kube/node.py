@@ -79,6 +79,8 @@ class Origin:
         for port in (8000, 8443):
             server = http.server.ThreadingHTTPServer(("0.0.0.0", port), handler)
             server.daemon_threads = True
+            # Clients that trust nobody here, or that are killed.
+            server.handle_error = lambda *_: None
             if port == 8443:
                 # Shaken hands by the connection's own thread, not by the one that accepts.
                 server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
