@@ -47,12 +47,13 @@ def enter_namespaces():
 
 
 def wait_for(what, seconds=60):
-    """Asks until the answer is something, and gives it."""
-    deadline = time.monotonic() + seconds
+    """Asks until the answer is something, and gives it; less and less often, since podman's answers cost much."""
+    deadline, pause = time.monotonic() + seconds, 0.05
     while not (answer := what()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.4)
     return answer
 
 
