@@ -93,8 +93,7 @@ def names(pods):
 
 def get(container, path):
     """Asks a pod's nginx from inside its own network."""
-    pid = node.inspect(container)["State"]["Pid"]
-    words = ["nsenter", "-t", str(pid), "-n", "curl", "-sS", "-w", "\n%{http_code}", f"http://127.0.0.1{path}"]
+    words = ["nsenter", "-t", node.pid(container), "-n", "curl", "-sS", "-w", "\n%{http_code}", f"http://127.0.0.1{path}"]
     answer = subprocess.run(words, check=True, capture_output=True).stdout
     body, status = answer.rsplit(b"\n", 1)
     return int(status), body

@@ -166,7 +166,7 @@ class Node:
         (self.work / "origin").mkdir()
         self.ca, certificate = authority(self.work)
         self.origin = Origin(self.work / "origin", certificate)
-        self.secrets, self.played = {}, []
+        self.secrets, self.played, self.pids = {}, [], {}
 
     def lay_out(self):
         def run(*words):
@@ -292,6 +292,7 @@ class Node:
 
     def stop(self, *names, seconds=0):
         if names:
+            self.pids.clear()
             self.podman("pod", "rm", "-f", "-t", str(seconds), *names, check=False)
             for name in names:
                 self.played.remove(name)
@@ -302,12 +303,18 @@ class Node:
     def inspect(self, container):
         return json.loads(self.podman("inspect", container).stdout)[0]
 
+    def pid(self, container):
+        """Its first process, asked of podman once."""
+        if container not in self.pids:
+            self.pids[container] = str(self.inspect(container)["State"]["Pid"])
+        return self.pids[container]
+
     def boot(self, container, qemu):
         """A machine that boots over the network, in that of a container; to be stopped by the caller."""
         libraries = ":".join(f"{qemu}/{place}/{os.uname().machine}-linux-gnu" for place in ("usr/lib", "lib"))
         data = [word for place in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu") for word in ("-L", qemu / place)]
         return subprocess.Popen([
-            "nsenter", "-t", str(self.inspect(container)["State"]["Pid"]), "-n",
+            "nsenter", "-t", self.pid(container), "-n",
             qemu / "usr/bin/qemu-system-x86_64", *data, "-machine", "pc,graphics=off", "-accel", "tcg", "-m", "256", "-vga", "none",
             "-display", "none", "-monitor", "none", "-serial", "null", "-device", "e1000,netdev=net,bootindex=1",
             "-netdev", f"user,id=net,bootfile={BOOT_SERVER}/smartos/smartos.ipxe", "-no-reboot",
