@@ -325,7 +325,8 @@ class Node:
         return done.stdout + done.stderr
 
     def init_seconds(self, container, since=None):
-        """How long an init container took, from its start, or a moment after that, to its end."""
+        """How long an init container took, from its start, or a moment after that, to its end. podman notes the start some
+        hundredths of a second late: what takes less may seem to have ended before."""
         state = self.inspect(container)["State"]
         assert state["ExitCode"] == 0, self.logs(container)
         seconds = moment(state["FinishedAt"]) - (since or moment(state["StartedAt"]))
