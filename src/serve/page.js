@@ -49,7 +49,8 @@ const artifact = (it) => {
   const tries = it.failures > 1 ? `${it.failures} in a row` : "";
   return make("section", { className: "artifact" },
     make("div", { className: "top" }, make("h2", {}, make("a", { href: base, textContent: it.name })), state(it.state),
-      it.observedGeneration ? null : make("span", { className: "soft", textContent: "no document declares it" })),
+      it.observedGeneration ? null : make("span", { className: "soft",
+        textContent: it.lastError && !it.lastErrorAt ? "its document is refused" : "no document declares it" })),
     facts([["current", it.current], ["latest", it.latest], ["pin", it.pin],
       ["source answered", it.refreshedAt && time(it.refreshedAt)], ["next try", it.nextTry && time(it.nextTry)],
       ["failed", it.lastErrorAt && time(it.lastErrorAt)], ["failed tries", tries]]),
