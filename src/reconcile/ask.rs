@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::Reconciler;
+use super::turns::BRIEFLY;
 use super::{VerifyResult, WaitError};
 use crate::fs::{Dir, RelPath};
 use crate::intent::{ArtifactName, Link, SeedTarget, Swap, VersionName, error_chain};
-use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
+use crate::seed::{PATIENCE, Request, SeedError, SeedProgress, Seeded, TargetError};
 use crate::store::{ManifestHead, Report, StoreError};
 
 /// A seed asked for by a caller.
@@ -117,8 +118,11 @@ impl Reconciler {
         };
         let deadline = tokio::time::Instant::now() + ask.wait;
         let name = ask.artifact.clone();
-        let seed =
-            |version: VersionName| self.shared.seed_one(name.clone(), version, request.clone(), progress.clone());
+        let seed = |version: VersionName| {
+            // Who waits for the version waits as long for whoever seeds the same target.
+            let patience = deadline.saturating_duration_since(tokio::time::Instant::now()).clamp(BRIEFLY, PATIENCE);
+            self.shared.seed_one(name.clone(), version, request.clone(), progress.clone(), patience)
+        };
         let mut seeded = seed(self.version_for(&ask).await?).await;
         if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded
             && !ask.wait.is_zero()

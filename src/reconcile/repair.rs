@@ -17,7 +17,7 @@ use super::step::StepError;
 use crate::acquire::{Location, Naming, Resolution, ResolveError};
 use crate::fs::LinkMode;
 use crate::intent::{Artifact, ArtifactName, VersionName, VersionWish, error_chain};
-use crate::seed::{self, Record};
+use crate::seed::{self, PATIENCE, Record};
 use crate::store::{ManifestHead, Reason, StoreError, Version};
 
 /// How long to wait before a report that could not be acted on is taken up again.
@@ -301,7 +301,7 @@ impl Shared {
                 only_rendered: false,
             };
             let (name, version) = (head.artifact.clone(), head.version.clone());
-            if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {
+            if let Err(error) = self.seed_one(name, version, request, Arc::default(), PATIENCE).await {
                 tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),
                     "seed of a repaired version not mended; seed it again");
                 self.update(artifact, |tracked| {
@@ -317,27 +317,11 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::intent::Digest;
-    use crate::store::{Archive, ResolvedFrom};
 
     fn head(artifact: &str, version: &str) -> ManifestHead {
-        let digest = Digest::sha256(version.as_bytes());
-        ManifestHead {
-            format: 1,
-            artifact: artifact.parse().unwrap(),
-            version: version.parse().unwrap(),
-            source_url: "https://h/a%20b/x%2b.tgz".into(),
-            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: false, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::UNIX_EPOCH,
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes: 1,
-            files: 1,
-        }
+        let sample = ManifestHead::sample(artifact, version);
+        ManifestHead { source_url: "https://h/a%20b/x%2b.tgz".into(), ..sample }
     }
 
     fn due(repairs: &Repairs, artifact: &str, now: u64) -> (Option<String>, Option<u64>) {

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
@@ -239,7 +240,7 @@ impl Shared {
         let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
         let (link, swap) = (declared.link, declared.swap);
         let request = seed::Request { target: target.clone(), link, swap, force: false, rendered: None, only_rendered };
-        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
+        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default(), PATIENCE).await;
         if let Err(error) = seeded {
             return self.not_seeded(artifact, target, error_chain(&error));
         }
@@ -263,21 +264,21 @@ impl Shared {
         });
     }
 
-    /// Seeds one target; a few at once, the rest wait their turn.
+    /// Seeds one target; a few at once, the rest wait their turn, and for another seed of the same target up to `patience`.
     pub(super) async fn seed_one(
         self: &Arc<Self>,
         artifact: crate::intent::ArtifactName,
         version: VersionName,
         mut request: seed::Request,
         progress: Arc<SeedProgress>,
+        patience: Duration,
     ) -> Result<Seeded, super::SeedAskError> {
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(&request.target) => turn,
+            turn = self.turns.enter(&request.target, patience) => turn,
         };
-        let Some(turn) = turn else {
-            return Err(SeedError::Busy { target: request.target, seconds: PATIENCE.as_secs() }.into());
-        };
+        let busy = |waited: Duration| SeedError::Busy { target: request.target.clone(), seconds: waited.as_secs() };
+        let turn = turn.map_err(busy)?;
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;

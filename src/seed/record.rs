@@ -2,7 +2,8 @@
 //!
 //! Where targets bear their marks themselves this is an index of them, and a lost one costs only the list. On file
 //! systems without extended attributes it is the truth: then it is written durably, before the target is swapped. The
-//! index alone is written at most once a second, however many seeds there are, and with the daemon's end.
+//! index alone is written at most once a second, however many seeds there are, and with the daemon's end; what came
+//! since stands in `seeds.recent`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
 use super::mark::{Identity, Mark, Marks, boot_id};
+use super::recent::Recent;
 use super::standing::Standing;
 use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
@@ -51,7 +53,7 @@ pub struct Record {
 /// One target in `seeds.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+pub(super) struct Row {
     target: RelPath,
     /// What stands there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +71,15 @@ struct Written {
     /// By file handle: what no path from here leads to.
     #[serde(default)]
     filled: Vec<FilledRow>,
+}
+
+/// A line of `seeds.recent`: the one or the other.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Line {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seed: Option<Row>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) filled: Option<FilledRow>,
 }
 
 /// The marks of one target, on itself or in the records.
@@ -102,6 +113,7 @@ pub(super) struct Records {
     rows: Mutex<BTreeMap<RelPath, Row>>,
     pub(super) filled: FilledRows,
     behind: Mutex<Behind>,
+    pub(super) recent: Recent,
     boot: Option<String>,
     /// Marks are put on targets; tests do without, as some file systems must.
     pub(super) attributes: bool,
@@ -123,9 +135,16 @@ impl Records {
             }
             Written::default()
         });
-        let rows = Mutex::new(seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
-        let filled = FilledRows::new(filled);
-        Self { store: store.clone(), rows, filled, behind: Mutex::default(), boot: boot_id(), attributes: true }
+        let recent = Recent::new(store);
+        let (mut all_seeds, mut all_filled) = (seeds, filled);
+        for Line { seed, filled } in recent.read() {
+            all_seeds.extend(seed);
+            all_filled.extend(filled);
+        }
+        // Of several the last counts.
+        let rows = Mutex::new(all_seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
+        let filled = FilledRows::new(all_filled);
+        Self { store: store.clone(), rows, filled, behind: Mutex::default(), recent, boot: boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.
@@ -180,9 +199,10 @@ impl Records {
         if rows.get(target) == Some(&row) {
             return;
         }
-        rows.insert(target.clone(), row);
+        rows.insert(target.clone(), row.clone());
         if on_target {
             drop(rows);
+            self.recent.add(&Line { seed: Some(row), filled: None });
             return self.write_down_later();
         }
         if let Err(error) = self.save(&rows) {
@@ -267,12 +287,15 @@ impl Records {
 
     fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
         let name = file_name("seeds.json");
+        let recent = self.recent.hold();
         *lock(&self.behind) = Behind { written: Some(Instant::now()), unwritten: false };
         let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         if rows.values().any(|row| !row.on_target) {
-            return self.store.write_atomic(&name, &json, 0o644);
+            self.store.write_atomic(&name, &json, 0o644)?;
+            recent.empty(&self.recent);
+            return Ok(());
         }
         // Nothing here that the targets do not say themselves: not worth two syncs a seed.
         let temporary = self.store.temporary_name(&name)?;
@@ -281,8 +304,9 @@ impl Records {
             .write_all(&json)
             .map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
             .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace));
-        if moved.is_err() {
-            let _ = self.store.remove_file(&temporary);
+        match moved {
+            Ok(()) => recent.empty(&self.recent),
+            Err(_) => drop(self.store.remove_file(&temporary)),
         }
         moved
     }
@@ -320,38 +344,92 @@ mod tests {
     use super::super::mark::Wanted;
     use super::*;
 
-    #[test]
-    fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
-        let temp = tempfile::tempdir().unwrap();
-        let store = Dir::create_all(&temp.path().join("store")).unwrap();
-        let root = Dir::create_all(&temp.path().join("root")).unwrap();
-        let known = || Records::open(&store).all(&root).into_iter().map(|record| record.target.to_string());
-        let keep = |records: &Records, name: &str| {
-            let (target, dir) = (name.parse().unwrap(), Dir::create_all(&temp.path().join("root").join(name)).unwrap());
+    struct Ground {
+        temp: tempfile::TempDir,
+        store: Dir,
+        root: Dir,
+    }
+
+    impl Ground {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let [store, root] = ["store", "root"].map(|name| Dir::create_all(&temp.path().join(name)).unwrap());
+            Self { temp, store, root }
+        }
+
+        fn keep(&self, records: &Records, name: &str) {
+            let dir = Dir::create_all(&self.temp.path().join("root").join(name)).unwrap();
+            let target = name.parse().unwrap();
             let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
             let digest = Digest::sha256(b"tree");
             let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
             let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
             records.announce(&target, &dir, &mark).unwrap();
             records.keep(&target, &dir, mark);
-        };
-        let mut records = Records::open(&store);
-        keep(&records, "a");
-        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
-        // As if it had been just now, however slow this test is.
+        }
+
+        /// What stands in `seeds.json`.
+        fn written(&self) -> Vec<String> {
+            read(&self.store).unwrap().seeds.iter().map(|row| row.target.to_string()).collect()
+        }
+
+        /// What the next daemon knows.
+        fn known(&self) -> Vec<String> {
+            let records = Records::open(&self.store).all(&self.root);
+            records.iter().map(|record| record.target.to_string()).collect()
+        }
+    }
+
+    /// As if it had been just now, however slow the test is.
+    fn just_written(records: &Records) {
         lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
-        keep(&records, "b");
-        keep(&records, "c");
-        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store);
+        ground.keep(&records, "a");
+        assert_eq!(ground.written(), ["a"]);
+        just_written(&records);
+        ground.keep(&records, "b");
+        ground.keep(&records, "c");
+        assert_eq!(ground.written(), ["a"]);
         // Where there are no attributes it is written before the swap, whenever that is.
         records.attributes = false;
-        keep(&records, "d");
-        assert_eq!(known().next_back().unwrap(), "d");
+        ground.keep(&records, "d");
+        assert_eq!(ground.written(), ["a", "b", "c", "d"]);
         records.attributes = true;
-        lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
-        keep(&records, "e");
-        assert_eq!(known().next_back().unwrap(), "d");
+        just_written(&records);
+        ground.keep(&records, "e");
+        assert_eq!(ground.written().last().unwrap(), "d");
         drop(records);
-        assert_eq!(known().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+        assert_eq!(ground.written(), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn what_was_kept_is_known_after_a_kill() {
+        let ground = Ground::new();
+        let records = Records::open(&ground.store);
+        ground.keep(&records, "a");
+        just_written(&records);
+        ground.keep(&records, "b");
+        ground.keep(&records, "c");
+        std::mem::forget(records);
+        assert_eq!(
+            (ground.written(), ground.known()),
+            (vec!["a".to_owned()], vec!["a".into(), "b".into(), "c".into()])
+        );
+        // Half a line is none, and costs none of the others.
+        let recent = ground.temp.path().join("store/seeds.recent");
+        let whole = std::fs::read(&recent).unwrap();
+        std::fs::write(&recent, &whole[..whole.len() - 2]).unwrap();
+        assert_eq!(ground.known(), ["a", "b"]);
+        // The next daemon takes it up, and none of it is there twice.
+        let records = Records::open(&ground.store);
+        ground.keep(&records, "d");
+        drop(records);
+        assert_eq!(ground.written(), ["a", "b", "d"]);
+        assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
     }
 }
