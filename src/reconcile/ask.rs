@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::Reconciler;
+use super::turns::BRIEFLY;
 use super::{VerifyResult, WaitError};
 use crate::fs::{Dir, RelPath};
 use crate::intent::{ArtifactName, Link, SeedTarget, Swap, VersionName, error_chain};
-use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
+use crate::seed::{PATIENCE, Request, SeedError, SeedProgress, Seeded, TargetError};
 use crate::store::{ManifestHead, Report, StoreError};
 
 /// A seed asked for by a caller.
@@ -31,6 +32,22 @@ pub struct SeedAsk {
     pub declared_only: bool,
     /// The directory that holds the target, as the caller opened it: the target may lie where only the caller gets to.
     pub parent: Option<Dir>,
+}
+
+/// Who wants a seed, as far as it matters.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) held: Option<Held>,
+    pub(super) progress: Arc<SeedProgress>,
+    /// How long it waits for another seed of the same target.
+    pub(super) patience: Duration,
+}
+
+impl Caller {
+    /// The node itself.
+    pub(super) fn none() -> Self {
+        Self { held: None, progress: Arc::default(), patience: PATIENCE }
+    }
 }
 
 /// The directory that a caller holds open and says is the one above the target.
@@ -126,7 +143,10 @@ impl Reconciler {
         let deadline = tokio::time::Instant::now() + ask.wait;
         let name = ask.artifact.clone();
         let seed = |version: VersionName| {
-            self.shared.seed_one(name.clone(), version, request.clone(), held.clone(), progress.clone())
+            // Who waits for the version waits as long for whoever seeds the same target.
+            let patience = deadline.saturating_duration_since(tokio::time::Instant::now()).clamp(BRIEFLY, PATIENCE);
+            let caller = Caller { held: held.clone(), progress: progress.clone(), patience };
+            self.shared.seed_one(name.clone(), version, request.clone(), caller)
         };
         let mut seeded = seed(self.version_for(&ask).await?).await;
         if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded

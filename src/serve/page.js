@@ -61,7 +61,7 @@ const artifact = (it) => {
       make("code", { textContent: version.digest.replace(/^.*:/, "").slice(0, 12), title: version.digest }),
       make("span", { className: "free", textContent: version.kept + (version.weak ? "; weakly verified" : "") })])),
     table(["seed", "state", "version", "mode", "reason"], it.seeds.map((seed) => [
-      make("code", { textContent: seed.target }), state(seed.state),
+      make("code", { textContent: seed.target + (seed.byHandle ? " (in a pod)" : "") }), state(seed.state),
       seed.version && make("code", { textContent: seed.version }), mode[seed.mode] ?? seed.mode,
       seed.reason && make("span", { className: "free soft", textContent: seed.reason })])));
 };
