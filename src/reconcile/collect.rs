@@ -221,7 +221,11 @@ impl Shared {
     /// Promises a download so many bytes, what is in their way removed. Blocks.
     pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, written: u64) -> Result<(), RoomError> {
         let _turn = store_turn(&self.house.turn);
-        if self.store.room(self.house.limits, &self.house.promises, Some(artifact))?.short(bytes) > 0 {
+        // A download that goes on from an earlier one has more than it has written: where that may decide, it is looked at.
+        let (limits, promises) = (self.house.limits, &self.house.promises);
+        if self.store.room_while(limits, promises, artifact, written)?.short(bytes) > 0
+            && self.store.room(limits, promises, Some(artifact))?.short(bytes) > 0
+        {
             self.collect_for(Some((artifact, bytes)))?;
         }
         self.house.promises.set(artifact, bytes, written);
