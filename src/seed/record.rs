@@ -403,6 +403,7 @@ mod tests {
         let ground = Ground::new();
         let records = Records::open(&ground.store);
         ground.keep(&records, "a");
+        records.write_down();
         ground.keep(&records, "b");
         ground.keep(&records, "c");
         std::mem::forget(records);
