@@ -195,17 +195,17 @@ impl Plan {
 
     /// A lane's answer came.
     pub(super) fn answered(&mut self, lane: usize, head: &Head) -> Next {
-        let Some((from, to)) = self.stretch(lane).map(|stretch| (stretch.got, stretch.to)) else {
-            if let Lane::Stray { from, to } = self.lanes[lane] {
-                self.proven |= !self.alone && self.fits(head, from, to);
-            }
-            return self.let_go(lane);
+        let own = self.stretch(lane).map(|stretch| (stretch.got, stretch.to));
+        let (from, to) = match (own, self.lanes[lane]) {
+            (Some(own), _) => own,
+            (None, Lane::Stray { from, to }) => (from, to),
+            _ => return self.let_go(lane),
         };
         match head.status {
             200 | 206 if self.validators.contradict(&head.validators) => self.unfit(Stop::Changed),
             206 if self.fits(head, from, to) => {
-                self.proven = true;
-                Next::Read
+                self.proven |= !self.alone;
+                if own.is_some() { Next::Read } else { self.let_go(lane) }
             }
             200 | 206 | 416 => self.unfit(Stop::Lied),
             _ => self.refused(lane),

@@ -177,6 +177,18 @@ fn more_than_was_asked_for_is_not_taken() {
     assert_eq!(plan.came(1, 65 * KIB), (64 * KIB, Next::Stop(Stop::Lied)));
 }
 
+#[test]
+fn a_lane_without_a_range_is_closed_by_a_refusal_too() {
+    let (mut plan, _) = four();
+    plan.came(0, 64 * KIB);
+    plan.read(64 * KIB);
+    assert_eq!(plan.resume(), Next::Read);
+    for lane in 1..4 {
+        assert_eq!(plan.answered(lane, &status(429)), Next::Drop);
+    }
+    assert_eq!(plan.wanted(), None);
+}
+
 /// A response in flight: not answered yet, or its place and end.
 #[derive(Debug, Clone, Copy)]
 enum Flight {
