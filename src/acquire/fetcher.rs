@@ -30,7 +30,6 @@ pub struct Fetcher {
     /// Their `max_bytes` is each artifact's own.
     rules: Rules,
     known: Arc<Known>,
-    /// Bytes that downloads may hold ahead of their readers, all together.
     ahead: Arc<Semaphore>,
     sink: Sink,
 }
@@ -225,8 +224,8 @@ impl Fetcher {
         let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
             unpack(archive, recipe, file_name, tree, donors, progress)
         };
-        let ahead = Arc::new(Semaphore::new(WINDOW as usize));
-        Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
+        let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
+        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
     }
 
     /// Asks the source what `wish` is now.
@@ -298,10 +297,9 @@ impl Fetcher {
                 };
                 let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
                 let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
-                let errors = urls.iter().map(|_| None).collect();
                 let joins = Joins { connections: source.connections.0, ahead: self.ahead.clone() };
                 let http = if joins.connections > 1 { self.http.apart().await } else { self.http.clone() };
-                let (run, wrong, noted) = (None, None, Vec::new());
+                let (run, wrong, noted, errors) = (None, None, Vec::new(), urls.iter().map(|_| None).collect());
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
                 let fetched = download.run(resumed, cancel).await?;

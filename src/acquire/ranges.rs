@@ -5,6 +5,7 @@
 //! end with it; what is held ahead of the reader is bounded, for this body and for all of the node.
 
 mod plan;
+mod request;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,19 +16,18 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use http::header::{IF_RANGE, RANGE};
-use http::{HeaderMap, HeaderValue, Method};
-use reqwest::{Response, Url};
+use reqwest::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::plan::{Ask, Next, Plan, Shared, Stop};
+use self::plan::{Next, Plan, Shared, Stop};
+pub(super) use self::request::Origin;
+use self::request::Request;
 use super::source::HttpError;
-use super::source::http::{Credentials, HttpClient, content_encoding, head_of, status_error};
+use super::source::http::{content_encoding, head_of, status_error};
 use super::source::pace::Pace;
 use super::source::redacted;
 use super::transfer::Validators;
-use crate::intent::HttpSource;
 
 /// Bytes are held in pieces of this size, whatever they came in: so that what they take is what they are.
 const PIECE: usize = 64 * 1024;
@@ -40,20 +40,10 @@ pub(super) struct Joins {
     pub ahead: Arc<Semaphore>,
 }
 
-/// Who is asked.
-pub(super) struct Origin<'a> {
-    pub http: HttpClient,
-    pub source: &'a HttpSource,
-    /// Whose credentials the declared headers are.
-    pub declared: Url,
-    /// The address that the body was asked for at.
-    pub url: Url,
-}
-
 /// A body being read.
 pub(super) enum Body<'a> {
     /// As it comes.
-    One { origin: Origin<'a>, response: Box<Response>, pace: Pace },
+    One { origin: Box<Origin<'a>>, response: Box<Response>, pace: Pace },
     /// By several connections.
     Many(Box<Ranges<'a>>),
 }
@@ -74,7 +64,7 @@ impl<'a> Body<'a> {
             Plan::new(&Shared { from, end, validators: validators.clone() }, joins.connections, window)
         });
         match plan {
-            None => Body::One { origin, response: Box::new(response), pace },
+            None => Body::One { origin: Box::new(origin), response: Box::new(response), pace },
             Some(plan) => {
                 let if_range = shareable.and_then(|(_, _, validators)| validators.strong.clone());
                 let mut ranges = Ranges::new(origin, joins, plan, if_range, &response);
@@ -130,15 +120,6 @@ struct Parked {
     since: Instant,
     /// What it sent of the next range.
     surplus: Bytes,
-}
-
-/// What all requests for ranges of one object have in common.
-struct Request<'a> {
-    origin: Origin<'a>,
-    /// Where redirects led the first one.
-    at: Url,
-    if_range: Option<String>,
-    encoding: Option<String>,
 }
 
 /// The connections of one body, and what is held of it.
@@ -382,28 +363,5 @@ impl<'a> Ranges<'a> {
 
     fn cut_short(&self) -> HttpError {
         HttpError::Range { url: redacted(&self.request.origin.url).into() }
-    }
-}
-
-impl Request<'_> {
-    async fn send(&self, ask: Ask) -> Result<Response, HttpError> {
-        let Origin { http, source, declared, url } = &self.origin;
-        // Read for each request, as ever.
-        let credentials = Credentials::read(source, declared).await?;
-        let text = format!("bytes={}-{}", ask.from, ask.to - 1);
-        let range = HeaderValue::from_str(&text).unwrap_or_else(|e| unreachable!("digits: {e}"));
-        tracing::debug!(url = redacted(url), range = text, "requesting");
-        let mut headers = HeaderMap::from_iter([(RANGE, range)]);
-        // It came in a header, so it fits into one.
-        if let Some(validator) = self.if_range.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-            headers.insert(IF_RANGE, validator);
-        }
-        let response = http.send_to(Method::GET, url, self.at.clone(), &credentials, &headers).await?;
-        match content_encoding(response.headers()) {
-            Some(encoding) if self.encoding.as_deref() != Some(encoding) && response.status().is_success() => {
-                Err(HttpError::Encoded { url: redacted(url).into(), encoding: encoding.into() })
-            }
-            _ => Ok(response),
-        }
     }
 }
