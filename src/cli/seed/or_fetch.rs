@@ -20,8 +20,8 @@ use crate::cli::exit::Failure;
 use crate::cli::wait;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
 use crate::intent::{
-    Artifact, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack, VersionName,
-    VersionWish, recipe_digest,
+    Artifact, Connections, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack,
+    VersionName, VersionWish, recipe_digest,
 };
 use crate::seed::{
     Asked, Fetched, Mark, Marks as _, OnTargets, Place, Seed, SeedError, Seeded, Standing, Step, Switch, Wanted,
@@ -313,6 +313,7 @@ impl Fetch<'_> {
             checksums: None,
             mirrors: Vec::new(),
             headers: std::collections::BTreeMap::new(),
+            connections: Connections::default(),
         };
         let spec = Spec {
             source: Source::Http(source),
