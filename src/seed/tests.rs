@@ -301,13 +301,13 @@ fn seeded_again_nothing_is_touched() {
         let version = house.publish("v1", &platform("v1"));
         house.seed(&version, link);
         let before = inodes(&house.at("pod/data"));
-        let records = fs::read(house.at(".seedcache/seeds.json")).unwrap();
+        let records = fs::read(house.at(".seedcache/seeds.recent")).unwrap();
         let progress = SeedProgress::default();
         let again = house.seeder.seed(&version, &to("pod/data", link), &progress).unwrap();
         assert_eq!((again.changed, again.written), (false, 0));
         assert_eq!(progress.entries.into_inner(), 9);
         assert_eq!(inodes(&house.at("pod/data")), before);
-        assert_eq!(fs::read(house.at(".seedcache/seeds.json")).unwrap(), records);
+        assert_eq!(fs::read(house.at(".seedcache/seeds.recent")).unwrap(), records);
     }
 }
 

@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn the_archive_counts_where_it_is_kept() {
         let mut kept = (*head("v1", 0, 100)).clone();
-        kept.archive.kept = true;
+        (kept.archive.kept, kept.archive.size) = (true, 7);
         let holding = Holding { versions: [(kept.version.clone(), Arc::new(kept))].into(), current: None };
         assert_eq!(fates(&name("app"), &holding, &Claims::new(), &retain(3, 1), age(LONG_UP))[0].bytes, 107);
     }
