@@ -9,16 +9,15 @@ use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{Response, Url};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fetcher::AcquireError;
 use super::note::Note;
 use super::pipeline::{Feed, IngestError, Input, Outcome, Work, ingest};
+use super::ranges::{Body, Joins, Origin};
 use super::source::HttpError;
 use super::source::file::joined;
 use super::source::http::{Credentials, HttpClient, content_encoding, head_of, status_error};
-use super::source::pace::Pace;
 use super::source::redacted;
 use super::transfer::{Event, GiveUp, Held, Range, Rules, Step, Transfer, Validators};
 use super::unpack::Unpacked;
@@ -47,7 +46,7 @@ pub(super) struct Fetched {
 
 /// One download.
 pub(super) struct Download<'a> {
-    pub http: &'a HttpClient,
+    pub http: HttpClient,
     pub rules: Rules,
     pub source: &'a HttpSource,
     pub resolution: &'a Resolution,
@@ -55,6 +54,8 @@ pub(super) struct Download<'a> {
     pub urls: Vec<Url>,
     pub boot_id: Option<String>,
     pub work: Work,
+    /// How many connections may read one body.
+    pub joins: Joins,
     /// The threads at work on the bytes of this download, while there are any.
     pub run: Option<Run>,
     /// The last error of each address.
@@ -192,16 +193,21 @@ impl Download<'_> {
     }
 
     /// Reads a body into the pipeline.
-    async fn receive(&mut self, transfer: Transfer, mut response: Response) -> Result<(Transfer, Step), AcquireError> {
+    async fn receive(&mut self, transfer: Transfer, response: Response) -> Result<(Transfer, Step), AcquireError> {
         let location = transfer.location();
         let url = self.urls[location].clone();
-        let mut pace = Pace::new(self.http.floor(), Instant::now());
+        let (http, declared) = (self.http.clone(), self.urls[0].clone());
+        let origin = Origin { http, source: self.source, declared, url: url.clone() };
+        let mut body = Body::new(origin, &self.joins, self.rules.window, transfer.shareable(), response);
         let mut pending = BytesMut::new();
         let mut transfer = transfer;
         loop {
-            let chunk = match self.http.chunk(&mut response, &mut pace, &url).await {
+            let chunk = match body.next().await {
                 Ok(Some(chunk)) => chunk,
                 ended => {
+                    if body.lied() {
+                        self.joins.connections = 1;
+                    }
                     if !self.feed(pending.freeze()).await {
                         return self.ended_early(transfer).await;
                     }
@@ -220,6 +226,9 @@ impl Download<'_> {
                     });
                 }
             };
+            if body.is_joined() {
+                transfer = transfer.joined();
+            }
             let next = transfer.on(Event::Chunk(chunk.len() as u64));
             if next.1 != Step::Take {
                 self.failed(location, HttpError::Range { url: redacted(&url).into() });
@@ -235,11 +244,9 @@ impl Download<'_> {
                 }
                 pending.split().freeze()
             };
-            let before = Instant::now();
-            if !self.feed(piece).await {
+            if !body.meanwhile(self.feed(piece)).await {
                 return self.ended_early(transfer).await;
             }
-            pace.pause(before.elapsed());
         }
     }
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
 use super::note::Note;
 use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
+use super::ranges::Joins;
 use super::resolve::{Known, NamingError, by_digest, find_version};
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
 use super::source::{ClientError, HttpError};
-use super::transfer::{Held, Rules};
+use super::transfer::{Held, Rules, WINDOW};
 use super::unpack::{UnpackError, Unpacked, unpack};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
 use crate::fs;
@@ -28,6 +30,7 @@ pub struct Fetcher {
     /// Their `max_bytes` is each artifact's own.
     rules: Rules,
     known: Arc<Known>,
+    ahead: Arc<Semaphore>,
     sink: Sink,
 }
 
@@ -221,7 +224,8 @@ impl Fetcher {
         let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
             unpack(archive, recipe, file_name, tree, donors, progress)
         };
-        Ok(Self { http: HttpClient::new(settings)?, rules: Rules::new(u64::MAX), known: Arc::default(), sink })
+        let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
+        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
     }
 
     /// Asks the source what `wish` is now.
@@ -293,11 +297,11 @@ impl Fetcher {
                 };
                 let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
                 let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
-                let errors = urls.iter().map(|_| None).collect();
-                let http = &self.http;
-                let (run, wrong, noted) = (None, None, Vec::new());
+                let joins = Joins { connections: source.connections.0, ahead: self.ahead.clone() };
+                let http = if joins.connections > 1 { self.http.apart().await } else { self.http.clone() };
+                let (run, wrong, noted, errors) = (None, None, Vec::new(), urls.iter().map(|_| None).collect());
                 let download =
-                    Download { http, rules, source, resolution, urls, boot_id, work, run, errors, wrong, noted };
+                    Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
                 let fetched = download.run(resumed, cancel).await?;
                 resolved_from.etag = resolved_from.etag.or(fetched.validators.etag);
                 resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);

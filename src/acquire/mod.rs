@@ -8,6 +8,7 @@ mod fetcher;
 mod note;
 mod pipeline;
 mod progress;
+mod ranges;
 mod resolve;
 mod source;
 mod transfer;

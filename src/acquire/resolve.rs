@@ -237,19 +237,12 @@ mod tests {
     use crate::store::Archive;
 
     fn head() -> ManifestHead {
-        let digest = Digest::sha256(b"x");
+        let sample = ManifestHead::sample("a", "1");
         ManifestHead {
-            format: 1,
-            artifact: "a".parse().unwrap(),
-            version: "1".parse().unwrap(),
             source_url: "http://h/x?k=***".into(),
-            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: true, kept: false },
+            archive: Archive { digest: Digest::sha256(b"x"), ..sample.archive.clone() },
             resolved_from: ResolvedFrom { etag: Some("\"a\"".into()), ..Default::default() },
-            published_at: jiff::Timestamp::UNIX_EPOCH,
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes: 1,
-            files: 1,
+            ..sample
         }
     }
 

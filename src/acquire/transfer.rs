@@ -10,8 +10,10 @@ mod rules;
 
 use std::time::Duration;
 
+#[cfg(test)]
+pub(super) use head::ContentRange;
 pub(super) use head::{Head, Validators};
-pub(super) use rules::Rules;
+pub(super) use rules::{Rules, WINDOW};
 
 /// What the part on disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +184,20 @@ impl Transfer {
     /// The address being asked.
     pub(super) fn location(&self) -> usize {
         self.location
+    }
+
+    /// Where the body about to be read starts, and where it and the object end, if one validator vouches for all ranges
+    /// of it: then several connections may read it.
+    pub(super) fn shareable(&self) -> Option<(u64, u64, &Validators)> {
+        let State::Receiving { end: Some(end) } = self.state else { return None };
+        let held = self.held.as_ref().filter(|held| held.validators.strong.is_some() && held.total == Some(end))?;
+        (!self.barred && !self.mistrusted).then_some((self.offset, end, &held.validators))
+    }
+
+    /// What is being received comes from more than one response.
+    pub(super) fn joined(mut self) -> Self {
+        self.spliced = true;
+        self
     }
 
     fn total(&self) -> Option<u64> {

@@ -74,7 +74,8 @@ fn version_row(held: &VersionState, current: bool) -> Vec<String> {
 
 fn seed_row(seed: &SeedState) -> Vec<String> {
     vec![
-        plain(&seed.target).into_owned(),
+        // What a peer calls its directory is no path of this node.
+        plain(&seed.target).into_owned() + if seed.by_handle { " (in a pod)" } else { "" },
         seed.state.to_string(),
         seed.version.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
         seed.mode.map_or("-", crate::fs::LinkMode::words).to_owned(),

@@ -26,6 +26,10 @@ pub(super) enum Exit {
     TimedOut = 4,
     /// No daemon answers.
     Unreachable = 5,
+    /// SIGINT: as shells tell of one who is ended by it.
+    Interrupted = 128 + 2,
+    /// SIGTERM.
+    Terminated = 128 + 15,
 }
 
 impl From<Exit> for ExitCode {
@@ -92,6 +96,7 @@ impl Failure {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Failure::Client(error) => of_client(error),
+            Failure::HandOver(error) if error.is_for_others() => Exit::TimedOut,
             Failure::Token(_)
             | Failure::Target(_)
             | Failure::HandOver(_)
@@ -121,6 +126,7 @@ fn of_client(error: &ClientError) -> Exit {
         ClientError::Problem(problem) => match problem.status {
             StatusCode::NOT_FOUND => Exit::NotFound,
             StatusCode::REQUEST_TIMEOUT => Exit::TimedOut,
+            _ if problem.is_busy() => Exit::TimedOut,
             _ => Exit::Failed,
         },
         ClientError::Foreign { .. } | ClientError::TooLong { .. } | ClientError::Unreadable { .. } => Exit::Failed,

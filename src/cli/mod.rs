@@ -27,6 +27,7 @@ mod seed;
 mod serve;
 mod server;
 mod status;
+mod stop;
 mod table;
 mod token;
 mod verify;
@@ -36,6 +37,7 @@ mod wait;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -67,6 +69,9 @@ struct Cli {
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 timed out waiting, 5 daemon unreachable.";
+
+/// How long work that a signal cut short may take to end.
+const TIDYING: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -158,12 +163,33 @@ fn run(cli: Cli, out: &mut Output) -> Result<Exit, Failure> {
 /// Asks a running node. One thread is enough for that, and starts fast.
 fn ask(client: &Client, asked: Ask, out: &mut Output) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(answer(client, asked, out))
+    let leavings = seed::Leavings::default();
+    let ended = runtime.block_on(async {
+        let mut stop = stop::Stop::new().map_err(Failure::Runtime)?;
+        tokio::select! {
+            biased;
+            answer = answer(client, asked, &leavings, out) => answer,
+            exit = stop.asked() => Ok(exit),
+        }
+    });
+    let cut_short = matches!(ended, Ok(Exit::Interrupted | Exit::Terminated));
+    // Whoever still writes there has to end first; what else goes on is waited for by nobody, idle threads neither: that
+    // takes longer than many an answer.
+    runtime.shutdown_timeout(if cut_short && !leavings.are_none() { TIDYING } else { Duration::ZERO });
+    if cut_short {
+        leavings.remove();
+    }
+    ended
 }
 
-async fn answer(client: &Client, asked: Ask, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
+async fn answer(
+    client: &Client,
+    asked: Ask,
+    leavings: &seed::Leavings,
+    out: &mut Output<impl Write>,
+) -> Result<Exit, Failure> {
     match asked {
-        Ask::Seed(args) => seed::run(*args, client, out).await,
+        Ask::Seed(args) => seed::run(*args, client, leavings, out).await,
         Ask::Status(args) => status::run(args, client, out).await,
         Ask::Versions(args) => versions::run(args, client, out).await,
         Ask::Pin(args) => pin::pin(args, client, out).await,

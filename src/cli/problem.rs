@@ -72,6 +72,11 @@ impl Problem {
         self.elsewhere.as_ref()
     }
 
+    /// Another is at it, and done with it sometime.
+    pub(super) fn is_busy(&self) -> bool {
+        self.kind.as_deref() == Some("busy")
+    }
+
     /// Why the client is to receive the tree and write it by itself.
     pub(super) fn receive(&self) -> Option<&str> {
         self.detail.as_deref().filter(|_| self.kind.as_deref() == Some("receive"))

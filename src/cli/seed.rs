@@ -3,6 +3,7 @@
 mod activity;
 mod current;
 mod hand_over;
+mod leavings;
 mod or_fetch;
 mod stream;
 
@@ -26,6 +27,7 @@ use crate::intent::{ArtifactName, Digest, Interval, Link, Swap, VersionName, err
 use crate::seed::Seeded;
 use activity::Activity;
 pub(super) use hand_over::HandOverError;
+pub(super) use leavings::Leavings;
 pub(super) use or_fetch::FetchError;
 
 /// Put a version of an artifact into a directory.
@@ -42,7 +44,7 @@ pub(super) struct Args {
     /// How a new version takes the old one's place [default: as the document declares, else exchange]
     #[arg(long)]
     swap: Option<Swap>,
-    /// How long to wait for a version that is not on the node yet
+    /// How long to wait for a version that is not on the node yet, and for others who seed the same target
     #[arg(long, value_name = "DURATION", default_value = wait::DEFAULT, value_parser = wait::limit)]
     wait: Duration,
     /// Replace a directory that seedcache did not make
@@ -95,6 +97,7 @@ struct Wish<'a> {
     absence: Option<Duration>,
     /// How long one that is not there yet is waited for; `None`: not at all.
     arrival: Option<Duration>,
+    leavings: &'a Leavings,
 }
 
 impl<'a> Wish<'a> {
@@ -105,7 +108,12 @@ impl<'a> Wish<'a> {
 }
 
 /// Has it done and tells what was done.
-pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write>) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    args: Args,
+    client: &Client,
+    leavings: &Leavings,
+    out: &mut Output<impl Write>,
+) -> Result<Exit, Failure> {
     let target = absolute(&args.target)?;
     let plan = args.fetch.plan();
     let wish = Wish {
@@ -119,6 +127,7 @@ pub(super) async fn run(args: Args, client: &Client, out: &mut Output<impl Write
         wait: args.wait,
         absence: plan.as_ref().map(|plan| plan.daemon_timeout),
         arrival: args.fetch.daemon_timeout,
+        leavings,
     };
     let once = async |out: &mut Output<_>| {
         let seeded = shown(client, &wish, plan.as_ref()).await?;

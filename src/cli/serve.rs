@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
 use super::exit::{Exit, Failure};
 use super::greeting;
 use super::output::Output;
+use super::stop::Stop;
 use crate::node::{Node, Options};
 
 /// Run the daemon of this node.
@@ -36,7 +35,7 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
         let node = tokio::select! {
             started = Node::start(Options { config, root, listen, socket }) => started?,
             // It may wait for the daemon before it.
-            () = stop.asked() => return Ok(Exit::Done),
+            _ = stop.asked() => return Ok(Exit::Done),
         };
         let told = async {
             if node.talks_text {
@@ -45,7 +44,7 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
             std::future::pending::<Result<(), Failure>>().await
         };
         let broken = tokio::select! {
-            () = stop.asked() => None,
+            _ = stop.asked() => None,
             failed = told => failed.map(|()| None)?,
             // Not restarted from here: what started the daemon does it, and sees that it had to.
             error = node.broken() => Some(error),
@@ -53,7 +52,7 @@ pub(super) fn run(args: Args, out: &mut Output) -> Result<Exit, Failure> {
         // Told twice, it ends at once, as after a kill: what is durable stays, the rest is resumed.
         tokio::select! {
             () = node.stop() => {}
-            () = stop.asked() => tracing::warn!("told to stop again: work in flight is given up"),
+            _ = stop.asked() => tracing::warn!("told to stop again: work in flight is given up"),
         }
         broken.map_or(Ok(Exit::Done), |error| Err(error.into()))
     });
@@ -69,23 +68,4 @@ fn tell_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let what = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
     let place = panic.location().map(tracing::field::display);
     tracing::error!(what, place, thread = std::thread::current().name(), "a defect of seedcache; please report it");
-}
-
-/// The signals that end the daemon.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -52,6 +52,7 @@ pub(super) fn artifact(progress: Option<ProgressState>) -> ArtifactState {
             progress: None,
             target: "/data/smartos".to_owned(),
             declared: true,
+            by_handle: false,
             version: Some(OLD.parse().unwrap()),
             mode: Some(LinkMode::Hardlink),
             reason: Some("no reflink: the file system has none".to_owned()),
@@ -189,7 +190,8 @@ fn run(line: &[&str], turns: Vec<Turn>) -> Ran {
         let mut out = Output::new(&mut printed, None);
         let served = async { if turns.is_empty() { Vec::new() } else { daemon(&socket, turns, polled).await } };
         // The daemon is first, so that it listens when it is asked.
-        let (asked, result) = tokio::join!(served, answer(&client, asked, &mut out));
+        let leavings = crate::cli::seed::Leavings::default();
+        let (asked, result) = tokio::join!(served, answer(&client, asked, &leavings, &mut out));
         let as_named = |text: String| text.replace(&target, "/data/smartos");
         let asked = asked.into_iter().map(|(line, body)| (line, as_named(body))).collect();
         Ran { result, printed: as_named(String::from_utf8(printed).unwrap()), asked }

@@ -14,6 +14,8 @@ pub(super) const DEFAULT: &str = "10m";
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest that one question waits; a longer wait is made of several (the daemon takes an hour at most).
 const PIECE: Duration = Duration::from_secs(10 * 60);
+/// How long others who seed the same target are waited for even by those who wait for no version.
+pub(super) const LEAST_FOR_OTHERS: Duration = Duration::from_secs(5);
 /// The first pause; each next one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -42,7 +44,7 @@ pub(super) fn may_pass(error: &ClientError, reached: bool) -> bool {
     match error {
         ClientError::Unreachable { .. } => reached,
         ClientError::Lost { .. } => true,
-        ClientError::Problem(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE,
+        ClientError::Problem(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE || problem.is_busy(),
         ClientError::Silent { .. }
         | ClientError::Foreign { .. }
         | ClientError::TooLong { .. }
@@ -85,6 +87,25 @@ pub(super) async fn until_gone<T>(
                 return Err(error);
             }
             Err(error) if Instant::now() + pause < deadline && may_pass(&error, reached) => reached = true,
+            answer => return answer,
+        }
+        sleep(spread(pause)).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Asks again while another is at it, until `wait` is over; `told` is called before each pause. All other failures are
+/// the caller's.
+pub(super) async fn while_busy<T>(
+    wait: Duration,
+    mut told: impl FnMut(),
+    mut ask: impl AsyncFnMut() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let deadline = Instant::now() + wait;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match ask().await {
+            Err(ClientError::Problem(problem)) if problem.is_busy() && Instant::now() + pause < deadline => told(),
             answer => return answer,
         }
         sleep(spread(pause)).await;
@@ -150,6 +171,30 @@ mod tests {
         let mut script = script.into_iter();
         let answer = runtime.block_on(until(wait, async |_| script.next().unwrap()));
         (answer, script.count())
+    }
+
+    fn problem(kind: &str) -> ClientError {
+        let body = format!(r#"{{"type":"urn:seedcache:problem:{kind}"}}"#);
+        ClientError::Problem(Box::new(Problem::read(StatusCode::CONFLICT, body.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn who_finds_another_at_it_asks_again_while_there_is_time() {
+        let long = Duration::from_secs(60);
+        let (answer, left) = answers(vec![Err(problem("busy")), Err(problem("busy")), Ok(1), Ok(2)], long);
+        assert_eq!((answer.unwrap(), left), (1, 1));
+        for (kind, wait) in [("conflict", long), ("busy", Duration::ZERO)] {
+            let (answer, left) = answers(vec![Err(problem(kind)), Ok(1)], wait);
+            assert!(matches!(answer, Err(ClientError::Problem(_))), "{kind}");
+            assert_eq!(left, 1);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut told = 0;
+        let mut script = vec![Err(problem("busy")), Ok(1), Ok(2)].into_iter();
+        let answer = runtime.block_on(while_busy(long, || told += 1, async || script.next().unwrap()));
+        assert_eq!((answer.unwrap(), told, script.count()), (1, 1, 1));
+        let mut script = vec![Err(problem("conflict")), Ok(1)].into_iter();
+        assert!(runtime.block_on(while_busy(long, || {}, async || script.next().unwrap())).is_err());
     }
 
     #[test]

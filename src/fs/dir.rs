@@ -359,12 +359,6 @@ impl Dir {
     pub(super) fn error(&self, op: &'static str, rel: &RelPath, source: impl Into<std::io::Error>) -> Error {
         Error::new(op, &self.path_of(rel), source)
     }
-
-    /// A handle on `name` for reading a directory that others may change: not followed if it is a symlink.
-    pub(super) fn child(&self, name: &[u8]) -> std::result::Result<Dir, Errno> {
-        let fd = sys::openat(&*self.fd, name, DIR_FLAGS, Mode::empty())?;
-        Ok(Dir { fd: Arc::new(fd), path: self.path.join(as_path(name)).into() })
-    }
 }
 
 impl AsFd for Dir {

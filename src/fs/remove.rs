@@ -1,11 +1,18 @@
 //! Removal of whole trees by descriptor: no symlink is followed, nothing outside is touched, however the tree is
-//! changed meanwhile.
+//! changed meanwhile. However deep it is, it takes a few descriptors and none of the stack.
 
-use rustix::fs::{self as sys, AtFlags, Mode};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::dir::change;
-use super::{Dir, Kind, RelPath, Result};
+use super::{Dir, RelPath, Result};
+
+/// Directories that are held open on the way down. Those above them are found again by `..`.
+const HELD: usize = 32;
+const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Dir {
     /// Removes `rel` and all below it; nothing there is no error.
@@ -14,7 +21,7 @@ impl Dir {
             Err(e) if e.is_not_found() => return Ok(()),
             other => other?,
         };
-        remove(&parent, name).map_err(|e| self.error("remove", rel, e))
+        remove(parent.as_fd(), name).map_err(|e| self.error("remove", rel, e))
     }
 
     /// Removes a directory if nothing is in it; `false` where it is not empty, or not there as one.
@@ -36,49 +43,190 @@ impl Dir {
     }
 }
 
-fn remove(parent: &Dir, name: &[u8]) -> std::result::Result<(), std::io::Error> {
-    change()?;
-    match sys::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        // Linux says EISDIR, POSIX EPERM, for a directory.
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(e.into()),
+/// A directory that is being removed.
+struct Level {
+    /// Its name in the one above.
+    name: Vec<u8>,
+    fd: OwnedFd,
+    /// Directories in it that are still to go.
+    left: Vec<Vec<u8>>,
+}
+
+/// One on the way to it.
+struct Above {
+    name: Vec<u8>,
+    /// Held open where it is near.
+    fd: Option<OwnedFd>,
+    /// Which directory it is.
+    inode: (u64, u64),
+    left: Vec<Vec<u8>>,
+}
+
+impl Above {
+    fn of(Level { name, fd, left }: Level) -> io::Result<Self> {
+        let inode = inode_of(&fd)?;
+        Ok(Self { name, fd: Some(fd), inode, left })
     }
-    let dir = match parent.child(name) {
-        Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(()),
-        // No right to list it: published directories have no write bits, strange ones no read bit.
-        Err(Errno::ACCESS) => {
-            sys::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
-            parent.child(name)?
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let entries = dir.entries().map_err(std::io::Error::other)?;
-    let mut writable = false;
-    for entry in entries {
-        let child = entry.name.as_bytes();
-        if entry.kind == Kind::Dir {
-            if !writable {
-                // Needed to unlink in it when this is not root; harmless when it is.
-                sys::fchmod(&dir, Mode::RWXU)?;
-                writable = true;
+}
+
+fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    change()?;
+    if !is_to_enter(sys::unlinkat(parent, name, AtFlags::empty()))? {
+        return Ok(());
+    }
+    // Those above the lowest, which alone is worked in.
+    let mut above: Vec<Above> = Vec::new();
+    let Some(mut level) = enter(parent, name)? else { return Ok(()) };
+    loop {
+        if let Some(next) = level.left.pop() {
+            change()?;
+            if let Some(below) = enter(level.fd.as_fd(), &next)? {
+                above.push(Above::of(std::mem::replace(&mut level, below))?);
+                if let Some(far) = above.len().checked_sub(HELD + 1) {
+                    above[far].fd = None;
+                }
             }
-            remove(&dir, child)?;
             continue;
         }
-        match sys::unlinkat(&dir, child, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ACCESS) if !writable => {
-                sys::fchmod(&dir, Mode::RWXU)?;
-                writable = true;
-                sys::unlinkat(&dir, child, AtFlags::empty())?;
-            }
-            Err(e) => return Err(e.into()),
-        }
+        let Some(Above { name, fd, inode, left }) = above.pop() else { break };
+        let fd = fd.map_or_else(|| go_up(level.fd.as_fd(), inode), Ok)?;
+        remove_empty(fd.as_fd(), &level.name)?;
+        level = Level { name, fd, left };
     }
+    remove_empty(parent, &level.name)
+}
+
+/// Whether what was to be unlinked is a directory.
+fn is_to_enter(unlinked: std::result::Result<(), Errno>) -> io::Result<bool> {
+    match unlinked {
+        Ok(()) | Err(Errno::NOENT) => Ok(false),
+        // Linux says EISDIR, POSIX EPERM, for a directory.
+        Err(Errno::ISDIR | Errno::PERM) => Ok(true),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn remove_empty(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match sys::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// The directory above `fd`, if it is the one that it was entered from: somebody may have moved it elsewhere.
+fn go_up(fd: BorrowedFd<'_>, inode: (u64, u64)) -> io::Result<OwnedFd> {
+    let above = sys::openat(fd, c"..", DIR_FLAGS, Mode::empty())?;
+    if inode_of(&above)? == inode {
+        return Ok(above);
+    }
+    Err(io::Error::other("a directory in it was moved elsewhere meanwhile; it is removed again the next time"))
+}
+
+fn inode_of(fd: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = sys::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// Opens a directory and removes all in it but directories; `None` where it is gone.
+fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
+    let open = || sys::openat(parent, name, DIR_FLAGS, Mode::empty());
+    let fd = match open() {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(None),
+        // Something else since it was listed.
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            sys::unlinkat(parent, name, AtFlags::empty())?;
+            return Ok(None);
+        }
+        // No right to list it: published directories have no write bits, strange ones no read bit.
+        Err(Errno::ACCESS) => {
+            sys::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+            open()?
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let mut left = Vec::new();
+    let mut writable = false;
+    // Needed to unlink in it when this is not root; harmless when it is.
+    let mut allow = || if std::mem::replace(&mut writable, true) { Ok(()) } else { sys::fchmod(&fd, Mode::RWXU) };
+    for (child, is_dir) in names(&fd)? {
+        if is_dir {
+            allow()?;
+            left.push(child);
+            continue;
+        }
+        let unlink = || sys::unlinkat(&fd, &*child, AtFlags::empty());
+        let unlinked = match unlink() {
+            Err(Errno::ACCESS) => {
+                allow()?;
+                unlink()
+            }
+            other => other,
+        };
+        if is_to_enter(unlinked)? {
+            allow()?;
+            left.push(child);
+        }
+    }
+    Ok(Some(Level { name: name.to_vec(), fd, left }))
+}
+
+/// All names in a directory, read before any is removed, and whether each is known to be that of a directory.
+fn names(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, bool)>> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push((name.to_vec(), entry.file_type() == FileType::Directory));
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use super::*;
+
+    /// More levels than a process may have open files here, or frames on a test's stack.
+    const DEEP: usize = 25_000;
+
+    /// Goes down `levels` directories below `top`, made as they are missing, with a file in each.
+    fn dig(top: &Dir, levels: usize) {
+        let mut here = top.reopen().unwrap();
+        for _ in 0..levels {
+            sys::mkdirat(&here, c"level", Mode::RWXU).unwrap();
+            let file = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            drop(sys::openat(&here, c"file", file, Mode::RWXU).unwrap());
+            let below = sys::openat(&here, c"level", DIR_FLAGS, Mode::empty()).unwrap();
+            here = Dir::adopt(below, top.path());
+        }
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_takes_few_descriptors() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = Dir::open(temp.path()).unwrap();
+        top.make_dir(&"tree".parse().unwrap(), 0o700).unwrap();
+        dig(&top.open_dir(&"tree".parse().unwrap()).unwrap(), DEEP);
+        top.remove_tree(&"tree".parse().unwrap()).unwrap();
+        assert_eq!(top.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn whoever_is_moved_while_the_tree_goes_is_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        for name in ["tree", "tree/below", "other"] {
+            std::fs::create_dir(temp.path().join(name)).unwrap();
+        }
+        let top = Dir::open(temp.path()).unwrap();
+        let open = |name: &str| top.open_dir(&name.parse().unwrap()).unwrap().as_fd().try_clone_to_owned().unwrap();
+        let (tree, below) = (inode_of(&open("tree")).unwrap(), open("tree/below"));
+        assert!(go_up(below.as_fd(), tree).is_ok());
+        std::fs::rename(temp.path().join("tree/below"), temp.path().join("other/below")).unwrap();
+        assert!(go_up(below.as_fd(), tree).is_err());
     }
 }

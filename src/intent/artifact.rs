@@ -99,6 +99,31 @@ pub struct HttpSource {
     /// another one: neither a mirror nor where it redirects to.
     #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, HeaderValue>,
+    /// Most connections that one download reads at once, each a range of the archive; for origins that limit each
+    /// connection.
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Connections::is_one")]
+    pub connections: Connections,
+}
+
+/// How many connections one download may read at once, 1 to 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Connections(#[schemars(range(min = 1, max = 16))] pub u8);
+
+impl Connections {
+    /// No document may ask for more: it is one client of many to its origin.
+    pub const MOST: u8 = 16;
+
+    /// As where nothing is said: not told apart, so that older documents keep their generation.
+    fn is_one(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(1)
+    }
 }
 
 /// A file on the node, with the same ways of telling versions. Paths are relative to the document.

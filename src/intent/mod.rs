@@ -23,8 +23,8 @@ mod watch;
 mod yaml;
 
 pub use artifact::{
-    Artifact, Checksums, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Owner, Retain, Source, Spec,
-    Unpack, UnpackFormat, VersionWish,
+    Artifact, Checksums, Connections, FileSource, HeaderValue, HttpSource, Latest, LatestFrom, Limits, Owner, Retain,
+    Source, Spec, Unpack, UnpackFormat, VersionWish,
 };
 pub use catalog::{Catalog, Refused};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};

@@ -214,6 +214,14 @@ pub enum Problem {
         /// The smallest value allowed.
         least: &'static str,
     },
+    /// Out of range, on either side.
+    #[error("it must be from {least} to {most}")]
+    OutOfRange {
+        /// The smallest value allowed.
+        least: u8,
+        /// The largest.
+        most: u8,
+    },
     /// Without meaning for a single file.
     #[error("`format: none` stores one file as it is; this field has no meaning there")]
     SingleFile,

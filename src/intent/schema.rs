@@ -42,6 +42,8 @@ mod tests {
         }
         assert_eq!(schema["$defs"]["Checksums"]["oneOf"][1]["required"][0], "path");
         assert_eq!(schema["$defs"]["Limits"]["properties"]["ratio"]["minimum"], 1);
+        let connections = &schema["$defs"]["Connections"];
+        assert_eq!((&connections["minimum"], &connections["maximum"]), (&json!(1), &json!(16)));
         let text = schema.to_string();
         for field in ["apiVersion", "stripComponents", "keepArchive", "fromFile", "inPlace", "tar.zst", "topDirectory"]
         {

@@ -23,6 +23,7 @@ spec:
       url: https://origin.example/SmartOS/{version}/{file}
       mirrors: ['https://mirror.example/{version}/{file}']
       headers: {X-Token: {fromFile: secret/token}, X-Plain: text}
+      connections: 4
   version: latest
   pin: 20260101T000000Z
   refresh: 1h
@@ -74,6 +75,7 @@ fn every_field_of_the_contract_is_read() {
     let Source::Http(http) = &artifact.source else { panic!("{:?}", artifact.source) };
     assert_eq!(http.headers["X-Token"], HeaderValue::File { from_file: "/etc/secret/token".into() });
     assert!(!format!("{artifact:?}").contains("text"), "header values are not shown");
+    assert_eq!(http.connections, Connections(4));
 }
 
 #[test]
@@ -113,6 +115,10 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("        file: 'platform-*.tgz'\n", "", ["spec.source.http.url", "checksums.file"]),
         ("https://mirror", "ftp://mirror", ["mirrors[0]", "http or https"]),
         ("X-Plain: text", "X Plain: text", ["headers", "header name"]),
+        ("connections: 4", "connections: 0", ["spec.source.http.connections", "from 1 to 16"]),
+        ("connections: 4", "connections: 17", ["spec.source.http.connections", "from 1 to 16"]),
+        ("connections: 4", "connections: 400", ["spec.source.http.connections", "whole number"]),
+        ("connections: 4", "connection: 4", ["spec.source.http.connection", "did you mean `connections`?"]),
         ("link: auto", "link: symbolic", ["spec.seeds[0].link", "symbolic"]),
         ("  version: latest\n", "  version: latest\n  sha256: abc\n", ["spec.sha256", "no digest"]),
         ("spec:", "spec: [", ["/etc/d.yaml", ""]),
@@ -391,10 +397,16 @@ fn a_generation_changes_with_what_the_spec_says_and_with_nothing_else() {
         generation(GOOD),
         generation(&GOOD.replace("labels: {a: b}", "labels: {}").replace("refresh: 1h", "refresh: 60m"))
     );
+    // What nobody asked for is as if it were not there.
+    let without = GOOD.replace("      connections: 4\n", "");
+    for unsaid in ["connections: 1", "connections:"] {
+        assert_eq!(generation(&without), generation(&GOOD.replace("connections: 4", unsaid)), "{unsaid}");
+    }
     for (from, to) in [
         ("refresh: 1h", "refresh: 2h"),
         ("bytes: 4GiB", "bytes: 4294967297"),
         ("X-Plain: text", "X-Plain: other"),
+        ("connections: 4", "connections: 3"),
         ("fromFile: secret/token", "fromFile: secret/other"),
         ("pin: 20260101T000000Z", "pin: 20260102T000000Z"),
         ("swap: exchange", "swap: symlink"),
@@ -482,7 +494,9 @@ prop_compose! {
             ("B".to_owned(), HeaderValue::File { from_file: format!("/{}", words[2]).into() })].into();
         let source = if flag {
             let url = format!("https://{}.example/{}", words[3], words[4]);
-            Source::Http(HttpSource { url: url.clone(), latest: None, checksums: None, mirrors: vec![url], headers })
+            let mirrors = vec![url.clone()];
+            let connections = Connections(1 + choice as u8);
+            Source::Http(HttpSource { url, latest: None, checksums: None, mirrors, headers, connections })
         } else {
             let latest = Latest { url: Some("/latest".into()), pattern: Some(words[5].replace('.', "\\.")), from: None };
             let checksums = Checksums { url: "/sums".into(), file: Some(format!("{}*", words[6])) };

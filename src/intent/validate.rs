@@ -10,7 +10,8 @@ use regex::Regex;
 
 use super::problem::Problem;
 use super::{
-    Algorithm, Checksums, HeaderValue, Latest, LatestFrom, SeedValue, Source, Spec, Unpack, UnpackFormat, VersionWish,
+    Algorithm, Checksums, Connections, HeaderValue, Latest, LatestFrom, SeedValue, Source, Spec, Unpack, UnpackFormat,
+    VersionWish,
 };
 use crate::fs::RelPath;
 
@@ -90,6 +91,10 @@ fn source(spec: &Spec, declared: &Declared<'_>) -> Result<(), Wrong> {
     if let Source::Http(http) = &spec.source {
         for (name, value) in &http.headers {
             header(&format!("source.http.headers.{name}"), name, value)?;
+        }
+        if !(1..=Connections::MOST).contains(&http.connections.0) {
+            let problem = Problem::OutOfRange { least: 1, most: Connections::MOST };
+            return wrong("source.http.connections", problem);
         }
     }
     if let Some(glob) = declared.checksums.and_then(|sums| sums.file.as_ref()) {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::Reconciler;
+use super::turns::BRIEFLY;
 use super::{VerifyResult, WaitError};
 use crate::fs::{Dir, RelPath};
 use crate::intent::{ArtifactName, Link, SeedTarget, Swap, VersionName, error_chain};
-use crate::seed::{Request, SeedError, SeedProgress, Seeded, TargetError};
+use crate::seed::{PATIENCE, Request, SeedError, SeedProgress, Seeded, TargetError};
 use crate::store::{ManifestHead, Report, StoreError};
 
 /// A seed asked for by a caller.
@@ -31,6 +32,30 @@ pub struct SeedAsk {
     pub declared_only: bool,
     /// The directory that holds the target, as the caller opened it: the target may lie where only the caller gets to.
     pub parent: Option<Dir>,
+}
+
+/// Who wants a seed, as far as it matters.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub(super) held: Option<Held>,
+    pub(super) progress: Arc<SeedProgress>,
+    /// How long it waits for another seed of the same target.
+    pub(super) patience: Duration,
+}
+
+impl Caller {
+    /// The node itself.
+    pub(super) fn none() -> Self {
+        Self { held: None, progress: Arc::default(), patience: PATIENCE }
+    }
+}
+
+/// The directory that a caller holds open and says is the one above the target.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) parent: Dir,
+    /// The target as given.
+    pub(super) given: String,
 }
 
 /// Why a seed was not done.
@@ -95,10 +120,10 @@ pub enum VerifyAskError {
 impl Reconciler {
     /// Seeds a target, waiting for the version where it is not there yet.
     pub async fn seed(&self, mut ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
-        let target = match ask.parent.take() {
-            None => self.shared.seeder.target(&ask.target)?,
+        let (target, held) = match ask.parent.take() {
+            None => (self.shared.seeder.target(&ask.target)?, None),
             Some(parent) => match self.place_in(parent, &ask).await? {
-                Some(target) => target,
+                Some(found) => found,
                 None => return Err(self.not_below_root(&ask).await?),
             },
         };
@@ -117,8 +142,12 @@ impl Reconciler {
         };
         let deadline = tokio::time::Instant::now() + ask.wait;
         let name = ask.artifact.clone();
-        let seed =
-            |version: VersionName| self.shared.seed_one(name.clone(), version, request.clone(), progress.clone());
+        let seed = |version: VersionName| {
+            // Who waits for the version waits as long for whoever seeds the same target.
+            let patience = deadline.saturating_duration_since(tokio::time::Instant::now()).clamp(BRIEFLY, PATIENCE);
+            let caller = Caller { held: held.clone(), progress: progress.clone(), patience };
+            self.shared.seed_one(name.clone(), version, request.clone(), caller)
+        };
         let mut seeded = seed(self.version_for(&ask).await?).await;
         if let Err(SeedAskError::Seed(SeedError::StoreDamaged { version, .. })) = &seeded
             && !ask.wait.is_zero()
@@ -144,8 +173,9 @@ impl Reconciler {
     }
 
     /// The target that is `parent` and the last component of what was given, where the daemon gets to it by itself and
-    /// the caller may have it seeded.
-    async fn place_in(&self, parent: Dir, ask: &SeedAsk) -> Result<Option<RelPath>, SeedAskError> {
+    /// the caller may have it seeded. Where only one can be, `parent` comes back with it, to be held against the
+    /// target's when that is seeded: one thread less to wait for.
+    async fn place_in(&self, parent: Dir, ask: &SeedAsk) -> Result<Option<(RelPath, Option<Held>)>, SeedAskError> {
         let mut places = Vec::new();
         if !ask.declared_only {
             places.extend(self.shared.seeder.target(&ask.target).ok());
@@ -155,9 +185,17 @@ impl Reconciler {
             let declared = self.declared(&ask.artifact).into_iter().map(|seed| seed.target);
             places.extend(declared.filter(|target| Some(target.file_name()) == name.as_deref()));
         }
-        let seeder = self.shared.seeder.clone();
-        let find = move || places.into_iter().find(|target| seeder.is_parent_of(&parent, target));
-        Ok(self.shared.tasks.spawn_blocking(find).await?)
+        places.dedup();
+        match places.len() {
+            0 => Ok(None),
+            1 => Ok(places.pop().map(|only| (only, Some(Held { parent, given: ask.target.clone() })))),
+            _ => {
+                let seeder = self.shared.seeder.clone();
+                let find = move || places.into_iter().find(|target| seeder.is_parent_of(&parent, target));
+                let found = self.shared.tasks.spawn_blocking(find).await?;
+                Ok(found.map(|target| (target, None)))
+            }
+        }
     }
 
     /// What the caller needs to go on alone, once the version is here.

@@ -9,13 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use super::claims::{Seen, claims, may_be_refused};
 use super::filling::claim_filled;
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
-use crate::fs::LinkMode;
-use crate::intent::{Artifact, ArtifactName, Catalog, Retain, VersionName, VersionWish};
-use crate::seed::Record;
-use crate::store::{self, Age, Claim, Claims, Fate, Holding, Limits, Promises, StoreError, TimedLease, Why};
+use crate::intent::{ArtifactName, Retain, VersionName};
+use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
 /// What keeping house works with.
 #[derive(Debug)]
@@ -156,7 +155,7 @@ impl Reconciler {
         let removed = tokio::task::spawn_blocking(move || {
             let _turn = store_turn(&shared.house.turn);
             shared.note_records(shared.seeder.records());
-            shared.note_filled(shared.seeder.filled());
+            shared.look_at_filled();
             let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
                 return Err(StoreError::NoVersion { artifact, version }.into());
@@ -222,7 +221,11 @@ impl Shared {
     /// Promises a download so many bytes, what is in their way removed. Blocks.
     pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, written: u64) -> Result<(), RoomError> {
         let _turn = store_turn(&self.house.turn);
-        if self.store.room(self.house.limits, &self.house.promises, Some(artifact))?.short(bytes) > 0 {
+        // A download that goes on from an earlier one has more than it has written: where that may decide, it is looked at.
+        let (limits, promises) = (self.house.limits, &self.house.promises);
+        if self.store.room_while(limits, promises, artifact, written)?.short(bytes) > 0
+            && self.store.room(limits, promises, Some(artifact))?.short(bytes) > 0
+        {
             self.collect_for(Some((artifact, bytes)))?;
         }
         self.house.promises.set(artifact, bytes, written);
@@ -232,7 +235,7 @@ impl Shared {
     /// Decides what goes, and what is short for the one who asks for room once all that may go is gone.
     fn decide(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Decided, crate::fs::Error> {
         self.note_records(self.seeder.records());
-        self.note_filled(self.seeder.filled());
+        self.look_at_filled();
         let inventory = self.store.inventory();
         let mut fates: Vec<Fate> = {
             let world = self.world();
@@ -343,122 +346,5 @@ impl Shared {
         let steady = SignedDuration::try_from(up).ok().and_then(|up| self.house.began.checked_add(up).ok());
         let wall = Timestamp::now();
         Age { now: steady.map_or(wall, |steady| steady.min(wall)), up }
-    }
-}
-
-/// Whether a refused document is this artifact's, or may be for all that can be told of it.
-fn may_be_refused(catalog: &Catalog, name: &ArtifactName) -> bool {
-    catalog.refusal_of(name).is_some() || catalog.refused.iter().any(|refused| refused.name.is_none())
-}
-
-/// All that claims are gathered from.
-struct Seen<'a> {
-    artifact: Option<&'a Artifact>,
-    node_pin: Option<&'a VersionName>,
-    refused: bool,
-    latest: Option<&'a VersionName>,
-    leases: &'a [TimedLease],
-    records: &'a [Record],
-}
-
-/// The claims on an artifact's versions, but for that of being current.
-fn claims(name: &ArtifactName, holding: &Holding, seen: &Seen<'_>, is_read: impl Fn(&VersionName) -> bool) -> Claims {
-    let pin = seen.artifact.and_then(|artifact| artifact.pin.as_ref());
-    let wanted = seen.artifact.and_then(|artifact| match &artifact.version {
-        VersionWish::Exact(version) => Some(version),
-        VersionWish::Latest => seen.latest,
-    });
-    let of = |version: &VersionName| {
-        let mut claims = Vec::new();
-        // The node's pin holds its version also while the document's wins: going back to it needs no download.
-        if pin == Some(version) || seen.node_pin == Some(version) {
-            claims.push(Claim::Pinned);
-        }
-        if wanted == Some(version) && holding.current.as_ref() != Some(version) {
-            claims.push(Claim::Wanted);
-        }
-        let leases = seen.leases.iter().filter(|lease| lease.version == *version);
-        claims.extend(
-            leases.map(|lease| Claim::Leased { holder: lease.holder.as_str().into(), until: lease.expires_at }),
-        );
-        // The other modes leave nothing at the target that the store's bytes are needed for.
-        let linked = |record: &&Record| {
-            record.artifact == *name && record.version == *version && record.mode == LinkMode::Hardlink
-        };
-        let seeds = seen.records.iter().filter(linked);
-        claims.extend(seeds.map(|record| Claim::Seeded { target: record.target.to_string().into() }));
-        if is_read(version) {
-            claims.push(Claim::Read);
-        }
-        if seen.refused {
-            claims.push(Claim::Refused);
-        }
-        claims
-    };
-    let all = holding.versions.keys().map(|version| (version.clone(), of(version)));
-    all.filter(|(_, claims)| !claims.is_empty()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::fs::RelPath;
-    use crate::intent::Digest;
-    use crate::store::{Archive, ManifestHead, ResolvedFrom};
-
-    fn head(version: &str) -> std::sync::Arc<ManifestHead> {
-        let digest = Digest::sha256(b"x");
-        std::sync::Arc::new(ManifestHead {
-            format: 1,
-            artifact: "app".parse().unwrap(),
-            version: version.parse().unwrap(),
-            source_url: "https://origin.invalid/app.tgz".into(),
-            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: true, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::UNIX_EPOCH,
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes: 1,
-            files: 1,
-        })
-    }
-
-    fn record(artifact: &str, version: &str, mode: LinkMode) -> Record {
-        Record {
-            target: RelPath::parse(format!("{artifact}-{mode}")).unwrap(),
-            artifact: artifact.parse().unwrap(),
-            version: version.parse().unwrap(),
-            tree_digest: Digest::sha256(b"x"),
-            mode,
-            reason: None,
-            at: Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    #[test]
-    fn claims_come_from_all_who_need_a_version() {
-        let heads = ["v1", "v2", "v3"].map(|version| (version.parse().unwrap(), head(version)));
-        let holding = Holding { versions: heads.into(), current: Some("v3".parse().unwrap()) };
-        let name: ArtifactName = "app".parse().unwrap();
-        let records = [
-            record("app", "v1", LinkMode::Hardlink),
-            record("app", "v2", LinkMode::Copy),
-            record("app", "v2", LinkMode::Reflink),
-            record("other", "v2", LinkMode::Hardlink),
-        ];
-        let pin: VersionName = "v2".parse().unwrap();
-        let told = |refused, node_pin| {
-            let seen = Seen { artifact: None, node_pin, refused, latest: None, leases: &[], records: &records };
-            let claims = claims(&name, &holding, &seen, |version| version.as_str() == "v3");
-            let words = claims.iter().map(|(version, claims)| {
-                let claims: Vec<String> = claims.iter().map(ToString::to_string).collect();
-                format!("{version}: {}", claims.join(", "))
-            });
-            words.collect::<Vec<_>>()
-        };
-        assert_eq!(told(false, None), ["v1: seeded at app-hardlink", "v3: being read"]);
-        assert_eq!(told(true, None)[1], "v2: its document is refused");
-        assert_eq!(told(false, Some(&pin))[1], "v2: pinned");
     }
 }

@@ -1,11 +1,12 @@
 //! Directories that peers hold open: filled when asked for, shown, and held against collection while they stand.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::run::{Reconciler, Shared, World};
-use super::turns::Spot;
+use super::turns::{BRIEFLY, Spot};
 use super::{SeedProgressState, SeedState, State, WaitError};
 use crate::fs::{self, LinkMode};
 use crate::intent::{ArtifactName, VersionName, error_chain};
@@ -14,6 +15,9 @@ use crate::store::{Claim, Claims, Holding, ManifestHead, StoreError, Version};
 
 /// How long a fill waits for a version that is found damaged to be had again.
 const REPAIR: Duration = Duration::from_secs(120);
+
+/// By when a client has swapped what was filled for it into its target, and removed what stood there.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// Filled directories of one artifact that are told of.
 const SHOWN: usize = 1000;
@@ -42,10 +46,12 @@ pub enum FillAskError {
     #[error(transparent)]
     Fs(#[from] fs::Error),
     /// Another fill of it goes on and on.
-    #[error("{target} is still being filled for another request after {} s; ask again later", PATIENCE.as_secs())]
+    #[error("{target} is still being filled for another request after {seconds} s; ask again later")]
     Busy {
         /// What the peer calls it.
         target: String,
+        /// How long this one waited.
+        seconds: u64,
     },
     /// Filling failed.
     #[error(transparent)]
@@ -55,9 +61,19 @@ pub enum FillAskError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// The fills under way.
+impl FillAskError {
+    fn busy(target: String, waited: Duration) -> Self {
+        FillAskError::Busy { target, seconds: waited.as_secs() }
+    }
+}
+
+/// The fills under way, and what they may have replaced.
 #[derive(Debug, Default)]
-pub(super) struct Fills(Mutex<Vec<Fill>>);
+pub(super) struct Fills {
+    under_way: Mutex<Vec<Fill>>,
+    /// Targets, as their peers call them, that were filled and not looked at since.
+    replaced: Mutex<BTreeSet<String>>,
+}
 
 #[derive(Debug)]
 struct Fill {
@@ -81,7 +97,12 @@ impl Fills {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Fill>> {
         // Whole entries come and go: whoever panicked left it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // As above.
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,15 +134,15 @@ impl Reconciler {
 impl Shared {
     async fn fill_one(self: &Arc<Self>, ask: FillAsk) -> Result<Filling, FillAskError> {
         let (shared, request) = (self.clone(), ask.request.clone());
-        let stamp = match self.tasks.spawn_blocking(move || shared.seeder.place_of(&request)).await?? {
-            Ok(stamp) => stamp,
+        let (stamp, near) = match self.tasks.spawn_blocking(move || shared.seeder.place_of(&request)).await?? {
+            Ok(place) => place,
             Err(filling) => return Ok(filling),
         };
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(Spot::Directory { dev: stamp.dev, ino: stamp.ino }) => turn,
+            turn = self.turns.enter(Spot::Directory { dev: stamp.dev, ino: stamp.ino, near }, BRIEFLY) => turn,
         };
-        let Some(turn) = turn else { return Err(FillAskError::Busy { target: ask.request.target }) };
+        let turn = turn.map_err(|waited| FillAskError::busy(ask.request.target.clone(), waited))?;
         let shared = self.clone();
         let work = move || {
             let FillAsk { artifact, version, request } = ask;
@@ -179,14 +200,14 @@ impl Shared {
         let opened = move || -> Result<_, FillAskError> {
             let dir = shared.seeder.open_filled(&record)?;
             let stamp = dir.stat_self()?.stamp;
-            Ok((dir, Spot::Directory { dev: stamp.dev, ino: stamp.ino }))
+            Ok((dir, Spot::Directory { dev: stamp.dev, ino: stamp.ino, near: true }))
         };
         let (dir, spot) = self.tasks.spawn_blocking(opened).await??;
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(spot) => turn,
+            turn = self.turns.enter(spot, PATIENCE) => turn,
         };
-        let Some(turn) = turn else { return Err(FillAskError::Busy { target: filled.target }) };
+        let turn = turn.map_err(|waited| FillAskError::busy(filled.target.clone(), waited))?;
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&filled.artifact, &filled.version)?;
@@ -198,23 +219,53 @@ impl Shared {
         self.tasks.spawn_blocking(work).await?
     }
 
-    /// Takes a new look at the filled directories.
-    pub(super) fn note_filled(&self, filled: Vec<Filled>) {
-        self.world().filled = filled;
+    /// Takes a new look at the filled directories. Blocks.
+    pub(super) fn look_at_filled(&self) {
+        drop(self.seeder.filled());
+        self.note_filled();
     }
 
-    /// Takes up one of them.
-    fn note_one_filled(&self, filled: &Filled) {
+    /// Takes up what is on record: the lock makes sure that nothing older is told over it.
+    fn note_filled(&self) {
         let mut world = self.world();
-        match world.filled.iter_mut().find(|known| known.handle == filled.handle) {
-            Some(known) => known.clone_from(filled),
-            None => world.filled.push(filled.clone()),
+        world.filled = self.seeder.known_filled();
+    }
+
+    /// A directory was filled. What stood at the same target before it, in its pod, goes about now: it is looked for in a
+    /// moment, together with all that are filled until then.
+    fn note_one_filled(self: &Arc<Self>, filled: &Filled) {
+        self.note_filled();
+        let first = {
+            let mut replaced = self.fills.replaced();
+            replaced.insert(filled.target.clone());
+            replaced.len() == 1
+        };
+        if first {
+            self.tasks.spawn(self.clone().look_for_replaced());
         }
+    }
+
+    async fn look_for_replaced(self: Arc<Self>) {
+        tokio::select! {
+            () = self.cancel.cancelled() => return,
+            () = tokio::time::sleep(SETTLED) => {}
+        }
+        let targets = std::mem::take(&mut *self.fills.replaced());
+        let shared = self.clone();
+        let look = move || {
+            if shared.seeder.look_at_filled(&targets) {
+                shared.note_filled();
+                shared.changed();
+            }
+        };
+        // A look that fails is taken again within the minute.
+        let _ = self.tasks.spawn_blocking(look).await;
     }
 
     /// The filled directories of an artifact (not all where there are very many), and those that are being filled, as the API tells them.
     pub(super) fn filled_states(&self, world: &World, name: &ArtifactName) -> Vec<SeedState> {
         let stand = world.filled.iter().filter(|filled| filled.artifact == *name).take(SHOWN).map(|filled| SeedState {
+            by_handle: true,
             declared: false,
             target: filled.target.clone(),
             version: Some(filled.version.clone()),
@@ -227,6 +278,7 @@ impl Shared {
         let fills = self.fills.lock();
         let under_way = fills.iter().filter(|fill| fill.artifact == *name);
         states.extend(under_way.map(|fill| SeedState {
+            by_handle: true,
             declared: false,
             target: fill.target.clone(),
             version: None,

@@ -2,6 +2,7 @@
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
 mod ask;
+mod claims;
 mod collect;
 mod counts;
 mod fetch;

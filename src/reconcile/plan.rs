@@ -313,7 +313,7 @@ mod tests {
     use super::*;
     use crate::acquire::Naming;
     use crate::intent::{FileSource, Interval, SeedTarget, Source, Spec};
-    use crate::store::{Archive, ResolvedFrom};
+    use crate::store::ResolvedFrom;
 
     const HOUR: Moment = Duration::from_secs(3600);
 
@@ -346,25 +346,8 @@ mod tests {
     }
 
     fn head(version: &str, published: i64, recipe: Digest) -> Arc<ManifestHead> {
-        Arc::new(ManifestHead {
-            format: 1,
-            artifact: "os".parse().unwrap(),
-            version: v(version),
-            source_url: String::new(),
-            archive: Archive {
-                digest: Digest::sha256(version.as_bytes()),
-                size: 1,
-                verified_by: vec![],
-                weak: false,
-                kept: false,
-            },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::from_second(published).unwrap(),
-            recipe,
-            tree_digest: Digest::sha256(version.as_bytes()),
-            bytes: 1,
-            files: 1,
-        })
+        let published_at = Timestamp::from_second(published).unwrap();
+        Arc::new(ManifestHead { published_at, recipe, ..ManifestHead::sample("os", version) })
     }
 
     fn holding(versions: &[&str], current: Option<&str>) -> Holding {

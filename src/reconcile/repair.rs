@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Caller;
 use super::plan::{self, Moment, Step};
 use super::run::Shared;
 use super::step::StepError;
@@ -301,7 +302,7 @@ impl Shared {
                 only_rendered: false,
             };
             let (name, version) = (head.artifact.clone(), head.version.clone());
-            if let Err(error) = self.seed_one(name, version, request, Arc::default()).await {
+            if let Err(error) = self.seed_one(name, version, request, Caller::none()).await {
                 tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),
                     "seed of a repaired version not mended; seed it again");
                 self.update(artifact, |tracked| {
@@ -317,27 +318,11 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::intent::Digest;
-    use crate::store::{Archive, ResolvedFrom};
 
     fn head(artifact: &str, version: &str) -> ManifestHead {
-        let digest = Digest::sha256(version.as_bytes());
-        ManifestHead {
-            format: 1,
-            artifact: artifact.parse().unwrap(),
-            version: version.parse().unwrap(),
-            source_url: "https://h/a%20b/x%2b.tgz".into(),
-            archive: Archive { digest: digest.clone(), size: 1, verified_by: vec![], weak: false, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::UNIX_EPOCH,
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes: 1,
-            files: 1,
-        }
+        let sample = ManifestHead::sample(artifact, version);
+        ManifestHead { source_url: "https://h/a%20b/x%2b.tgz".into(), ..sample }
     }
 
     fn due(repairs: &Repairs, artifact: &str, now: u64) -> (Option<String>, Option<u64>) {

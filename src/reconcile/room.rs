@@ -158,8 +158,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::acquire::Phase;
-    use crate::intent::Digest;
-    use crate::store::{Archive, ResolvedFrom};
+    use crate::store::Archive;
 
     fn artifact(more: &str) -> Artifact {
         let yaml = format!(
@@ -171,20 +170,8 @@ mod tests {
     }
 
     fn previous(size: u64, bytes: u64) -> ManifestHead {
-        let digest = Digest::sha256(b"x");
-        ManifestHead {
-            format: 1,
-            artifact: "app".parse().unwrap(),
-            version: "v0".parse().unwrap(),
-            source_url: "https://origin.invalid/app.tgz".into(),
-            archive: Archive { digest: digest.clone(), size, verified_by: vec![], weak: true, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: jiff::Timestamp::UNIX_EPOCH,
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes,
-            files: 1,
-        }
+        let sample = ManifestHead::sample("app", "v0");
+        ManifestHead { archive: Archive { size, ..sample.archive.clone() }, bytes, ..sample }
     }
 
     fn seen(bytes: u64, total_bytes: Option<u64>, unpacked_bytes: u64) -> Option<Snapshot> {

@@ -12,8 +12,11 @@ use crate::seed::Record;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedState {
-    /// Directory below `seed.root`.
+    /// Directory below `seed.root`; with `byHandle`, what the peer that has it called it.
     pub target: String,
+    /// A directory that a peer held open and had filled: `target` is the peer's own word, and may be that of another seed.
+    #[serde(default)]
+    pub by_handle: bool,
     /// A document declares it: it is kept at the current version.
     #[serde(default)]
     pub declared: bool,
@@ -80,6 +83,7 @@ pub(super) fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState
             SeedState {
                 progress: seen.seeding.get(&seed.target).copied(),
                 target: seed.target.to_string(),
+                by_handle: false,
                 version: record.map(|record| record.version.clone()),
                 declared: true,
                 mode: record.map(|record| record.mode),
@@ -92,6 +96,7 @@ pub(super) fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState
     states.extend(seen.records.iter().filter(by_hand).map(|record| SeedState {
         progress: seen.seeding.get(&record.target).copied(),
         target: record.target.to_string(),
+        by_handle: false,
         declared: false,
         version: Some(record.version.clone()),
         mode: Some(record.mode),
@@ -101,6 +106,7 @@ pub(super) fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState
     let new = |target: &&RelPath| !declared.iter().any(|seed| seed.target == **target) && record_of(target).is_none();
     states.extend(seen.seeding.iter().filter(|(target, _)| new(target)).map(|(target, progress)| SeedState {
         target: target.to_string(),
+        by_handle: false,
         declared: false,
         version: None,
         mode: None,

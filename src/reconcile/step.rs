@@ -2,12 +2,14 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::WaitError;
+use super::ask::{Caller, Held};
 use super::follow::Declared;
 use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
@@ -16,7 +18,7 @@ use super::state::{Failure, LastSeed};
 use crate::acquire::{AcquireError, Resolution, ResolveError};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain};
-use crate::seed::{self, PATIENCE, SeedError, SeedProgress, Seeded};
+use crate::seed::{self, SeedError, Seeded};
 use crate::store::{PublishError, StoreError};
 
 /// Why a step of the source failed.
@@ -155,6 +157,11 @@ impl Shared {
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
             _turn = self.turn(&artifact.name) => {
+                // Whoever had the turn before may have brought it: given up, but too late to be stopped.
+                let holding = self.store.holding(&artifact.name);
+                if let Judgement::Here(version) = plan::judge(artifact, resolution, &holding) {
+                    return self.succeeded(artifact, wish, Some(version));
+                }
                 self.fetch_and_publish(artifact, wish, resolution, None, cancel).await
             }
         };
@@ -239,7 +246,7 @@ impl Shared {
         let Some(declared) = artifact.seeds.iter().find(|seed| seed.target == target) else { return };
         let (link, swap) = (declared.link, declared.swap);
         let request = seed::Request { target: target.clone(), link, swap, force: false, rendered: None, only_rendered };
-        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Arc::default()).await;
+        let seeded = self.seed_one(artifact.name.clone(), version.clone(), request, Caller::none()).await;
         if let Err(error) = seeded {
             return self.not_seeded(artifact, target, error_chain(&error));
         }
@@ -263,24 +270,31 @@ impl Shared {
         });
     }
 
-    /// Seeds one target; a few at once, the rest wait their turn.
+    /// Seeds one target; a few at once, the rest wait their turn. Not where the directory that the caller holds turns out
+    /// to be another than the one above the target.
     pub(super) async fn seed_one(
         self: &Arc<Self>,
         artifact: crate::intent::ArtifactName,
         version: VersionName,
         mut request: seed::Request,
-        progress: Arc<SeedProgress>,
+        caller: Caller,
     ) -> Result<Seeded, super::SeedAskError> {
+        let Caller { held, progress, patience } = caller;
         let turn = tokio::select! {
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(&request.target) => turn,
+            turn = self.turns.enter(&request.target, patience) => turn,
         };
-        let Some(turn) = turn else {
-            return Err(SeedError::Busy { target: request.target, seconds: PATIENCE.as_secs() }.into());
-        };
+        let busy = |waited: Duration| SeedError::Busy { target: request.target.clone(), seconds: waited.as_secs() };
+        let turn = turn.map_err(busy)?;
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;
+            if let Some(Held { parent, given }) = held
+                && !shared.seeder.is_parent_of(&parent, &request.target)
+            {
+                let head = version.head().clone();
+                return Err(super::SeedAskError::NotBelowRoot { target: given, head });
+            }
             let declared = shared.declared(&artifact, &request.target);
             let values = match &declared {
                 Some(Declared { seed, .. }) => {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{Digest, FetchSettings, ScrubSettings, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -140,6 +140,25 @@ async fn bad_bytes_are_told_of_also_where_they_cannot_be_put_aside() {
 
 fn staged(root: &tempfile::TempDir) -> std::path::PathBuf {
     Path::new(root.path()).join("store/staging/thing")
+}
+
+#[tokio::test]
+async fn what_came_while_one_waited_for_the_turn_is_not_fetched_again() {
+    let node = Running::start("", Running::fetcher());
+    let (name, shared): (ArtifactName, _) = ("thing".parse().unwrap(), &node.reconciler.shared);
+    // No task has run yet. As an acquisition that its document's change gave up while it was publishing:
+    let turn = shared.staging_gate(&name).try_lock_owned().unwrap();
+    let pending = || shared.world().tracked[&name].facts.pending.clone();
+    let look = |there: bool| if there { wait::Look::Done } else { wait::Look::NotYet };
+    node.reconciler.wait_until(&name, LONG, |_| look(pending().is_some())).await.unwrap();
+    let ((wish, resolution), artifact) = (pending().unwrap(), shared.world().catalog.artifacts[&name].clone());
+    shared.fetch_and_publish(&artifact, &wish, &resolution, None, &node.cancel).await.unwrap();
+    std::fs::remove_file(node.root.path().join("config/bytes")).unwrap();
+    drop(turn);
+    node.reconciler.wait_until(&name, LONG, |_| look(shared.world().tracked[&name].answers > 0)).await.unwrap();
+    let state = node.wait().await.unwrap();
+    assert_eq!((state.failures, state.last_error, state.versions.len()), (0, None, 1));
+    node.stop().await;
 }
 
 #[tokio::test]

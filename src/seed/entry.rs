@@ -28,7 +28,7 @@ pub(super) struct Maker<'a> {
 pub(super) enum Owners {
     /// Whom the manifest says.
     AsManifest,
-    /// Whoever makes it: only root can give files away.
+    /// Whoever makes it, who may not give files away.
     Maker,
     /// A peer, who may change the tree while it is worked on: what is not the peer's already stays as it is.
     Peer {
@@ -42,7 +42,7 @@ pub(super) enum Owners {
 impl Owners {
     /// Of seeds that are the daemon's alone to make.
     pub(super) fn usual() -> Self {
-        if rustix::process::geteuid().is_root() { Owners::AsManifest } else { Owners::Maker }
+        if fs::may_give_away() { Owners::AsManifest } else { Owners::Maker }
     }
 }
 

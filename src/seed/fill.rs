@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) reached: Reached,
     /// It is, holds or lies in the store.
     pub(super) in_store: bool,
+    /// What is made here can be made the peer's own.
+    pub(super) gives: bool,
     /// Why hard links to the store's own files are not for this peer.
     pub(super) barred: Option<Receive>,
     /// There is no room for another record of this peer's.
@@ -75,6 +77,11 @@ pub enum Receive {
     /// Who owns an inode can give itself the right to write to it, under whatever name.
     #[error("files of the version belong to the user who asks, who could write to those of the store through a link")]
     PeersOwn,
+    /// What is made could not be made the peer's own.
+    #[error(
+        "the daemon may not give files to others; it takes CAP_CHOWN and CAP_FOWNER, in a user namespace that knows all"
+    )]
+    NoOwners,
     /// What is linked holds its version, which takes a record.
     #[error("as many linked directories are on record as may be, for this user or for all")]
     Full,
@@ -178,6 +185,7 @@ pub(super) fn decide(facts: &Facts) -> Step {
     match (facts.holds, facts.reached) {
         (Holds::Other, _) => Step::Refuse(Refusal::Occupied),
         (Holds::TheTree(mode), _) if !satisfies(mode, facts.asked) => Step::Refuse(Refusal::OtherMode(mode)),
+        _ if !facts.gives => Step::Receive(if facts.asked == Link::Copy { Receive::Asked } else { Receive::NoOwners }),
         (Holds::TheTree(LinkMode::Hardlink), Reached::ByHandle) => withheld(facts).map_or(Step::Mend, Step::Receive),
         (Holds::TheTree(_), Reached::ByHandle) => Step::Mend,
         (Holds::TheTree(LinkMode::Reflink), Reached::AsPassed(_)) if facts.trusted => Step::MendInPlace,
@@ -227,6 +235,7 @@ mod tests {
         holds: Nothing,
         reached: Reached::ByHandle,
         in_store: false,
+        gives: true,
         barred: None,
         full: false,
         asked: Link::Auto,
@@ -305,6 +314,17 @@ mod tests {
         assert_eq!(full(ROOT), Step::FillByReflink(Receive::Full));
         assert_eq!(full(Facts { holds: TheTree(Hardlink), ..ROOT }), Step::Receive(Receive::Full));
         assert_eq!(full(Facts { holds: TheTree(Copy), ..ROOT }), Step::Mend);
+    }
+
+    #[test]
+    fn what_cannot_be_given_to_the_peer_is_left_to_it() {
+        for (holds, reached) in [(Nothing, Reached::ByHandle), (TheTree(Hardlink), Reached::ByHandle), (Nothing, AWAY)]
+        {
+            let step = decide(&Facts { holds, reached, gives: false, ..POD });
+            assert_eq!(step, Step::Receive(Receive::NoOwners), "{holds:?} {reached:?}");
+        }
+        let refused = Step::Refuse(Refusal::Occupied);
+        assert_eq!(decide(&Facts { holds: Other, gives: false, ..POD }), refused);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lock;
 use super::mark::{Identity, Mark, Wanted};
-use super::record::{MOST, Records};
-use crate::fs::{Dir, FileHandle, HandleError, LinkMode};
+use super::record::{Line, MOST, Records};
+use crate::fs::{self, Dir, FileHandle, HandleError, LinkMode};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Bytes that are kept of what a peer calls its directory: the end, which tells most.
@@ -86,12 +86,19 @@ impl FilledRow {
         };
         let own =
             Wanted { artifact: &self.mark.artifact, version: &self.mark.version, tree_digest: &self.mark.tree_digest };
-        match Mark::on(&dir) {
-            Ok(Some(found)) => found.holds(own),
-            // It bears none where there are no attributes.
-            Ok(None) => Identity::of(&dir).is_ok_and(|found| self.mark.id.is_still(&found)),
+        match self.mark_of(&dir) {
+            Ok(found) => found.is_some_and(|found| found.holds(own)),
             Err(_) => true,
         }
+    }
+
+    /// What `dir`, opened by this row's handle, holds: as it says itself, else, where its mark was lost or could not be
+    /// put there, as it is on record.
+    fn mark_of(&self, dir: &Dir) -> fs::Result<Option<Mark>> {
+        if let Some(mark) = Mark::on(dir)? {
+            return Ok(Some(mark));
+        }
+        Ok(self.mark.id.is_still(&Identity::of(dir)?).then(|| self.mark.clone()))
     }
 
     fn told(self) -> Filled {
@@ -122,37 +129,56 @@ impl Records {
         if mark.mode != LinkMode::Hardlink && !has_room(&rows, &handle, uid) {
             return None;
         }
-        rows.insert(handle, row);
+        rows.insert(handle, row.clone());
         drop(rows);
+        self.recent.add(&Line { filled: Some(row), ..Line::default() });
         self.write_down_later();
         Some(told)
+    }
+
+    /// What a directory holds, by itself or by its record.
+    pub(super) fn mark_of_filled(&self, handle: &FileHandle, dir: &Dir) -> fs::Result<Option<Mark>> {
+        let row = lock(&self.filled.0).get(handle).cloned();
+        row.map_or_else(|| Mark::on(dir), |row| row.mark_of(dir))
     }
 
     /// Whether there is room for another of this user. What does not stand any more is forgotten before it is denied.
     pub(super) fn has_room_for(&self, mount: &Dir, handle: &FileHandle, uid: u32) -> bool {
         let room = || has_room(&lock(&self.filled.0), handle, uid);
         room() || {
-            self.all_filled(mount);
+            self.look_at_filled(mount, |_| true);
             room()
         }
     }
 
     /// Those that stand.
     pub(super) fn all_filled(&self, mount: &Dir) -> Vec<Filled> {
-        let rows: Vec<FilledRow> = lock(&self.filled.0).values().cloned().collect();
-        let (standing, gone): (Vec<FilledRow>, Vec<FilledRow>) = rows.into_iter().partition(|row| row.stands(mount));
-        if !gone.is_empty() {
-            let mut rows = lock(&self.filled.0);
-            for row in gone {
-                // One that was filled again meanwhile is another row.
-                if rows.get(&row.handle) == Some(&row) {
-                    rows.remove(&row.handle);
-                }
-            }
-            drop(rows);
-            self.write_down_later();
+        self.look_at_filled(mount, |_| true);
+        self.known_filled()
+    }
+
+    /// Those that stood when they were last looked at.
+    pub(super) fn known_filled(&self) -> Vec<Filled> {
+        lock(&self.filled.0).values().cloned().map(FilledRow::told).collect()
+    }
+
+    /// Looks at some of them, and forgets those that do not stand any more. Whether there were any.
+    pub(super) fn look_at_filled(&self, mount: &Dir, which: impl Fn(&str) -> bool) -> bool {
+        let rows: Vec<FilledRow> = lock(&self.filled.0).values().filter(|row| which(&row.target)).cloned().collect();
+        let gone: Vec<FilledRow> = rows.into_iter().filter(|row| !row.stands(mount)).collect();
+        if gone.is_empty() {
+            return false;
         }
-        standing.into_iter().map(FilledRow::told).collect()
+        let mut rows = lock(&self.filled.0);
+        for row in gone {
+            // One that was filled again meanwhile is another row.
+            if rows.get(&row.handle) == Some(&row) {
+                rows.remove(&row.handle);
+            }
+        }
+        drop(rows);
+        self.write_down_later();
+        true
     }
 }
 
@@ -255,12 +281,18 @@ mod tests {
         let targets = || records.all_filled(&store).into_iter().map(|filled| filled.target).collect::<Vec<_>>();
         assert_eq!(targets().len(), 2);
         std::fs::remove_dir(&names[0]).unwrap();
-        if rustix::process::geteuid().is_root() {
-            assert_eq!(targets(), [names[1].to_str().unwrap()]);
-        }
+        assert_eq!(targets(), [names[1].to_str().unwrap()], "handles are opened by root only: run this as root");
+        // One that was noted just before a kill is known, too.
+        let late = temp.path().join("late");
+        let dir = Dir::create_all(&late).unwrap();
+        let mark = mark_of(&dir, LinkMode::Hardlink, None);
+        mark.put(&dir).unwrap();
+        records.keep_filled(dir.handle().unwrap(), "late", 0, &mark).unwrap();
+        let restarted = Records::open(&store).all_filled(&store);
+        assert!(restarted.iter().any(|filled| filled.target == "late"));
         // A seed below the root is written down beside them, and neither loses the other.
         records.write_down_later();
-        records.write_down(std::time::Duration::ZERO);
+        records.write_down();
         assert_eq!(Records::open(&store).all_filled(&store).len(), targets().len());
     }
 }

@@ -105,11 +105,12 @@ pub(super) struct Work<'a> {
 impl Seeder {
     /// Which directory it is that is to be filled, or what there is to say without touching it: what lies on another file
     /// system may never answer. Root's is looked at for all that, since a reflink may work.
-    pub fn place_of(&self, request: &FillRequest) -> Result<Result<Stamp, Filling>, FillError> {
+    /// With it, whether it lies on the store's own file system.
+    pub fn place_of(&self, request: &FillRequest) -> Result<Result<(Stamp, bool), Filling>, FillError> {
         let stat = request.dir.stat_unsynced()?;
         let near = stat.stamp.dev == self.store.root().stat_self()?.stamp.dev;
-        if near || stat.kind != Kind::Dir || request.peer.uid == rustix::process::geteuid().as_raw() {
-            return Ok(Ok(stat.stamp));
+        if near || stat.kind != Kind::Dir || is_own(request.peer.uid) {
+            return Ok(Ok((stat.stamp, near)));
         }
         let why = if request.link == Link::Copy { Receive::Asked } else { Receive::OtherFileSystem };
         instead(request.link, why).map(Err)
@@ -128,7 +129,7 @@ impl Seeder {
         let done = match decide(&found.facts) {
             Step::Fill => self.fill_by_handle(&work, &found.dir, None),
             Step::FillByReflink(why) => self.fill_by_handle(&work, &found.dir, Some(why)),
-            Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
+            Step::FillInPlace(why) => self.fill_through(&work, &found.dir, &Scratch::within(&found.dir), Some(why)),
             Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark),
             Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark),
             Step::Receive(why) => Ok(Err(why)),
@@ -152,15 +153,11 @@ impl Seeder {
     ) -> Result<Work<'a>, SeedError> {
         let manifest = self.store.manifest(version)?;
         progress.total_entries.store(manifest.entries.len() as u64, Relaxed);
-        let owners = match Owners::usual() {
-            Owners::AsManifest if peer.uid != 0 => Owners::Peer { uid: peer.uid, gid: peer.gid },
-            usual => usual,
-        };
+        let owners = if is_other(peer) { Owners::Peer { uid: peer.uid, gid: peer.gid } } else { Owners::usual() };
         Ok(Work { version, manifest, link, owners, progress })
     }
 
     pub(super) fn find(&self, work: &Work<'_>, request: &FillRequest) -> Result<Found, FillError> {
-        let own = rustix::process::geteuid().as_raw();
         let peer = request.peer.uid;
         let stat = request.dir.stat_self()?;
         let mut facts = Facts {
@@ -168,15 +165,13 @@ impl Seeder {
             read_only: false,
             owner: stat.uid,
             peer,
-            trusted: peer == own,
+            trusted: is_own(peer),
             holds: Holds::Nothing,
             reached: Reached::ByHandle,
             in_store: false,
+            gives: !is_other(request.peer) || fs::may_give_away(),
             full: false,
-            barred: match work.owners {
-                Owners::Peer { .. } => barred(work.files(), request.peer),
-                _ => None,
-            },
+            barred: is_other(request.peer).then(|| barred(work.files(), request.peer)).flatten(),
             asked: request.link,
         };
         let found = |dir: &Dir, facts| Found { dir: dir.clone(), handle: None, mark: None, facts };
@@ -203,7 +198,11 @@ impl Seeder {
             let in_store = dir.lies_in(root)? || root.lies_in(&dir)? || top.lies_in(&dir)?;
             // One that is being swapped in place holds no version, whatever its mark says.
             let whole = Head::of(&dir)?.is_none_or(|head| head.whole);
-            let mark = Mark::on(&dir)?.filter(|_| whole);
+            let mark = match &handle {
+                Some(handle) => self.records.mark_of_filled(handle, &dir)?,
+                None => Mark::on(&dir)?,
+            };
+            let mark = mark.filter(|_| whole);
             // A peer may have written it.
             let mark = mark.map(|mark| Mark { reason: mark.reason.as_deref().map(short), ..mark });
             Ok((mark, dir.is_empty()?, in_store))
@@ -234,35 +233,29 @@ impl Seeder {
         else_receive: Option<Receive>,
     ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
-        let made = hidden.scratch().stage()?;
-        let maker = work.maker(Rung::first(else_receive.map_or(work.link, |_| Link::Reflink)));
-        let pair = Pair { from: work.version.tree().clone(), to: made.dir().clone() };
-        match (build(&maker, &work.layout()?, &pair), else_receive) {
-            (Err(SeedError::LinkRefused { .. }), Some(why)) => return Ok(Err(why)),
-            (built, _) => built?,
-        }
-        for entry in made.dir().entries()? {
-            match made.dir().rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
-                Ok(()) => {}
-                Err(error) if is_apart(&error) => return Ok(Err(Receive::Apart)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.finish(work, &maker, dir).map(Ok)
+        self.fill_through(work, dir, &hidden.scratch(), else_receive)
     }
 
-    /// Makes it where the peer sees it, by reflink or not at all.
-    fn fill_in_place(&self, work: &Work<'_>, dir: &Dir, why: Receive) -> Result<Result<Done, Receive>, SeedError> {
-        let maker = work.maker(Rung::first(Link::Reflink));
-        let made = build(&maker, &work.layout()?, &Pair { from: work.version.tree().clone(), to: dir.clone() })
-            .and_then(|()| self.finish(work, &maker, dir));
-        match made {
-            Ok(done) => Ok(Ok(done)),
-            Err(error) => {
-                // It was empty.
-                dir.clear()?;
-                if matches!(error, SeedError::LinkRefused { .. }) { Ok(Err(why)) } else { Err(error) }
-            }
+    /// Makes the tree in a directory of its own and moves it in. What fails leaves that directory to nobody, and what the
+    /// peer has put into its own meanwhile stays.
+    pub(super) fn fill_through(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        scratch: &Scratch,
+        else_receive: Option<Receive>,
+    ) -> Result<Result<Done, Receive>, SeedError> {
+        let made = scratch.stage()?;
+        let maker = work.maker(Rung::first(else_receive.map_or(work.link, |_| Link::Reflink)));
+        let pair = Pair { from: work.version.tree().clone(), to: made.dir().clone() };
+        let filled = match (build(&maker, &work.layout()?, &pair), else_receive) {
+            (Err(SeedError::LinkRefused { .. }), Some(why)) => Ok(Err(why)),
+            (built, _) => built.and_then(|()| move_in(made.dir(), dir)),
+        };
+        made.discard();
+        match filled? {
+            Ok(()) => self.finish(work, &maker, dir).map(Ok),
+            Err(why) => Ok(Err(why)),
         }
     }
 
@@ -323,6 +316,28 @@ impl Seeder {
         }
         Ok(Ok(Done { mark, written: maker.written(), changed: maker.written() > 0 }))
     }
+}
+
+/// Whether a user is the daemon's own.
+fn is_own(uid: u32) -> bool {
+    uid == rustix::process::geteuid().as_raw()
+}
+
+/// Whether what is made for a peer has to be given to it.
+fn is_other(peer: Peer) -> bool {
+    peer.uid != 0 && !is_own(peer.uid)
+}
+
+/// Renames all that `made` holds into `dir`, where none of these names may be.
+fn move_in(made: &Dir, dir: &Dir) -> Result<Result<(), Receive>, SeedError> {
+    for entry in made.entries()? {
+        match made.rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
+            Ok(()) => {}
+            Err(error) if is_apart(&error) => return Ok(Err(Receive::Apart)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Project quotas let nothing be renamed from one project to another.

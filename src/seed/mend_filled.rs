@@ -1,5 +1,6 @@
 //! Directories on record are mended after their version was had again, while they hold it still.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::fill::{Refusal, Step, decide};
@@ -56,5 +57,15 @@ impl Seeder {
     /// The directories on record that still stand. Looks at every one.
     pub fn filled(&self) -> Vec<Filled> {
         self.records.all_filled(self.store.root())
+    }
+
+    /// The directories on record that stood when they were last looked at.
+    pub fn known_filled(&self) -> Vec<Filled> {
+        self.records.known_filled()
+    }
+
+    /// Looks at the directories that their peers call so. Whether one is forgotten now. Blocks.
+    pub fn look_at_filled(&self, targets: &BTreeSet<String>) -> bool {
+        self.records.look_at_filled(self.store.root(), |target| targets.contains(target))
     }
 }

@@ -27,6 +27,7 @@ mod mend_filled;
 mod owned;
 mod place;
 mod receive;
+mod recent;
 mod record;
 mod render;
 mod rendered;

@@ -2,12 +2,13 @@
 //!
 //! Where targets bear their marks themselves this is an index of them, and a lost one costs only the list. On file
 //! systems without extended attributes it is the truth: then it is written durably, before the target is swapped. The
-//! index alone is written at most once a second, however many seeds there are, and with the daemon's end.
+//! index alone is written every few seconds, however many seeds there are, and with the daemon's end; what came since
+//! stands in `seeds.recent`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
 use super::mark::{Identity, Mark, Marks, boot_id};
+use super::recent::Recent;
 use super::standing::Standing;
 use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
@@ -22,8 +24,6 @@ use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Targets that a node may have.
 pub(super) const MOST: usize = 10_000;
-/// Between two writings of what the targets say themselves.
-const PACE: Duration = Duration::from_secs(1);
 /// Bytes of `seeds.json`.
 const LIMIT: u64 = 64 << 20;
 
@@ -51,7 +51,7 @@ pub struct Record {
 /// One target in `seeds.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+pub(super) struct Row {
     target: RelPath,
     /// What stands there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +71,15 @@ struct Written {
     filled: Vec<FilledRow>,
 }
 
+/// A line of `seeds.recent`: the one or the other.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Line {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) seed: Option<Row>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) filled: Option<FilledRow>,
+}
+
 /// The marks of one target, on itself or in the records.
 #[derive(Debug)]
 pub(super) struct At<'a> {
@@ -88,20 +97,15 @@ impl Marks for At<'_> {
     }
 }
 
-/// How far `seeds.json` is behind what is known.
-#[derive(Debug, Default)]
-struct Behind {
-    written: Option<Instant>,
-    unwritten: bool,
-}
-
 /// All that is known of what was seeded.
 #[derive(Debug)]
 pub(super) struct Records {
     store: Dir,
     rows: Mutex<BTreeMap<RelPath, Row>>,
     pub(super) filled: FilledRows,
-    behind: Mutex<Behind>,
+    /// `seeds.json` is behind what is known.
+    unwritten: AtomicBool,
+    pub(super) recent: Recent,
     boot: Option<String>,
     /// Marks are put on targets; tests do without, as some file systems must.
     pub(super) attributes: bool,
@@ -123,9 +127,24 @@ impl Records {
             }
             Written::default()
         });
-        let rows = Mutex::new(seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
-        let filled = FilledRows::new(filled);
-        Self { store: store.clone(), rows, filled, behind: Mutex::default(), boot: boot_id(), attributes: true }
+        let recent = Recent::new(store);
+        let (mut all_seeds, mut all_filled) = (seeds, filled);
+        for Line { seed, filled } in recent.read() {
+            all_seeds.extend(seed);
+            all_filled.extend(filled);
+        }
+        // Of several the last counts.
+        let rows = Mutex::new(all_seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
+        let filled = FilledRows::new(all_filled);
+        Self {
+            store: store.clone(),
+            rows,
+            filled,
+            unwritten: AtomicBool::new(false),
+            recent,
+            boot: boot_id(),
+            attributes: true,
+        }
     }
 
     /// Which boot this is, for marks.
@@ -180,9 +199,10 @@ impl Records {
         if rows.get(target) == Some(&row) {
             return;
         }
-        rows.insert(target.clone(), row);
+        rows.insert(target.clone(), row.clone());
         if on_target {
             drop(rows);
+            self.recent.add(&Line { seed: Some(row), filled: None });
             return self.write_down_later();
         }
         if let Err(error) = self.save(&rows) {
@@ -245,34 +265,34 @@ impl Records {
         }
     }
 
-    /// Something is known that is to be written down soon, with what comes until then.
+    /// Something is known that is to be written down by the next [`Records::write_down`]; no seed waits for that.
     pub(super) fn write_down_later(&self) {
-        lock(&self.behind).unwritten = true;
-        self.write_down(PACE);
+        self.unwritten.store(true, Relaxed);
     }
 
-    /// Writes all down that is known, if there is anything new and the last time was so long ago.
-    pub(super) fn write_down(&self, pace: Duration) {
+    /// Writes all down that is known, if there is anything new.
+    pub(super) fn write_down(&self) {
         // Who waits here for another who writes finds that there is nothing left to do.
         let rows = lock(&self.rows);
-        let is_due = {
-            let behind = lock(&self.behind);
-            behind.unwritten && behind.written.is_none_or(|at| at.elapsed() >= pace)
-        };
-        if is_due && let Err(error) = self.save(&rows) {
+        if self.unwritten.load(Relaxed)
+            && let Err(error) = self.save(&rows)
+        {
             tracing::warn!(%error, "seeds not noted in seeds.json; tried again later");
-            lock(&self.behind).unwritten = true;
+            self.write_down_later();
         }
     }
 
     fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
         let name = file_name("seeds.json");
-        *lock(&self.behind) = Behind { written: Some(Instant::now()), unwritten: false };
+        let recent = self.recent.hold();
+        self.unwritten.store(false, Relaxed);
         let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         if rows.values().any(|row| !row.on_target) {
-            return self.store.write_atomic(&name, &json, 0o644);
+            self.store.write_atomic(&name, &json, 0o644)?;
+            recent.empty(&self.recent);
+            return Ok(());
         }
         // Nothing here that the targets do not say themselves: not worth two syncs a seed.
         let temporary = self.store.temporary_name(&name)?;
@@ -281,8 +301,9 @@ impl Records {
             .write_all(&json)
             .map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
             .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace));
-        if moved.is_err() {
-            let _ = self.store.remove_file(&temporary);
+        match moved {
+            Ok(()) => recent.empty(&self.recent),
+            Err(_) => drop(self.store.remove_file(&temporary)),
         }
         moved
     }
@@ -290,7 +311,7 @@ impl Records {
 
 impl Drop for Records {
     fn drop(&mut self) {
-        self.write_down(Duration::ZERO);
+        self.write_down();
     }
 }
 
@@ -320,38 +341,86 @@ mod tests {
     use super::super::mark::Wanted;
     use super::*;
 
-    #[test]
-    fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
-        let temp = tempfile::tempdir().unwrap();
-        let store = Dir::create_all(&temp.path().join("store")).unwrap();
-        let root = Dir::create_all(&temp.path().join("root")).unwrap();
-        let known = || Records::open(&store).all(&root).into_iter().map(|record| record.target.to_string());
-        let keep = |records: &Records, name: &str| {
-            let (target, dir) = (name.parse().unwrap(), Dir::create_all(&temp.path().join("root").join(name)).unwrap());
+    struct Ground {
+        temp: tempfile::TempDir,
+        store: Dir,
+        root: Dir,
+    }
+
+    impl Ground {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let [store, root] = ["store", "root"].map(|name| Dir::create_all(&temp.path().join(name)).unwrap());
+            Self { temp, store, root }
+        }
+
+        fn keep(&self, records: &Records, name: &str) {
+            let dir = Dir::create_all(&self.temp.path().join("root").join(name)).unwrap();
+            let target = name.parse().unwrap();
             let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
             let digest = Digest::sha256(b"tree");
             let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
             let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
             records.announce(&target, &dir, &mark).unwrap();
             records.keep(&target, &dir, mark);
-        };
-        let mut records = Records::open(&store);
-        keep(&records, "a");
-        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
-        // As if it had been just now, however slow this test is.
-        lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
-        keep(&records, "b");
-        keep(&records, "c");
-        assert_eq!(known().collect::<Vec<_>>(), ["a"]);
+        }
+
+        /// What stands in `seeds.json`.
+        fn written(&self) -> Vec<String> {
+            read(&self.store).unwrap().seeds.iter().map(|row| row.target.to_string()).collect()
+        }
+
+        /// What the next daemon knows.
+        fn known(&self) -> Vec<String> {
+            let records = Records::open(&self.store).all(&self.root);
+            records.iter().map(|record| record.target.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store);
+        ground.keep(&records, "a");
+        records.write_down();
+        assert_eq!(ground.written(), ["a"]);
+        ground.keep(&records, "b");
+        ground.keep(&records, "c");
+        assert_eq!(ground.written(), ["a"]);
         // Where there are no attributes it is written before the swap, whenever that is.
         records.attributes = false;
-        keep(&records, "d");
-        assert_eq!(known().next_back().unwrap(), "d");
+        ground.keep(&records, "d");
+        assert_eq!(ground.written(), ["a", "b", "c", "d"]);
         records.attributes = true;
-        lock(&records.behind).written = Some(Instant::now() + Duration::from_secs(3600));
-        keep(&records, "e");
-        assert_eq!(known().next_back().unwrap(), "d");
+        ground.keep(&records, "e");
+        assert_eq!(ground.written().last().unwrap(), "d");
         drop(records);
-        assert_eq!(known().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
+        assert_eq!(ground.written(), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn what_was_kept_is_known_after_a_kill() {
+        let ground = Ground::new();
+        let records = Records::open(&ground.store);
+        ground.keep(&records, "a");
+        records.write_down();
+        ground.keep(&records, "b");
+        ground.keep(&records, "c");
+        std::mem::forget(records);
+        assert_eq!(
+            (ground.written(), ground.known()),
+            (vec!["a".to_owned()], vec!["a".into(), "b".into(), "c".into()])
+        );
+        // Half a line is none, and costs none of the others.
+        let recent = ground.temp.path().join("store/seeds.recent");
+        let whole = std::fs::read(&recent).unwrap();
+        std::fs::write(&recent, &whole[..whole.len() - 2]).unwrap();
+        assert_eq!(ground.known(), ["a", "b"]);
+        // The next daemon takes it up, and none of it is there twice.
+        let records = Records::open(&ground.store);
+        ground.keep(&records, "d");
+        drop(records);
+        assert_eq!(ground.written(), ["a", "b", "d"]);
+        assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
     }
 }

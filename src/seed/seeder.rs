@@ -153,7 +153,7 @@ impl Seeder {
 
     /// Writes down what was seeded since that was done last.
     pub fn note_seeds(&self) {
-        self.records.write_down(Duration::ZERO);
+        self.records.write_down();
     }
 
     /// What one target holds, where it is known and stands.

@@ -151,7 +151,7 @@ impl Staged {
     }
 
     /// Another hold on the same.
-    pub(super) fn handle(&self) -> Self {
+    pub(crate) fn handle(&self) -> Self {
         Self {
             held_in: self.held_in.clone(),
             name: self.name.clone(),

@@ -2,7 +2,8 @@
 //!
 //! What must hold: whatever a peer sends, a connection holds one waiting descriptor at most; more than that ends it. One
 //! that no request takes is closed with the request, and none is closed on an async thread, since closing what lies on
-//! somebody's own file system may take as long as they like.
+//! somebody's own file system may take as long as they like. That goes for those, too, that are still in the socket's
+//! queue when it is closed: the kernel closes them on the thread that closes the socket.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,7 +13,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::io::ioctl_fionread;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -76,7 +78,8 @@ fn too_many() -> io::Error {
 /// A connection over the Unix socket that takes descriptors.
 #[derive(Debug)]
 pub(super) struct Taking {
-    stream: UnixStream,
+    /// Taken out when this is dropped, and never before.
+    stream: Option<UnixStream>,
     waiting: Waiting,
 }
 
@@ -84,7 +87,22 @@ impl Taking {
     /// The connection, and where its descriptors go.
     pub(super) fn new(stream: UnixStream) -> (Self, Waiting) {
         let waiting = Waiting::default();
-        (Self { stream, waiting: waiting.clone() }, waiting)
+        (Self { stream: Some(stream), waiting: waiting.clone() }, waiting)
+    }
+
+    fn stream(&mut self) -> &mut UnixStream {
+        self.stream.as_mut().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"))
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        // From here on nothing more gets into its queue. A descriptor comes with one byte at least.
+        let shut = shutdown(&stream, Shutdown::Read);
+        if shut.is_err() || ioctl_fionread(&stream) != Ok(0) {
+            drop(Closing::new(stream));
+        }
     }
 }
 
@@ -108,7 +126,7 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<Descr
 
 impl AsyncRead for Taking {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, waiting } = self.get_mut();
+        let Self { stream: Some(stream), waiting } = self.get_mut() else { return Poll::Ready(Ok(())) };
         loop {
             // What would come with the bytes could not be closed.
             if closing::is_full() {
@@ -147,7 +165,7 @@ impl Socket for Taking {
 
 impl AsyncWrite for Taking {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(self.stream()).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -155,19 +173,19 @@ impl AsyncWrite for Taking {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        Pin::new(self.stream()).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(self.stream()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(self.stream()).poll_shutdown(cx)
     }
 }
 
@@ -204,6 +222,39 @@ mod tests {
         }
         drop(theirs);
         assert_eq!(taking.read(&mut buffer).await.unwrap(), 0);
+    }
+
+    /// A TCP connection whose close waits for an hour, or until what was written to it is read at the other end.
+    fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let hangs = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (reader, _) = listener.accept().unwrap();
+        rustix::net::sockopt::set_socket_linger(&hangs, Some(std::time::Duration::from_secs(3600))).unwrap();
+        hangs.set_nonblocking(true).unwrap();
+        while io::Write::write(&mut &hangs, &[0; 64 << 10]).is_ok() {}
+        (hangs, reader)
+    }
+
+    #[tokio::test]
+    async fn what_nobody_read_is_not_closed_where_the_connection_is() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (hangs, reader) = lingering();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sent = [hangs.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&sent)));
+        sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+        drop(hangs);
+        let (taking, _waiting) = Taking::new(ours);
+        let (done, is_done) = std::sync::mpsc::channel();
+        let dropping = std::thread::spawn(move || {
+            drop(taking);
+            done.send(()).unwrap();
+        });
+        let dropped = is_done.recv_timeout(std::time::Duration::from_secs(60));
+        io::copy(&mut &reader, &mut io::sink()).unwrap();
+        dropping.join().unwrap();
+        assert!(dropped.is_ok(), "the drop waited for what hangs");
     }
 
     #[tokio::test]

@@ -161,8 +161,16 @@ mod tests {
         let seeding = |entries: Option<u64>| {
             let progress = entries.map(|entries| SeedProgressState { entries, total_entries: 9, bytes: 0 });
             let (target, stand) = ("t".to_owned(), State::Ready);
-            let seed =
-                SeedState { target, declared: true, version: None, mode: None, reason: None, state: stand, progress };
+            let seed = SeedState {
+                target,
+                by_handle: false,
+                declared: true,
+                version: None,
+                mode: None,
+                reason: None,
+                state: stand,
+                progress,
+            };
             ArtifactState { seeds: vec![seed], ..state("a", State::Ready) }
         };
         assert!(tells(&mut feed, &seeding(None), 0));

@@ -91,7 +91,7 @@ impl From<FillAskError> for Problem {
             FillAskError::Wait(error) => error.into(),
             FillAskError::Store(error) => error.into(),
             FillAskError::Fs(error) => error.into(),
-            FillAskError::Busy { .. } => Self::new(Kind::Conflict, error_chain(&error), "ask again later"),
+            FillAskError::Busy { .. } => Self::new(Kind::Busy, error_chain(&error), "ask again in a while"),
             FillAskError::Fill(FillError::Refused(refusal)) => refusal.into(),
             FillAskError::Fill(FillError::Seed(error)) => error.into(),
             FillAskError::Task(error) => error.into(),

@@ -56,20 +56,9 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// A manifest of these entries, in its order.
 pub(super) fn manifest(mut entries: Vec<Entry>) -> Manifest {
     entries.sort_by(|a, b| a.path.cmp(&b.path));
-    let digest = Digest::sha256(b"x");
-    let head = ManifestHead {
-        format: 1,
-        artifact: ARTIFACT.parse().unwrap(),
-        version: VERSION.parse().unwrap(),
-        source_url: "https://origin.invalid/thing.tgz".into(),
-        archive: Archive { digest: digest.clone(), size: 9, verified_by: vec![], weak: true, kept: false },
-        resolved_from: ResolvedFrom::default(),
-        published_at: Timestamp::UNIX_EPOCH,
-        recipe: digest,
-        tree_digest: tree_digest(&entries),
-        bytes: 0,
-        files: 0,
-    };
+    let sample = ManifestHead::sample(ARTIFACT, VERSION);
+    let archive = Archive { size: 9, ..sample.archive.clone() };
+    let head = ManifestHead { archive, tree_digest: tree_digest(&entries), bytes: 0, files: 0, ..sample };
     Manifest { head, entries }
 }
 

@@ -151,6 +151,7 @@ mod tests {
         let seed = |declared: bool, stand: Stand| SeedState {
             target: "a/b".into(),
             declared,
+            by_handle: false,
             version: None,
             mode: None,
             reason: Some("no room".into()),

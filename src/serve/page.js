@@ -49,7 +49,8 @@ const artifact = (it) => {
   const tries = it.failures > 1 ? `${it.failures} in a row` : "";
   return make("section", { className: "artifact" },
     make("div", { className: "top" }, make("h2", {}, make("a", { href: base, textContent: it.name })), state(it.state),
-      it.observedGeneration ? null : make("span", { className: "soft", textContent: "no document declares it" })),
+      it.observedGeneration ? null : make("span", { className: "soft",
+        textContent: it.lastError && !it.lastErrorAt ? "its document is refused" : "no document declares it" })),
     facts([["current", it.current], ["latest", it.latest], ["pin", it.pin],
       ["source answered", it.refreshedAt && time(it.refreshedAt)], ["next try", it.nextTry && time(it.nextTry)],
       ["failed", it.lastErrorAt && time(it.lastErrorAt)], ["failed tries", tries]]),
@@ -60,7 +61,7 @@ const artifact = (it) => {
       make("code", { textContent: version.digest.replace(/^.*:/, "").slice(0, 12), title: version.digest }),
       make("span", { className: "free", textContent: version.kept + (version.weak ? "; weakly verified" : "") })])),
     table(["seed", "state", "version", "mode", "reason"], it.seeds.map((seed) => [
-      make("code", { textContent: seed.target }), state(seed.state),
+      make("code", { textContent: seed.target + (seed.byHandle ? " (in a pod)" : "") }), state(seed.state),
       seed.version && make("code", { textContent: seed.version }), mode[seed.mode] ?? seed.mode,
       seed.reason && make("span", { className: "free soft", textContent: seed.reason })])));
 };

@@ -30,6 +30,7 @@ pub(super) enum Kind {
     NotAcceptable,
     TimedOut,
     Conflict,
+    Busy,
     PreconditionFailed,
     TooLarge,
     MediaType,
@@ -56,6 +57,7 @@ impl Kind {
             Kind::NotAcceptable => ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "There is no such form of it"),
             Kind::TimedOut => ("timed-out", StatusCode::REQUEST_TIMEOUT, "Time is up"),
             Kind::Conflict => ("conflict", StatusCode::CONFLICT, "What is there stands in the way"),
+            Kind::Busy => ("busy", StatusCode::CONFLICT, "Another is at it"),
             Kind::PreconditionFailed => {
                 ("precondition-failed", StatusCode::PRECONDITION_FAILED, "The condition does not hold")
             }
@@ -293,6 +295,9 @@ impl From<SeedError> for Problem {
         match error {
             // Transparent: it stands in the error's place, not among its causes.
             SeedError::Fs(file) => file.into(),
+            SeedError::Busy { .. } | SeedError::Locked { .. } => {
+                Self::new(Kind::Busy, error_chain(&error), "ask again in a while")
+            }
             SeedError::StoreDamaged { .. } => Self::new(Kind::NotReady, error_chain(&error), "ask again in a while"),
             #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
             error => match file_error(&error) {
@@ -378,7 +383,7 @@ mod tests {
         let name: crate::intent::ArtifactName = "thing".parse().unwrap();
         let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
         let failed = || Box::new(failed.clone());
-        let table: [(Problem, u16, &str); 15] = [
+        let table: [(Problem, u16, &str); 16] = [
             (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
             (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
@@ -390,6 +395,7 @@ mod tests {
             (VerifyAskError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (SeedAskError::NotDeclared { artifact: name.clone(), target: "x".into() }.into(), 403, "forbidden"),
             (SeedAskError::Wait(WaitError::TimedOut { state: failed() }).into(), 408, "timed-out"),
+            (SeedError::Busy { target: "x".parse().unwrap(), seconds: 30 }.into(), 409, "busy"),
             (SeedError::Fs(file_problem(std::io::ErrorKind::StorageFull)).into(), 507, "no-space"),
             (file_problem(std::io::ErrorKind::PermissionDenied).into(), 500, "internal"),
             (StoreError::NoVersion { artifact: name, version: "v1".parse().unwrap() }.into(), 404, "not-found"),

@@ -102,6 +102,28 @@ impl Store {
     /// What there is for a download of `asking` (for nobody in particular where `None`): its own promise and what it has
     /// staged count as not taken. Walks staging and quarantine.
     pub fn room(&self, limits: Limits, promises: &Promises, asking: Option<&ArtifactName>) -> fs::Result<Room> {
+        self.room_beside(limits, promises, asking, None)
+    }
+
+    /// As [`Store::room`] for a running download that has `staged` so many bytes by its own account: what it has staged
+    /// may be a large tree, which it changes meanwhile, and is not walked.
+    pub fn room_while(
+        &self,
+        limits: Limits,
+        promises: &Promises,
+        asking: &ArtifactName,
+        staged: u64,
+    ) -> fs::Result<Room> {
+        self.room_beside(limits, promises, Some(asking), Some(staged))
+    }
+
+    fn room_beside(
+        &self,
+        limits: Limits,
+        promises: &Promises,
+        asking: Option<&ArtifactName>,
+        told: Option<u64>,
+    ) -> fs::Result<Room> {
         let space = self.space()?;
         let heads = self.inventory();
         let heads = heads.values().flat_map(|holding| holding.versions.values());
@@ -110,7 +132,7 @@ impl Store {
         let mut staged = 0;
         for entry in entries(&self.staging)? {
             if asking.is_some_and(|name| name.as_str().as_bytes() == entry.name.as_bytes()) {
-                staged = size_of(&self.staging, &entry)?;
+                staged = told.map_or_else(|| size_of(&self.staging, &entry), Ok)?;
             } else if !promises.runs(&entry.name) {
                 // What running downloads have staged is part of their promises.
                 used = used.saturating_add(size_of(&self.staging, &entry)?);
@@ -283,6 +305,10 @@ mod tests {
         let used = |asking| store.room(limits, &promises, asking).unwrap().used;
         let a = "a".parse().unwrap();
         assert_eq!((used(None), used(Some(&a))), (137, 37));
+        let room = |staged| store.room_while(limits, &promises, &a, staged).unwrap();
+        let (none, much) = (room(0), room(1 << 50));
+        assert_eq!((none.used, much.used), (37, 37));
+        assert!(much.free > 1 << 50 && none.free < 1 << 50, "its own word counts, not what lies there");
         promises.set(&a, 500, 100);
         assert_eq!((used(None), used(Some(&a))), (537, 37));
         let room = store.room(limits, &promises, None).unwrap();

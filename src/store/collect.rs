@@ -226,9 +226,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{Archive, ManifestHead, ResolvedFrom};
+    use super::super::ManifestHead;
     use super::*;
-    use crate::intent::Digest;
 
     const NOW: i64 = 1_800_000_000;
     const LONG_UP: Duration = Duration::from_secs(1_000_000);
@@ -238,20 +237,8 @@ mod tests {
     }
 
     fn head(version: &str, seconds_ago: i64, bytes: u64) -> Arc<ManifestHead> {
-        let digest = Digest::sha256(version.as_bytes());
-        Arc::new(ManifestHead {
-            format: 1,
-            artifact: name("app"),
-            version: version.parse().unwrap(),
-            source_url: "https://origin.invalid/app.tgz".into(),
-            archive: Archive { digest: digest.clone(), size: 7, verified_by: vec![], weak: true, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::from_second(NOW - seconds_ago).unwrap(),
-            recipe: digest.clone(),
-            tree_digest: digest,
-            bytes,
-            files: 1,
-        })
+        let published_at = Timestamp::from_second(NOW - seconds_ago).unwrap();
+        Arc::new(ManifestHead { published_at, bytes, ..ManifestHead::sample("app", version) })
     }
 
     fn name(text: &str) -> ArtifactName {

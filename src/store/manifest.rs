@@ -383,20 +383,7 @@ mod tests {
             entry(b"d/\xff", EntryType::File, None),
             entry(b"d/l", EntryType::Symlink, Some(b"\xfe")),
         ];
-        let digest = Digest::sha256(b"x");
-        let head = ManifestHead {
-            format: FORMAT,
-            artifact: "a".parse().unwrap(),
-            version: "1".parse().unwrap(),
-            source_url: "file:///x".into(),
-            archive: Archive { digest: digest.clone(), size: 9, verified_by: vec![], weak: true, kept: false },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::UNIX_EPOCH,
-            recipe: digest,
-            tree_digest: tree_digest(&entries),
-            bytes: 3,
-            files: 1,
-        };
+        let head = ManifestHead { tree_digest: tree_digest(&entries), bytes: 3, ..ManifestHead::sample("a", "1") };
         Manifest { head, entries }
     }
 

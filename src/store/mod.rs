@@ -19,6 +19,8 @@ mod pins;
 mod publish;
 mod quarantine;
 mod same;
+#[cfg(test)]
+mod sample;
 mod scan;
 mod scrub;
 mod seal;

@@ -148,7 +148,13 @@ fn a_volume_is_hard_linked_across_mounts_and_holds_its_version() {
     assert_eq!(house.filled(&target)["changed"], true);
     assert_same(house.expected(), &target, Demand::LINKED);
 
-    let seeded = |state: &Value| state["seeds"].as_array().unwrap().iter().any(|seed| seed["target"] == "/data/kinds");
+    let seeded = |state: &Value| {
+        let seeds = state["seeds"].as_array().unwrap();
+        seeds.iter().any(|seed| seed["target"] == "/data/kinds" && seed["byHandle"] == true)
+    };
+    let state = house.node.state("kinds");
+    let declared = state["seeds"].as_array().unwrap().iter().find(|seed| seed["target"] == "declared/here").unwrap();
+    assert_eq!((&declared["byHandle"], &declared["declared"]), (&false.into(), &true.into()), "{state}");
     assert!(seeded(&house.node.state("kinds")));
     house.node.restart();
     let state = house.node.wait_state("kinds", "seeds known again", PATIENCE, seeded);
@@ -350,6 +356,18 @@ fn without_the_capability_reflinks_still_work_and_else_the_client_writes() {
     fs::write(volume.path().join("deep/second"), "changed").unwrap();
     assert_eq!(house.filled(volume.path())["changed"], true);
     assert_same(house.expected(), volume.path(), Demand { mode_mask: 0, ..Demand::EXACT });
+}
+
+#[test]
+fn without_the_right_to_give_files_away_the_peer_writes_its_own() {
+    let house = House::on(LoopFs::ext4(64), every_kind_for_all(), &["setpriv", "--bounding-set", "-chown"]);
+    let pods = house.volume("pods", POD);
+    let dir = File::open(pods.path()).unwrap();
+    assert!(as_user(POD, || house.received(&house.fill_with(&dir, "auto"))).contains("CAP_CHOWN"));
+    assert!(is_empty(pods.path()));
+    // Root's own need not be given.
+    let volume = house.volume("volume", 0);
+    assert_eq!(house.filled(volume.path())["mode"], "hardlink");
 }
 
 #[test]

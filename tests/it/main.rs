@@ -34,6 +34,7 @@ mod month;
 mod or_fetch;
 mod pins;
 mod plain;
+mod ranges;
 mod readme;
 mod reload;
 mod rendering;

@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,7 +17,7 @@ use crate::fixture::origin::{Fault, Origin};
 use crate::fixture::releases::Releases;
 use crate::fixture::system;
 use crate::fixture::tree::{Demand, assert_same, inodes};
-use crate::fixture::{scratch, sha256};
+use crate::fixture::{PATIENCE, scratch, sha256, until};
 
 /// A pod with an origin, and no daemon at the socket.
 struct Pod {
@@ -58,12 +59,26 @@ impl Pod {
     }
 
     fn bare(&self, wish: &str, more: &[&str]) -> Output {
+        run(self.command(Command::new(PROGRAM), wish).args(more))
+    }
+
+    /// The same as `program` is to run it.
+    fn command(&self, mut program: Command, wish: &str) -> Command {
         let server = format!("unix://{}", self.socket().display());
-        let mut seed = Command::new(PROGRAM);
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
-            seed.env_remove(name).env_remove(name.to_ascii_uppercase());
+            program.env_remove(name).env_remove(name.to_ascii_uppercase());
         }
-        run(seed.args(["--server", &server, "seed", wish]).arg(self.target()).args(more))
+        program.args(["--server", &server, "seed", wish]).arg(self.target());
+        program
+    }
+
+    /// Begins to seed as the first process of a container does.
+    fn as_first(&self, more: &[&str]) -> First {
+        assert!(system::is_root(), "run these tests as root");
+        let unshare = system::command("unshare", ["--pid", "--fork", "--kill-child", PROGRAM]);
+        let mut seed = self.command(unshare, "kinds");
+        seed.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        First(seed.spawn().unwrap())
     }
 
     fn gets(&self) -> usize {
@@ -77,6 +92,36 @@ impl Pod {
     }
 }
 
+/// A command that is the first process of a PID namespace, and `unshare` above it.
+struct First(Child);
+
+impl First {
+    fn pid(&self) -> Option<Pid> {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id())).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+    }
+
+    /// Whether it listens for SIGTERM; before that the kernel keeps the signal from it.
+    fn listens(&self) -> Option<()> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero())).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        (u64::from_str_radix(caught.trim(), 16).ok()? & 1 << 14 != 0).then_some(())
+    }
+
+    /// Tells it to stop, and gives its exit code.
+    fn stopped(mut self) -> i32 {
+        kill_process(self.pid().unwrap(), Signal::TERM).unwrap();
+        until("the end after SIGTERM", PATIENCE, || self.0.try_wait().unwrap()).code().unwrap()
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn sum() -> String {
     sha256(&every_kind())
 }
@@ -87,6 +132,37 @@ fn without_it_no_daemon_is_an_exit_code_and_a_sentence() {
     let failed = pod.bare("kinds", &[]).exits(5);
     assert!(failed.stderr.contains("cannot reach the daemon"), "{}", failed.stderr);
     assert!(!pod.target().exists());
+}
+
+#[test]
+fn told_to_stop_it_leaves_nothing_beside_the_target() {
+    let pod = Pod::new();
+    pod.origin.always("/kinds.tgz", Fault::StallAfter(1000));
+    let url = pod.origin.url("/kinds.tgz");
+    let first = pod.as_first(&["--or-fetch", &url, "--sha256", &sum(), "--strip-components", "1"]);
+    until("the download", PATIENCE, || first.listens().filter(|()| pod.gets() > 0 && pod.beside().len() == 2));
+    assert_eq!(first.stopped(), 143);
+    assert_eq!(pod.beside(), [""; 0]);
+}
+
+#[test]
+fn told_to_stop_it_no_longer_waits_for_a_daemon() {
+    let pod = Pod::new();
+    let first = pod.as_first(&["--daemon-timeout", "30m"]);
+    until("it to listen", PATIENCE, || first.listens());
+    assert_eq!(first.stopped(), 143);
+}
+
+#[test]
+fn who_keeps_the_target_locked_is_waited_for_and_told_of() {
+    let pod = Pod::new();
+    let parent = fs::File::open(pod.dir.path().join("pod")).unwrap();
+    parent.lock().unwrap();
+    let late = pod.seed("kinds", &sum(), &["--wait", "0s"]).exits(4);
+    assert!(late.stderr.contains("waiting for another who works at the target"), "{}", late.stderr);
+    assert!(late.stderr.contains("another client after 5 s"), "{}", late.stderr);
+    drop(parent);
+    pod.seed("kinds", &sum(), &["--wait", "0s"]).ok();
 }
 
 #[test]

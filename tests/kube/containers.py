@@ -8,13 +8,14 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tarfile
 import threading
 import unittest
 
 from node import (
-    DAEMONSET, HERE, KUBE_DATA, Node, archive, as_daemon, as_pods, at_this_origin, enter_namespaces, render, sha1_line,
+    DAEMONSET, HERE, KUBE_DATA, TLS_ORIGIN, Node, archive, as_pods, at_this_origin, enter_namespaces, moment, render, sha1_line,
     wait_for,
 )
 
@@ -92,8 +93,7 @@ def names(pods):
 
 def get(container, path):
     """Asks a pod's nginx from inside its own network."""
-    pid = node.inspect(container)["State"]["Pid"]
-    words = ["nsenter", "-t", str(pid), "-n", "curl", "-sS", "-w", "\n%{http_code}", f"http://127.0.0.1{path}"]
+    words = ["nsenter", "-t", node.pid(container), "-n", "curl", "-sS", "-w", "\n%{http_code}", f"http://127.0.0.1{path}"]
     answer = subprocess.run(words, check=True, capture_output=True).stdout
     body, status = answer.rsplit(b"\n", 1)
     return int(status), body
@@ -149,11 +149,15 @@ class OnANode(unittest.TestCase):
         node.start_daemon(overlay, **options)
         wait_for(lambda: node.answers("/healthz"))
 
-    def start_warm(self):
+    def start_warm(self, **options):
         publish_all()
-        self.start()
+        self.start(**options)
         wait_for(lambda: node.answers("/readyz"))
         wait_for(lambda: all(seed["state"] == "Ready" for seed in state("smartos-platform")["seeds"]))
+
+    def started_soon(self, container):
+        """An init container that finds all there takes less than a second, podman's own work included."""
+        self.assertLess(node.init_seconds(container), 1)
 
     def boots(self, pod, stamp):
         """The pod's nginx hands out all that the script names, whole."""
@@ -208,6 +212,50 @@ class Daemon(OnANode):
         self.assertEqual(state("smartos-platform")["current"], STAMPS[0])
 
 
+    def test_takes_up_documents_and_secrets_in_place(self):
+        """As the kubelet passes on a ConfigMap and a Secret that were applied anew."""
+        node.secrets["api-token"] = "first"
+        settings = {"listen": {"tokenFile": "/etc/seedcache/secrets/api-token"}}
+        self.start_warm(overlay="overlays/smartos", settings=settings)
+        before = node.inspect("seedcache-seedcache")["State"]["StartedAt"]
+        self.assertEqual(node.ask("/v1/artifacts/app-data")[0], 404)
+
+        def refresh(token):
+            return node.ask("/v1/artifacts/smartos-platform/refresh", "POST", None, {"Authorization": f"Bearer {token}"})[0]
+
+        self.assertEqual((refresh("first"), refresh("second")), (202, 401))
+        node.mount_config(at_this_origin(render(DAEMONSET / "overlays/examples")), settings)
+        wait_for(lambda: node.ask("/v1/artifacts/app-data")[0] == 200 and state("app-data")["state"] == "Ready")
+        node.secrets["api-token"] = "second"
+        node.mount_secrets()
+        wait_for(lambda: (refresh("first"), refresh("second")) == (401, 202))
+        self.assertEqual(node.inspect("seedcache-seedcache")["State"]["StartedAt"], before)
+
+    def test_trusts_the_authorities_that_it_is_given(self):
+        publish_app(b"first")
+        data = lambda: state("app-data")
+        # Those of the image are found, and the origin's is not among them.
+        self.start(origin=TLS_ORIGIN)
+        wait_for(lambda: "`fetch.caFile`" in (data().get("lastError") or ""))
+        self.assertNotIn("no system certificate authorities", node.logs("seedcache-seedcache"))
+        node.stop("seedcache", seconds=45)
+        # In the settings, as the README has it.
+        node.secrets["ca.pem"] = node.ca.read_text()
+        self.start(origin=TLS_ORIGIN, settings={"fetch": {"caFile": "/etc/seedcache/secrets/ca.pem"}})
+        wait_for(lambda: data()["state"] == "Ready")
+        node.stop("seedcache", seconds=45)
+        # Or in an image of one's own, whose file is read where it stands.
+        shutil.rmtree(STORE / "app-data")
+        bundle, own = node.work / "bundle.pem", node.work / "own.tar"
+        bundle.write_text(pathlib.Path("/etc/ssl/certs/ca-certificates.crt").read_text() + node.ca.read_text())
+        binary = pathlib.Path(IMAGE).with_name("seedcache")
+        words = [DAEMONSET / "build-image", "--binary", binary, "--ca", bundle, "--tag", "seedcache:own", own]
+        subprocess.run(words, check=True, capture_output=True)
+        node.podman("load", "-i", own)
+        self.start(origin=TLS_ORIGIN, image="seedcache:own")
+        wait_for(lambda: data()["state"] == "Ready")
+
+
 class BootServers(OnANode):
     def warm_twice(self, name, container="seed"):
         self.start_warm()
@@ -217,16 +265,29 @@ class BootServers(OnANode):
                 self.assertEqual(len(pods), 2)
                 node.play_at_once(pods)
                 for pod in names(pods):
-                    self.assertLess(node.init_seconds(f"{pod}-{container}"), 1)
+                    self.started_soon(f"{pod}-{container}")
                     self.boots(pod, STAMPS[0])
                 node.stop(*names(pods))
 
-    def cold(self, name):
-        """The pods are there first, then the daemon, then the artifact."""
-        pods = example(name)
+    def test_over_the_socket(self):
+        self.warm_twice("sdc-ipxe")
+
+    def test_with_busybox(self):
+        self.warm_twice("sdc-ipxe-busybox")
+
+    def test_with_curl(self):
+        self.warm_twice("sdc-ipxe-curl")
+
+    def test_before_there_is_a_daemon(self):
+        """The pods are there first, then the daemon, then the artifact, which is fetched once for all of them."""
+        pods = [
+            *example("sdc-ipxe"), *example("sdc-ipxe-busybox", "busybox-"), *example("sdc-ipxe-curl", "curl-"),
+        ]
+        self.assertEqual(len(pods), 6)
         playing = threading.Thread(target=node.play_at_once, args=(pods,))
         playing.start()
-        wait_for(lambda: node.podman("ps", "-q", "--filter", f"name={names(pods)[0]}-seed").stdout)
+        for pod in names(pods):
+            wait_for(lambda: node.running(f"{pod}-seed"))
         node.origin.opened.clear()
         publish_all()
         self.start("overlays/smartos")
@@ -234,26 +295,11 @@ class BootServers(OnANode):
         self.assertTrue(playing.is_alive())
         node.origin.opened.set()
         playing.join()
+        (version,) = state("smartos-platform")["versions"]
         for pod in names(pods):
             self.boots(pod, STAMPS[0])
-
-    def test_over_the_socket(self):
-        self.warm_twice("sdc-ipxe")
-
-    def test_over_the_socket_before_there_is_a_daemon(self):
-        self.cold("sdc-ipxe")
-
-    def test_with_busybox(self):
-        self.warm_twice("sdc-ipxe-busybox")
-
-    def test_with_busybox_before_there_is_a_daemon(self):
-        self.cold("sdc-ipxe-busybox")
-
-    def test_with_curl(self):
-        self.warm_twice("sdc-ipxe-curl")
-
-    def test_with_curl_before_there_is_a_daemon(self):
-        self.cold("sdc-ipxe-curl")
+            node.init_seconds(f"{pod}-seed", since=moment(version["publishedAt"]))
+        self.assertEqual(list(node.origin.downloads().values()), [1], node.logs("seedcache-seedcache"))
 
     def test_a_newer_version_is_served_without_a_restart(self):
         self.start_warm()
@@ -264,7 +310,6 @@ class BootServers(OnANode):
         (pod,) = names(pods)
         wait_for(lambda: STAMPS[1].encode() in get(f"{pod}-nginx", "/smartos/smartos.ipxe")[1])
         self.boots(pod, STAMPS[1])
-
 
     def test_a_machine_boots_from_it(self):
         self.start_warm()
@@ -294,25 +339,32 @@ class Applications(OnANode):
         (volume,) = [m["Source"] for m in node.inspect(f"{pod}-app-container")["Mounts"] if m["Destination"] == "/data"]
         return pathlib.Path(volume)
 
-    def test_waits_for_its_data(self):
+    def twice_at_once(self, name, container):
+        """Two of the example's pods at once, and then again; yields while they run."""
         self.start_warm()
         for _ in range(2):
-            (documents,) = example("app-container")
-            node.play(documents)
-            self.assertLess(node.init_seconds("app-0-init-data"), 1)
-            wait_for(lambda: "The app is running!" in node.logs("app-0-app-container"))
-            # The pod's volume and the store are two mounts of one file system: linked all the same.
-            seeded = self.data_of("app-0") / "app/words"
+            pods = example(name) + example(name, "other-")
+            node.play_at_once(pods)
+            for pod in names(pods):
+                self.started_soon(f"{pod}-{container}")
+            yield names(pods)
+            node.stop(*names(pods))
+
+    def test_waits_for_its_data(self):
+        for pods in self.twice_at_once("app-container", "init-data"):
             (stored,) = STORE.glob("app-data/*/tree/words")
-            self.assertEqual(seeded.read_bytes(), b"first")
-            self.assertTrue(seeded.samefile(stored) or "reflink" in node.logs("app-0-init-data"), node.logs("app-0-init-data"))
-            node.stop("app-0")
+            for pod in pods:
+                wait_for(lambda: "The app is running!" in node.logs(f"{pod}-app-container"))
+                # The pod's volume and the store are two mounts of one file system: linked all the same.
+                seeded, said = self.data_of(pod) / "app/words", node.logs(f"{pod}-init-data")
+                self.assertEqual(seeded.read_bytes(), b"first")
+                self.assertTrue(seeded.samefile(stored) or "reflink" in said, said)
 
     def test_waits_for_the_daemon_too(self):
         (documents,) = example("app-container")
         playing = threading.Thread(target=node.play, args=(documents,))
         playing.start()
-        wait_for(lambda: node.podman("ps", "-q", "--filter", "name=app-0-init-data").stdout)
+        wait_for(lambda: node.running("app-0-init-data"))
         publish_all()
         self.start()
         playing.join()
@@ -320,28 +372,35 @@ class Applications(OnANode):
 
     def test_follows_its_data(self):
         self.start_warm()
-        (documents,) = example("app-sidecar")
-        node.play(documents)
-        words = self.data_of("app-0") / "app/words"
-        wait_for(lambda: words.exists() and words.read_bytes() == b"first")
-        probe = ["seedcache", "seed", "app-data", "/data/app", "--wait", "1s", "--daemon-timeout", "1s"]
-        node.execute("app-0-follow-data", *probe)
+        pods = example("app-sidecar") + example("app-sidecar", "other-")
+        for again in (False, True):
+            node.play_at_once(pods)
+            words = [self.data_of(pod) / "app/words" for pod in names(pods)]
+            wait_for(lambda: all(file.exists() and file.read_bytes() == b"first" for file in words))
+            # As its startup probe does.
+            for pod in names(pods):
+                probe = ["seedcache", "seed", "app-data", "/data/app", "--wait", "1s", "--daemon-timeout", "1s"]
+                node.execute(f"{pod}-follow-data", *probe)
+            if not again:
+                node.stop(*names(pods))
         publish_app(b"second")
         node.execute("seedcache-seedcache", "seedcache", "refresh", "app-data", "--wait")
-        wait_for(lambda: words.read_bytes() == b"second")
+        wait_for(lambda: all(file.read_bytes() == b"second" for file in words))
+        # The daemon is another one meanwhile.
+        node.podman("kill", "--signal", "KILL", "seedcache-seedcache")
+        node.stop("seedcache")
+        publish_app(b"third")
+        self.start()
+        wait_for(lambda: all(file.read_bytes() == b"third" for file in words))
 
     def test_plugins_are_installed_beside_what_is_there(self):
-        self.start_warm()
         bin_ = pathlib.Path("/opt/cni/bin")
         bin_.mkdir()
         (bin_ / "of-another").write_text("stays")
         (bin_ / "bridge").write_text("old")
         held = open(bin_ / "bridge")
         self.addCleanup(held.close)
-        for _ in range(2):
-            (documents,) = example("install-cni")
-            node.play(documents)
-            node.stop("install-cni-0")
+        for _ in self.twice_at_once("install-cni", "install-cni"):
             found = {entry.name: entry.read_text() for entry in bin_.iterdir() if not entry.name.startswith(".")}
             expected = {name: f"plugin {name}" for name in ("bridge", "host-local", "loopback", "portmap")}
             self.assertEqual(found, expected | {"of-another": "stays"})
@@ -351,18 +410,19 @@ class Applications(OnANode):
         self.assertEqual(held.read(), "old")
 
     def test_values_come_as_files(self):
-        secrets = node.work / "secrets"
-        secrets.mkdir(exist_ok=True)
-        (secrets / "agent-token").write_text("first-token\n")
-        self.start_warm()
-        (documents,) = example("rendered-config")
-        node.play(documents)
-        wait_for(lambda: "node-1 asks https://control.example.com:6443" in node.logs("agent-0-agent"))
+        node.secrets["agent-token"] = "first-token\n"
         token = KUBE_DATA / "agent/current/config/token"
-        self.assertEqual((token.read_text(), token.stat().st_mode & 0o777), ("first-token\n", 0o400))
-        self.assertEqual(node.execute("agent-0-agent", "cat", "/agent/current/config/token").stdout, "first-token\n")
-        inspected = json.dumps(node.inspect("agent-0-agent")) + json.dumps(node.inspect("seedcache-seedcache"))
-        self.assertNotIn("first-token", inspected)
+        for pods in self.twice_at_once("rendered-config", "seed"):
+            for pod in pods:
+                wait_for(lambda: "node-1 asks https://control.example.com:6443" in node.logs(f"{pod}-agent"))
+            self.assertEqual((token.read_text(), token.stat().st_mode & 0o777), ("first-token\n", 0o400))
+            self.assertEqual(node.execute("agent-0-agent", "cat", "/agent/current/config/token").stdout, "first-token\n")
+            inspected = json.dumps(node.inspect("agent-0-agent")) + json.dumps(node.inspect("seedcache-seedcache"))
+            self.assertNotIn("first-token", inspected)
+        node.play(example("rendered-config")[0])
+        node.secrets["agent-token"] = "second-token\n"
+        node.mount_secrets()
+        wait_for(lambda: node.execute("agent-0-agent", "cat", "/agent/current/config/token").stdout == "second-token\n")
 
 
 class Restarts(OnANode):
@@ -371,18 +431,22 @@ class Restarts(OnANode):
         publish_all()
         node.origin.opened.clear()
         self.start()
-        pods = example("sdc-ipxe") + example("sdc-ipxe-curl", "curl-")
+        boot_servers = [*example("sdc-ipxe"), example("sdc-ipxe-curl", "curl-")[0], example("sdc-ipxe-busybox", "busybox-")[0]]
+        pods = boot_servers + example("app-container")
         playing = threading.Thread(target=node.play_at_once, args=(pods,))
         playing.start()
         for pod in names(pods):
-            wait_for(lambda: node.podman("ps", "-q", "--filter", f"name={pod}-seed").stdout)
+            wait_for(lambda: node.running(f"{pod}-init-data" if pod == "app-0" else f"{pod}-seed"))
         opened_after()
         wait_for(lambda: node.answers("/healthz"))
         self.assertTrue(playing.is_alive())
         node.origin.opened.set()
         playing.join()
-        for pod in names(pods):
+        for pod in names(boot_servers):
             self.boots(pod, STAMPS[0])
+        wait_for(lambda: "The app is running!" in node.logs("app-0-app-container"))
+        (downloads,) = [count for path, count in node.origin.downloads().items() if "SmartOS" in path]
+        self.assertEqual(downloads, 1)
 
     def test_killed_while_pods_wait(self):
         def kill():
@@ -403,8 +467,8 @@ class Restarts(OnANode):
     def test_the_next_one_waits_for_the_last(self):
         """Two at once, as when a pod was deleted by force: the second takes over when the first is gone."""
         self.start_warm()
-        second = as_daemon(render(DAEMONSET / "overlays/examples"), "second", None, node.work / "secrets")
-        for container in second[1]["spec"]["containers"]:
+        second = node.daemon("overlays/examples", name="second")
+        for container in second[0]["spec"]["containers"]:
             del container["ports"]
         node.play(second)
         wait_for(lambda: "lock" in node.logs("second-seedcache"))
@@ -475,6 +539,7 @@ class Refused(OnANode):
         base = "/v1/artifacts/smartos-platform/versions/current"
         for path in ("root.password", "platform/root.password", "platform/%2e%2e/root.password", "../archive"):
             self.assertNotEqual(node.ask(f"{base}/files/{path}")[0], 200, path)
+        self.assertEqual(node.ask(f"{base}/archive")[0], 404)
         self.assertNotIn(b"root.password", node.ask(f"{base}/tree.tar")[1])
         self.assertNotIn(b"root.password", node.ask(base)[1])
         self.assertEqual(list(KUBE_DATA.rglob("root.password")), [])

@@ -3,6 +3,7 @@
 What podman does not do as Kubernetes would, `as_pods` writes in another way; everything else of the manifests stays as it is:
 images, commands, host paths, users, capabilities, read-only roots.
 """
+import collections
 import contextlib
 import copy
 import datetime
@@ -14,8 +15,10 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -31,6 +34,7 @@ KUBE_DATA = pathlib.Path("/mnt/kube-data")
 # The first address of the network that podman makes: the node, as pods see it.
 HOST_IP = "10.89.0.1"
 ORIGIN = f"http://{HOST_IP}:8000"
+TLS_ORIGIN = f"https://{HOST_IP}:8443"
 # What qemu calls the machine that it runs on.
 BOOT_SERVER = "http://10.0.2.2"
 
@@ -43,19 +47,20 @@ def enter_namespaces():
 
 
 def wait_for(what, seconds=60):
-    """Asks until the answer is something, and gives it."""
-    deadline = time.monotonic() + seconds
+    """Asks until the answer is something, and gives it; less and less often, since podman's answers cost much."""
+    deadline, pause = time.monotonic() + seconds, 0.05
     while not (answer := what()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.4)
     return answer
 
 
 class Origin:
-    """Serves a directory. Closed, it holds what is asked of it until it is opened."""
+    """Serves a directory, over TLS too. Closed, it holds what is asked of it until it is opened."""
 
-    def __init__(self, root):
+    def __init__(self, root, certificate):
         self.root, self.asked, self.opened = root, [], threading.Event()
         self.opened.set()
         origin = self
@@ -70,9 +75,21 @@ class Origin:
                 pass
 
         handler = functools.partial(Handler, directory=str(root))
-        self.server = http.server.ThreadingHTTPServer(("0.0.0.0", 8000), handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        for port in (8000, 8443):
+            server = http.server.ThreadingHTTPServer(("0.0.0.0", port), handler)
+            server.daemon_threads = True
+            # Clients that trust nobody here, or that are killed.
+            server.handle_error = lambda *_: None
+            if port == 8443:
+                # Shaken hands by the connection's own thread, not by the one that accepts.
+                server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def downloads(self):
+        """How often each archive was asked for."""
+        return collections.Counter(path for path in self.asked if path.endswith((".tgz", ".tar.gz")))
 
     def put(self, path, content):
         file = self.root / path
@@ -80,6 +97,49 @@ class Origin:
         fresh = file.with_name(f".{file.name}")
         fresh.write_bytes(content)
         fresh.rename(file)
+
+
+def authority(directory):
+    """A certificate authority, and a certificate of the origin that it signed, with its key."""
+    (directory / "openssl.cnf").write_text(
+        "[req]\ndistinguished_name=name\n[name]\n[ca]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n"
+        f"[origin]\nbasicConstraints=critical,CA:FALSE\nsubjectAltName=IP:{HOST_IP}\n"
+    )
+
+    def made(name, *words):
+        subprocess.run([
+            "openssl", "req", "-x509", "-config", "openssl.cnf", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-days", "2", "-subj", f"/CN={name}", "-extensions", name, "-keyout", f"{name}.key", "-out", f"{name}.pem", *words,
+        ], cwd=directory, check=True, capture_output=True)
+        return directory / f"{name}.pem"
+
+    ca = made("ca")
+    signed = made("origin", "-CA", "ca.pem", "-CAkey", "ca.key")
+    signed.write_text(signed.read_text() + (directory / "origin.key").read_text())
+    return ca, signed
+
+
+def mount_volume(at, files, mode=0o644):
+    """Lays files (name: text) out as the kubelet does for ConfigMaps, Secrets and projected volumes: in a hidden directory that
+    `..data` leads to, a link through that for each, all of them switched by one rename."""
+    at.mkdir(parents=True, exist_ok=True)
+    payload = pathlib.Path(tempfile.mkdtemp(prefix="..2026_", dir=at))
+    payload.chmod(0o755)
+    for name, text in files.items():
+        (payload / name).write_text(text)
+        (payload / name).chmod(mode)
+    data = at / "..data"
+    old = at / os.readlink(data) if data.is_symlink() else None
+    (at / "..data_tmp").symlink_to(payload.name)
+    (at / "..data_tmp").rename(data)
+    for name in files:
+        if not (at / name).is_symlink():
+            (at / name).symlink_to(f"..data/{name}")
+    for entry in at.iterdir():
+        if not entry.name.startswith("..") and entry.name not in files:
+            entry.unlink()
+    if old:
+        shutil.rmtree(old)
 
 
 def archive(files):
@@ -104,8 +164,9 @@ class Node:
         )
         os.environ["CONTAINERS_CONF"] = str(self.work / "containers.conf")
         (self.work / "origin").mkdir()
-        self.origin = Origin(self.work / "origin")
-        self.played = []
+        self.ca, certificate = authority(self.work)
+        self.origin = Origin(self.work / "origin", certificate)
+        self.secrets, self.played, self.pids = {}, [], {}
 
     def lay_out(self):
         def run(*words):
@@ -136,9 +197,9 @@ class Node:
 
         threading.Thread(target=drain, daemon=True).start()
 
-    def podman(self, *words, check=True, **options):
+    def podman(self, *words, check=True, timeout=120, **options):
         flags = ["--root", self.work / "storage", "--runroot", "/run/containers/storage", "--tmpdir", "/run/libpod"]
-        done = subprocess.run(["podman", *flags, *words], capture_output=True, text=True, timeout=120, **options)
+        done = subprocess.run(["podman", *flags, *words], capture_output=True, text=True, timeout=timeout, **options)
         if check and done.returncode != 0:
             raise AssertionError(f"podman {' '.join(map(str, words))}: {done.stdout}{done.stderr}")
         return done
@@ -184,8 +245,10 @@ class Node:
         for directory in (KUBE_DATA, pathlib.Path("/run/seedcache"), pathlib.Path("/opt/cni"), self.disk / "empty"):
             for entry in directory.iterdir() if directory.exists() else []:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-        shutil.rmtree(self.work / "origin")
+        for name in ("origin", "volumes"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
         (self.work / "origin").mkdir()
+        self.secrets.clear()
         self.origin.asked.clear()
         self.origin.opened.set()
 
@@ -205,7 +268,7 @@ class Node:
         self.played.append(name)
         file = self.work / f"{name}.yaml"
         file.write_text(yaml.safe_dump_all(documents))
-        done = self.podman("kube", "play", file, check=False)
+        done = self.podman("kube", "play", file, check=False, timeout=300)
         if done.returncode != 0:
             said = [self.logs(f"{name}-{c['name']}", check=False) for c in pod["spec"]["initContainers"]]
             raise AssertionError("\n".join([name, done.stderr, *said]))
@@ -229,19 +292,29 @@ class Node:
 
     def stop(self, *names, seconds=0):
         if names:
+            self.pids.clear()
             self.podman("pod", "rm", "-f", "-t", str(seconds), *names, check=False)
             for name in names:
                 self.played.remove(name)
 
+    def running(self, container):
+        return self.podman("ps", "-q", "--filter", f"name={container}").stdout
+
     def inspect(self, container):
         return json.loads(self.podman("inspect", container).stdout)[0]
+
+    def pid(self, container):
+        """Its first process, asked of podman once."""
+        if container not in self.pids:
+            self.pids[container] = str(self.inspect(container)["State"]["Pid"])
+        return self.pids[container]
 
     def boot(self, container, qemu):
         """A machine that boots over the network, in that of a container; to be stopped by the caller."""
         libraries = ":".join(f"{qemu}/{place}/{os.uname().machine}-linux-gnu" for place in ("usr/lib", "lib"))
         data = [word for place in ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu") for word in ("-L", qemu / place)]
         return subprocess.Popen([
-            "nsenter", "-t", str(self.inspect(container)["State"]["Pid"]), "-n",
+            "nsenter", "-t", self.pid(container), "-n",
             qemu / "usr/bin/qemu-system-x86_64", *data, "-machine", "pc,graphics=off", "-accel", "tcg", "-m", "256", "-vga", "none",
             "-display", "none", "-monitor", "none", "-serial", "null", "-device", "e1000,netdev=net,bootindex=1",
             "-netdev", f"user,id=net,bootfile={BOOT_SERVER}/smartos/smartos.ipxe", "-no-reboot",
@@ -251,25 +324,50 @@ class Node:
         done = self.podman("logs", container, check=check)
         return done.stdout + done.stderr
 
-    def init_seconds(self, container):
-        """How long an init container took, from its start to its end."""
+    def init_seconds(self, container, since=None):
+        """How long an init container took, from its start, or a moment after that, to its end. podman notes the start some
+        hundredths of a second late: what takes less may seem to have ended before."""
         state = self.inspect(container)["State"]
         assert state["ExitCode"] == 0, self.logs(container)
-        return moment(state["FinishedAt"]) - moment(state["StartedAt"])
+        seconds = moment(state["FinishedAt"]) - (since or moment(state["StartedAt"]))
+        print(f"{container}: {seconds:.3f} s", flush=True)
+        return seconds
 
     def execute(self, container, *words, check=True):
         return self.podman("exec", container, *words, check=check)
 
     # The daemon
 
-    def start_daemon(self, overlay, name="seedcache", image=None):
-        self.play(as_daemon(render(DAEMONSET / overlay), name, image, self.work / "secrets"))
+    def daemon(self, overlay, name="seedcache", image=None, settings=None, origin=ORIGIN):
+        """The DaemonSet's pod, and its volumes as they are now."""
+        documents = at_this_origin(render(DAEMONSET / overlay), origin)
+        self.mount_config(documents, settings)
+        self.mount_secrets()
+        return as_daemon(documents, name, image, self.work / "volumes")
 
-    def ask(self, path, method="GET", body=None):
+    def mount_config(self, documents, settings=None):
+        """What the projected volume holds; `settings` are said besides what the overlay says, by section."""
+        files = {}
+        for document in of_kind(documents, "ConfigMap"):
+            if document["metadata"]["name"].startswith(("seedcache-settings", "seedcache-documents")):
+                files |= document.get("data", {})
+        said = yaml.safe_load(files["seedcache.yaml"])
+        for section, fields in (settings or {}).items():
+            said.setdefault(section, {}).update(fields)
+        files["seedcache.yaml"] = yaml.safe_dump(said)
+        mount_volume(self.work / "volumes/config", files)
+
+    def mount_secrets(self):
+        mount_volume(self.work / "volumes/secrets", self.secrets, 0o400)
+
+    def start_daemon(self, overlay, **options):
+        self.play(self.daemon(overlay, **options))
+
+    def ask(self, path, method="GET", body=None, headers=None):
         """Over the hostPort, as the kubelet's probes and pods do."""
         connection = http.client.HTTPConnection(HOST_IP, 7070, timeout=60)
         with contextlib.closing(connection):
-            connection.request(method, path, body)
+            connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
 
@@ -281,10 +379,9 @@ class Node:
 
 
 def moment(text):
-    """Seconds of a time as podman writes it, whose fraction has nine digits."""
-    whole, rest = text.split(".")
-    fraction = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-    return datetime.datetime.fromisoformat(whole).timestamp() + float(f"0.{fraction}")
+    """Seconds of a time as podman and the daemon write it, with a fraction of up to nine digits."""
+    whole, fraction, zone = re.fullmatch(r"([^.]+?)(\.\d+)?(Z|[+-]\d\d:\d\d)", text).groups()
+    return datetime.datetime.fromisoformat(whole + zone.replace("Z", "+00:00")).timestamp() + float(fraction or 0)
 
 
 def program(name):
@@ -321,14 +418,14 @@ def render(directory):
     return [document for document in yaml.safe_load_all(rendered(directory)) if document]
 
 
-def at_this_origin(documents):
+def at_this_origin(documents, here=ORIGIN):
     """The documents' origins are this node's."""
     for document in documents:
         if document["kind"] == "ConfigMap":
             for name, text in document.get("data", {}).items():
                 if "kind: Artifact" in text:
                     for origin in ("us-central.manta.mnx.io", "artifacts.example.com", "github.com"):
-                        text = text.replace(f"https://{origin}", f"{ORIGIN}/{origin}")
+                        text = text.replace(f"https://{origin}", f"{here}/{origin}")
                     document["data"][name] = text.replace("http://boot.example.com", BOOT_SERVER)
     return documents
 
@@ -352,6 +449,7 @@ def as_pods(documents, prefix=""):
 def pod(name, spec):
     spec = copy.deepcopy(spec)
     shared = spec.pop("securityContext", {})
+    group = shared.get("fsGroup")
     # podman would start init containers again after they ended well.
     spec["restartPolicy"] = "Never"
     for field in ("serviceAccountName", "priorityClassName", "nodeSelector", "tolerations", "enableServiceLinks", "dnsPolicy"):
@@ -383,31 +481,26 @@ def pod(name, spec):
             # podman's are named volumes, which pods of one name would share; and any user may write to one.
             at = pathlib.Path(os.environ["CONTAINERS_CONF"]).parent / "node/empty" / name / volume["name"]
             at.mkdir(parents=True, exist_ok=True)
-            at.chmod(0o777)
+            os.chown(at, 0, group or 0)
+            # As the kubelet leaves it: its group sticks to all that is made there.
+            at.chmod(0o2777 if group else 0o777)
             volume["hostPath"] = {"path": str(at), "type": "Directory"}
             del volume["emptyDir"]
     annotations = {"io.podman.annotations.init.container.type": "always"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "annotations": annotations}, "spec": spec}
 
 
-def as_daemon(documents, name, image, secrets):
-    """The DaemonSet's pod. Its projected volume becomes one directory, its Secret another."""
-    maps = {m["metadata"]["name"]: m for m in at_this_origin(of_kind(documents, "ConfigMap"))}
+def as_daemon(documents, name, image, volumes):
+    """The DaemonSet's pod. Its projected volume and its Secret, which podman does not know, are directories laid out as such."""
     (daemon,) = of_kind(documents, "DaemonSet")
     made = pod(name, daemon["spec"]["template"]["spec"])
-    secrets.mkdir(exist_ok=True)
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config"}, "data": {}}
     for volume in made["spec"]["volumes"]:
-        if "projected" in volume:
-            for source in volume.pop("projected")["sources"]:
-                config["data"].update(maps[source["configMap"]["name"]].get("data", {}))
-            volume["configMap"] = {"name": "config"}
-        elif "secret" in volume:
-            del volume["secret"]
-            volume["hostPath"] = {"path": str(secrets), "type": "Directory"}
+        for kind in ("projected", "secret"):
+            if volume.pop(kind, None):
+                volume["hostPath"] = {"path": str(volumes / volume["name"]), "type": "Directory"}
     if image:
         made["spec"]["containers"][0]["image"] = image
-    return [config, made]
+    return [made]
 
 
 def sha1_line(content):

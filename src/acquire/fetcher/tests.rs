@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use super::*;
+
+mod ranges;
+
 use crate::acquire::source::origin::{Asked, Ending, Origin, Reply};
 use crate::fs::{Dir, RelPath};
 use crate::intent::{Bytes, FileSource, Interval, Unpack};
@@ -52,7 +55,8 @@ impl Bench {
         let fetcher = Fetcher {
             known: Arc::default(),
             http: HttpClient::new(&settings).unwrap(),
-            rules: Rules { base, cap: base, ..Rules::new(u64::MAX) },
+            rules: Rules { base, cap: base, window: 6 << 18, ..Rules::new(u64::MAX) },
+            ahead: Arc::new(Semaphore::new(6 << 18)),
             sink: keep_as_file,
         };
         let staging = Staging::new(Dir::open(dir.path()).unwrap());
@@ -88,6 +92,12 @@ fn artifact(source: Source) -> Artifact {
 
 fn http(urls: &[String]) -> Artifact {
     let source = serde_json::json!({ "url": urls[0], "mirrors": &urls[1..], "headers": { "X-Token": "t" } });
+    artifact(Source::Http(serde_json::from_value(source).unwrap()))
+}
+
+/// Read by four connections at once.
+fn shared(urls: &[String]) -> Artifact {
+    let source = serde_json::json!({ "url": urls[0], "headers": { "X-Token": "t" }, "connections": 4 });
     artifact(Source::Http(serde_json::from_value(source).unwrap()))
 }
 

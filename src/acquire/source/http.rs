@@ -3,11 +3,12 @@
 //! What must hold: declared headers and a URL's user info go to the origin they were declared for and to no other,
 //! redirects included; `https` never leads to `http`; every wait has an end; no error shows a secret.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::{Certificate, Client, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{ClientError, HttpError};
@@ -68,6 +69,9 @@ impl Credentials {
 #[derive(Debug, Clone)]
 pub(in crate::acquire) struct HttpClient {
     client: Client,
+    /// See [`HttpClient::apart`]; made when it is first needed.
+    apart: Arc<OnceLock<Client>>,
+    extra: Arc<[Certificate]>,
     /// The least throughput of a body; its window is also how long a head is waited for.
     floor: Floor,
 }
@@ -97,14 +101,26 @@ impl HttpClient {
     /// Makes the client as the settings say.
     pub(in crate::acquire) fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         let extra = extra_roots(settings)?;
-        let client = build(&extra, Roots::System).or_else(|error| {
+        let client = builder(&extra, Roots::System).build().or_else(|error| {
             // An image without any authorities still fetches over plain http, or under `caFile` alone.
-            let client = build(&extra, Roots::None).map_err(ClientError::Build)?;
+            let client = builder(&extra, Roots::None).build().map_err(ClientError::Build)?;
             tracing::warn!(error = %error, "no system certificate authorities: https trusts fetch.caFile only");
             Ok(client)
         })?;
-        let window = settings.stall_timeout.0;
-        Ok(Self { client, floor: Floor { bytes_per_second: settings.min_throughput.0, window } })
+        let floor = Floor { bytes_per_second: settings.min_throughput.0, window: settings.stall_timeout.0 };
+        Ok(Self { client, apart: Arc::default(), extra: extra.into(), floor })
+    }
+
+    /// A client each of whose requests has a connection of its own: HTTP/2 would put them all on one.
+    pub(in crate::acquire) async fn apart(&self) -> Self {
+        let this = self.clone();
+        let mut made = tokio::task::spawn_blocking(move || {
+            let apart = |roots| builder(&this.extra, roots).http1_only().build();
+            // What could be made once can be again, save for want of files: then connections are shared.
+            let made = || apart(Roots::System).or_else(|_| apart(Roots::None)).unwrap_or_else(|_| this.client.clone());
+            Self { client: this.apart.get_or_init(made).clone(), ..this.clone() }
+        });
+        super::file::joined(&mut made).await
     }
 
     /// The least throughput of a body.
@@ -120,7 +136,18 @@ impl HttpClient {
         credentials: &Credentials,
         extra: &HeaderMap,
     ) -> Result<Response, HttpError> {
-        let mut at = without_user(url);
+        self.send_to(method, url, without_user(url), credentials, extra).await
+    }
+
+    /// The same, where it is known already that `url` leads to `at`.
+    pub(in crate::acquire) async fn send_to(
+        &self,
+        method: Method,
+        url: &Url,
+        mut at: Url,
+        credentials: &Credentials,
+        extra: &HeaderMap,
+    ) -> Result<Response, HttpError> {
         for _ in 0..=super::error::REDIRECTS {
             let mut headers = credentials.headers_for(&at);
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -206,11 +233,11 @@ fn extra_roots(settings: &FetchSettings) -> Result<Vec<Certificate>, ClientError
         return Err(ClientError::CaEmpty { path: path.clone() });
     }
     // One that does not parse fails here, with the file named, and not as "the client cannot be made".
-    build(&certificates, Roots::None).map_err(malformed)?;
+    builder(&certificates, Roots::None).build().map_err(malformed)?;
     Ok(certificates)
 }
 
-fn build(extra: &[Certificate], roots: Roots) -> Result<Client, reqwest::Error> {
+fn builder(extra: &[Certificate], roots: Roots) -> ClientBuilder {
     // The client panics without a provider. An error says that one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
@@ -222,7 +249,6 @@ fn build(extra: &[Certificate], roots: Roots) -> Result<Client, reqwest::Error> 
         Roots::System => builder.tls_certs_merge(extra.iter().cloned()),
         Roots::None => builder.tls_certs_only(extra.iter().cloned()),
     }
-    .build()
 }
 
 fn user_info(url: &Url) -> Option<(String, Option<String>)> {

@@ -24,7 +24,12 @@ impl Asked {
 
     /// The first byte asked for.
     pub(in crate::acquire) fn from(&self) -> Option<usize> {
-        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+        self.header("range")?.strip_prefix("bytes=")?.split('-').next()?.parse().ok()
+    }
+
+    /// The last byte asked for, where not all of the rest is.
+    pub(in crate::acquire) fn last(&self) -> Option<usize> {
+        self.header("range")?.rsplit('-').next()?.parse().ok()
     }
 }
 
@@ -77,10 +82,11 @@ impl Reply {
         let unchanged = asked.header("if-range").is_none_or(|validator| validator == etag);
         match asked.from().filter(|from| unchanged && *from < body.len()) {
             Some(from) => {
-                let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
-                Self::new(206, &body[from..]).with("Content-Range", range).with("ETag", etag)
+                let last = asked.last().unwrap_or(body.len()).min(body.len() - 1);
+                let range = format!("bytes {from}-{last}/{}", body.len());
+                Self::new(206, &body[from..=last]).with("Content-Range", range).with("ETag", etag)
             }
-            None => Self::new(200, body).with("ETag", etag),
+            None => Self::new(200, body).with("ETag", etag).with("Accept-Ranges", "bytes"),
         }
     }
 }

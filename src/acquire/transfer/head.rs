@@ -19,6 +19,8 @@ pub(in crate::acquire) struct Head {
     pub range: Option<ContentRange>,
     /// ETag and Last-Modified.
     pub validators: Validators,
+    /// It says that it gives ranges of bytes (Accept-Ranges).
+    pub gives_ranges: bool,
     /// Retry-After, as a time from now.
     pub retry_after: Option<Duration>,
 }
@@ -53,6 +55,7 @@ impl Head {
             length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
             range: text(header::CONTENT_RANGE).and_then(ContentRange::parse),
             validators: Validators::new(text(header::ETAG), text(header::LAST_MODIFIED), date),
+            gives_ranges: text(header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")),
             retry_after: text(header::RETRY_AFTER).and_then(|after| retry_after(after, now)),
         }
     }
@@ -129,13 +132,16 @@ mod tests {
             ("content-range", "bytes 5-14/15"),
             ("etag", "\"a\""),
             ("retry-after", "120"),
+            ("accept-ranges", "Bytes"),
         ]);
+        assert!(read.gives_ranges);
         assert_eq!((read.length, read.retry_after), (Some(10), Some(Duration::from_secs(120))));
         assert_eq!(read.range, Some(ContentRange { span: Some((5, 14)), total: Some(15) }));
         assert_eq!(read.validators.strong.as_deref(), Some("\"a\""));
         let dated = head(&[("retry-after", "Sun, 06 Nov 1994 09:01:00 GMT"), ("content-range", "bytes */15")]);
         assert_eq!(dated.retry_after, Some(Duration::from_secs(60)));
         assert_eq!(dated.range, Some(ContentRange { span: None, total: Some(15) }));
+        assert!(!dated.gives_ranges && !head(&[("accept-ranges", "none")]).gives_ranges);
         for bad in ["5-14/15", "bytes 5-14", "bytes -14/15", "bytes 5-+14/15", "bytes 5-14/x", "items 5-14/15"] {
             assert_eq!(head(&[("content-range", bad)]).range, None, "{bad}");
         }

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Bytes ahead of all readers of the node together, see [`Rules::window`]: with it, and with a range more for each
+/// download, a warm-up stays below 64 MiB.
+pub(in crate::acquire) const WINDOW: u64 = 24 << 20;
+
 /// The bounds of a download.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::acquire) struct Rules {
@@ -19,6 +23,8 @@ pub(in crate::acquire) struct Rules {
     pub anew: u32,
     /// Most bytes of the object.
     pub max_bytes: u64,
+    /// Most bytes that are asked for or held ahead of the reader, where several connections read one body.
+    pub window: u64,
 }
 
 impl Rules {
@@ -32,6 +38,7 @@ impl Rules {
             patience: Duration::from_secs(300),
             anew: 3,
             max_bytes,
+            window: WINDOW,
         }
     }
 

@@ -196,6 +196,7 @@ fn head() -> impl Strategy<Value = Head> {
             range: Some(ContentRange { span, total }),
             validators: validators(etag),
             retry_after: after.map(Duration::from_secs),
+            ..Head::default()
         })
 }
 

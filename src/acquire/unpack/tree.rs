@@ -1,7 +1,9 @@
 //! The tree so far: what each path in it is, and what may therefore be added. Pure.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
+use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use super::error::shown;
@@ -33,17 +35,22 @@ pub(super) enum Place {
     Listed,
 }
 
-/// The entries that the tree holds, by path.
+/// The entries that the tree holds, found by path: about 180 bytes each with its path, and each there once, since they
+/// are what the manifest is written from.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    nodes: HashMap<Box<[u8]>, Node>,
+    entries: Vec<Entry>,
+    /// Where each is in `entries`, by the hash of its path.
+    places: HashTable<usize>,
+    /// Keyed anew for each tree: an archive cannot choose paths that collide.
+    hashing: RandomState,
 }
 
 impl Tree {
     /// Whether an entry may be added at `path`.
     pub(super) fn place(&self, path: &RelPath, kind: EntryType) -> Result<Place, Refusal> {
-        if let Some(node) = self.nodes.get(path.as_bytes()) {
-            return match (node.kind, kind) {
+        if let Some(entry) = self.get(path.as_bytes()) {
+            return match (entry.kind, kind) {
                 (EntryType::Dir, EntryType::Dir) => Ok(Place::Listed),
                 _ => Err(Refusal::Duplicate),
             };
@@ -51,7 +58,7 @@ impl Tree {
         let mut missing = Vec::new();
         let mut above = path.parent();
         while let Some(parent) = above {
-            match self.nodes.get(parent.as_bytes()).map(|node| node.kind) {
+            match self.get(parent.as_bytes()).map(|entry| entry.kind) {
                 Some(EntryType::Dir) => break,
                 Some(EntryType::Symlink) => return Err(Refusal::BelowSymlink { link: parent }),
                 Some(EntryType::File | EntryType::Hardlink) => return Err(Refusal::BelowFile { file: parent }),
@@ -67,29 +74,47 @@ impl Tree {
 
     /// Adds an entry, or says a directory again: the last word counts, as with GNU tar.
     pub(super) fn add(&mut self, path: &RelPath, node: Node) {
-        self.nodes.insert(path.as_bytes().into(), node);
+        let entry = entry(path.clone(), node);
+        let Self { entries, places, hashing } = self;
+        let hash_of = |at: &usize| hashing.hash_one(entries[*at].path.as_bytes());
+        let is_it = |at: &usize| entries[*at].path == *path;
+        match places.entry(hashing.hash_one(path.as_bytes()), is_it, hash_of) {
+            hashbrown::hash_table::Entry::Occupied(place) => {
+                let at = *place.get();
+                entries[at] = entry;
+            }
+            hashbrown::hash_table::Entry::Vacant(place) => {
+                place.insert(entries.len());
+                entries.push(entry);
+            }
+        }
+    }
+
+    fn get(&self, path: &[u8]) -> Option<&Entry> {
+        let found = |at: &usize| self.entries[*at].path.as_bytes() == path;
+        self.places.find(self.hashing.hash_one(path), found).map(|&at| &self.entries[at])
     }
 
     /// The first name of the regular file at `path`, and what it is.
     pub(super) fn file(&self, path: &RelPath) -> Result<(RelPath, Node), Refusal> {
         let none = || Refusal::HardLinkTarget { target: path.clone() };
-        let node = self.nodes.get(path.as_bytes()).ok_or_else(none)?;
-        match (node.kind, &node.target) {
-            (EntryType::File, _) => Ok((path.clone(), node.clone())),
-            (EntryType::Hardlink, Some(first)) => Ok((RelPath::parse(first).map_err(|_| none())?, node.clone())),
+        let entry = self.get(path.as_bytes()).ok_or_else(none)?;
+        match (entry.kind, &entry.target) {
+            (EntryType::File, _) => Ok((path.clone(), node(entry))),
+            (EntryType::Hardlink, Some(first)) => Ok((RelPath::parse(first).map_err(|_| none())?, node(entry))),
             _ => Err(none()),
         }
     }
 
     /// Whether `path` is there.
     pub(super) fn holds(&self, path: &RelPath) -> bool {
-        self.nodes.contains_key(path.as_bytes())
+        self.get(path.as_bytes()).is_some()
     }
 
     /// Finds a symlink that leads above the tree's top by way of other symlinks, with the reason to refuse it. One that
     /// leads nowhere or in a circle leads out of nothing.
     pub(super) fn escaping_symlink(&self) -> Option<(&[u8], Refusal)> {
-        let targets = self.nodes.iter().filter_map(|(path, node)| Some((&**path, Self::link_of(node)?)));
+        let targets = self.entries.iter().filter_map(|entry| Some((entry.path.as_bytes(), Self::link_of(entry)?)));
         let mut escaping: Vec<_> = targets.filter(|(path, target)| self.escapes(path, target)).collect();
         // The same one each time.
         escaping.sort_unstable();
@@ -97,8 +122,8 @@ impl Tree {
         Some((path, Refusal::SymlinkEscapes { target: shown(target) }))
     }
 
-    fn link_of(node: &Node) -> Option<&[u8]> {
-        node.target.as_deref().filter(|_| node.kind == EntryType::Symlink)
+    fn link_of(entry: &Entry) -> Option<&[u8]> {
+        entry.target.as_deref().filter(|_| entry.kind == EntryType::Symlink)
     }
 
     /// Walks `target` from the directory that holds `path`, as the system would.
@@ -117,7 +142,7 @@ impl Tree {
                         at.push(b'/');
                     }
                     at.extend_from_slice(name);
-                    let link = self.nodes.get(&at[..]).and_then(Self::link_of);
+                    let link = self.get(&at).and_then(Self::link_of);
                     if let Some(link) = link {
                         followed += 1;
                         if followed > MOST_FOLLOWED {
@@ -134,7 +159,9 @@ impl Tree {
 
     /// All entries, sorted by path.
     pub(super) fn into_entries(self) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = self.nodes.into_iter().map(|(path, node)| entry(&path, node)).collect();
+        let Self { mut entries, places, .. } = self;
+        drop(places);
+        entries.shrink_to_fit();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         names_in_order(&mut entries);
         entries
@@ -173,9 +200,21 @@ fn names_in_order(entries: &mut [Entry]) {
     }
 }
 
-fn entry(path: &[u8], node: Node) -> Entry {
+fn node(entry: &Entry) -> Node {
+    Node {
+        kind: entry.kind,
+        mode: entry.mode,
+        owner: (entry.uid, entry.gid),
+        mtime: entry.mtime,
+        size: entry.size,
+        sha256: entry.sha256,
+        target: entry.target.clone(),
+    }
+}
+
+fn entry(path: RelPath, node: Node) -> Entry {
     Entry {
-        path: RelPath::parse(path).unwrap_or_else(|e| unreachable!("only parsed paths were added: {e}")),
+        path,
         kind: node.kind,
         mode: node.mode,
         uid: node.owner.0,
@@ -284,8 +323,7 @@ mod tests {
                 tree.add(&path, node(EntryType::Symlink, Some(target)));
             }
             if tree.escaping_symlink().is_none() {
-                for path in tree.nodes.keys() {
-                    let path = RelPath::parse(path).unwrap();
+                for path in tree.entries.iter().map(|entry| &entry.path) {
                     if let Ok(real) = root.join(path.as_path()).canonicalize() {
                         prop_assert!(real.starts_with(&root), "{path} leads to {}", real.display());
                     }

@@ -43,6 +43,9 @@ struct Ownership {
     fixed: Option<(u32, u32)>,
     /// Who owns what this process makes here.
     own: (u32, u32),
+    /// Who was found to own the first file made: then the others are that one's, too, since directories are given away
+    /// only once all they hold is there.
+    made: Option<(u32, u32)>,
 }
 
 impl Ownership {
@@ -52,7 +55,7 @@ impl Ownership {
         let group = if top.mode & 0o2000 == 0 { rustix::process::getegid().as_raw() } else { top.gid };
         let user = rustix::process::geteuid();
         let fixed = recipe.owner.map(|owner| (owner.uid, owner.gid));
-        Ok(Self { root: user.is_root(), change: fs::may_give_away(), fixed, own: (user.as_raw(), group) })
+        Ok(Self { root: user.is_root(), change: fs::may_give_away(), fixed, own: (user.as_raw(), group), made: None })
     }
 
     /// Whether what has this kind and mode can be read by the one who owns it here.
@@ -68,6 +71,22 @@ impl Ownership {
     /// The owner on disk of what the archive gives to `archived`, or says nothing about.
     fn of(&self, archived: Option<(u32, u32)>) -> (u32, u32) {
         if self.change { self.fixed.or(archived).unwrap_or(self.own) } else { self.own }
+    }
+
+    /// Gives a file just made its metadata; its owner only where that is another one than it has.
+    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<()> {
+        let mut meta = meta(node, *self);
+        if meta.owner.is_some() {
+            let made = match self.made {
+                Some(made) => made,
+                None => {
+                    let stat = Dir::stat_file(file, path.as_path())?;
+                    *self.made.insert((stat.uid, stat.gid))
+                }
+            };
+            meta.owner = meta.owner.filter(|owner| *owner != made);
+        }
+        apply_meta(file, path.as_path(), &meta)
     }
 }
 
@@ -219,7 +238,7 @@ impl<'a> Writer<'a> {
             None => out.take_all(content)?,
             Some(sparse) => out.take_sparse(sparse, content)?,
         }
-        apply_meta(&out.file, path.as_path(), &meta(node, self.owners))?;
+        self.owners.finish(&out.file, path, node)?;
         Ok(out.hasher.finalize().into())
     }
 
@@ -248,7 +267,7 @@ impl<'a> Writer<'a> {
         if !donors.give(dir, &name, &wanted, &self.whole)? {
             let mut file = dir.create_file(&name, 0o600)?;
             file.write_all(&self.whole).map_err(|e| fs::Error::new("write", path.as_path(), e))?;
-            apply_meta(&file, path.as_path(), &meta)?;
+            self.owners.finish(&file, path, node)?;
         }
         self.progress.add_unpacked(self.whole.len() as u64);
         Ok(sha256)
@@ -272,7 +291,7 @@ impl<'a> Writer<'a> {
             content.take(n);
         }
         let mut node = self.unlisted(EntryType::File, 0o644);
-        apply_meta(&out.file, path.as_path(), &meta(&node, self.owners))?;
+        self.owners.finish(&out.file, path, &node)?;
         (node.size, node.sha256) = (self.bytes, Some(out.hasher.finalize().into()));
         self.tree.add(path, node);
         self.progress.add_entry();

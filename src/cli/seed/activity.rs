@@ -18,6 +18,8 @@ use crate::seed::SeedProgress;
 pub(super) enum Doing {
     /// The daemon is at it.
     Asking,
+    /// Another client holds the target, or another request the directory.
+    Waiting,
     /// The tree comes as a stream and is written here.
     Receiving(Arc<SeedProgress>),
     /// What is there is held against the manifest.
@@ -65,6 +67,7 @@ impl Activity {
     fn own(&self, name: &ArtifactName, at: Duration) -> Option<Line> {
         match &*self.doing.borrow() {
             Doing::Asking => None,
+            Doing::Waiting => Some(Line::plain(name, "waiting for another who works at the target")),
             Doing::Checking => Some(Line::plain(name, "checking what is there")),
             Doing::Receiving(made) => {
                 let made = SeedProgressState {

@@ -9,6 +9,7 @@ use super::Wish;
 use crate::cli::client::Client;
 use crate::cli::events::Change;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::stop::Stop;
 use crate::cli::{report, wait};
 use crate::intent::VersionName;
 
@@ -36,9 +37,11 @@ pub(super) async fn keep(
             }
         }
     };
+    let mut stop = Stop::new().map_err(Failure::Runtime)?;
     tokio::select! {
         failed = kept => failed.map(|never| match never {}),
-        stopped = stopped() => stopped.map(|()| Exit::Done).map_err(Failure::Runtime),
+        // It did what it was there for.
+        _ = stop.asked() => Ok(Exit::Done),
     }
 }
 
@@ -60,15 +63,4 @@ async fn another(client: &Client, wish: &Wish<'_>, held: &VersionName) {
         // It restarts, or is not there for a while.
         sleep(wait::spread(wait::LONGEST_PAUSE)).await;
     }
-}
-
-/// The first process of a container is told to stop by a signal that it has to listen for.
-async fn stopped() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }

@@ -20,8 +20,8 @@ use crate::cli::wait;
 use crate::fs::{Dir, LinkMode};
 use crate::intent::{ArtifactName, Digest, Link};
 use crate::seed::{
-    Asked, Mark, Marks as _, OnTargets, PATIENCE, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Staged,
-    Step, Switch, Wanted, decide, first_difference, is_own, owners_lost, receive, same_inode,
+    Asked, Mark, Marks as _, OnTargets, Place, ReceiveError, Seed, SeedError, SeedProgress, Seeded, Staged, Step,
+    Switch, Wanted, decide, first_difference, is_own, owners_lost, receive, same_inode,
 };
 use crate::store::{Manifest, ManifestError};
 
@@ -70,6 +70,13 @@ pub(in crate::cli) enum HandOverError {
     },
 }
 
+impl HandOverError {
+    /// Others who work at the target took all the time there was.
+    pub(in crate::cli) fn is_for_others(&self) -> bool {
+        matches!(self, HandOverError::Seed(SeedError::Locked { .. }))
+    }
+}
+
 impl From<crate::fs::Error> for HandOverError {
     fn from(error: crate::fs::Error) -> Self {
         HandOverError::Seed(error.into())
@@ -78,8 +85,8 @@ impl From<crate::fs::Error> for HandOverError {
 
 /// Has the target seeded, by the daemon as far as it can.
 pub(super) async fn hand_over(client: &Client, wish: &Wish<'_>, activity: &Activity) -> Result<Seeded, Failure> {
-    let target = wish.given.to_path_buf();
-    let place = match blocking(move || Place::at(&target)).await {
+    // On this thread: nothing else runs yet, and another one takes longer to start than all that is done here.
+    let place = match Place::at(wish.given) {
         Ok(place) => Arc::new(place),
         Err(error) => return by_path(client, wish, error).await,
     };
@@ -108,7 +115,8 @@ async fn by_turns(
             SeedAnswer::Seeded(seeded) => return Ok(seeded),
             SeedAnswer::NotBelowRoot(elsewhere) => elsewhere,
         };
-        let hands = Hands { client, wish, activity, place: place.clone(), elsewhere };
+        let until = Instant::now() + left.max(wait::LEAST_FOR_OTHERS);
+        let hands = Hands { client, wish, activity, place: place.clone(), elsewhere, until };
         if let Some(seeded) = hands.put().await? {
             return Ok(seeded);
         }
@@ -162,6 +170,8 @@ struct Hands<'a> {
     activity: &'a Activity,
     place: Arc<Place>,
     elsewhere: Elsewhere,
+    /// How long others at the same target are waited for.
+    until: Instant,
 }
 
 impl Hands<'_> {
@@ -169,13 +179,16 @@ impl Hands<'_> {
     async fn put(&self) -> Result<Option<Seeded>, Failure> {
         let started = Instant::now();
         let place = self.place.clone();
+        let patience = self.until.saturating_duration_since(Instant::now());
+        self.activity.turn_to(Doing::Waiting);
         let locked = blocking(move || {
-            let lock = place.lock(PATIENCE)?;
+            let lock = place.lock(patience)?;
             place.clear_leftovers(|_| false)?;
             Ok::<_, HandOverError>(lock)
         });
         // Whoever held it may have seeded the same: what stands there is looked at only now.
         let lock = locked.await?;
+        self.activity.turn_to(Doing::Asking);
         let done = match self.step(&self.elsewhere.tree_digest)? {
             Step::Refuse(what) => return Err(self.refused(what)),
             Step::Mend(seed) => self.mend(*seed).await,
@@ -261,6 +274,7 @@ impl Hands<'_> {
     /// is known that the daemon does not fill.
     async fn swap(&self, switch: Switch, received: Option<(Arc<Manifest>, Option<String>)>) -> Result<Seeded, Failure> {
         let staged = self.place.stage(&switch).map_err(HandOverError::from)?;
+        self.wish.leavings.note(&staged);
         let made_in = staged.dir().clone();
         let made = match received {
             Some((manifest, reason)) => self.receive(manifest, staged.dir(), reason).await,
@@ -270,6 +284,7 @@ impl Hands<'_> {
             Ok(seeded) => seeded,
             Err(error) => {
                 blocking(move || staged.discard()).await;
+                self.wish.leavings.forget();
                 return Err(error);
             }
         };
@@ -280,6 +295,7 @@ impl Hands<'_> {
             whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
         }
         let stands = settle(self.place.clone(), switch, staged).await?;
+        self.wish.leavings.forget();
         self.tell_where(&made_in, &stands).await?;
         Ok(Seeded { reason, ..seeded })
     }
@@ -320,7 +336,11 @@ impl Hands<'_> {
             return Ok(Err(None));
         }
         let Wish { name, absolute, .. } = *self.wish;
-        match self.client.fill(name, &self.elsewhere.version, self.link(), absolute, dir).await? {
+        let ask = async || self.client.fill(name, &self.elsewhere.version, self.link(), absolute, dir).await;
+        let left = self.until.saturating_duration_since(Instant::now());
+        let answer = wait::while_busy(left, || self.activity.turn_to(Doing::Waiting), ask).await?;
+        self.activity.turn_to(Doing::Asking);
+        match answer {
             FillAnswer::Seeded(seeded) => Ok(Ok(seeded)),
             FillAnswer::Receive { reason } => match self.link() {
                 Link::Auto | Link::Copy => Ok(Err(Some(reason))),

@@ -20,12 +20,12 @@ use crate::cli::exit::Failure;
 use crate::cli::wait;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
 use crate::intent::{
-    Artifact, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack, VersionName,
-    VersionWish, recipe_digest,
+    Artifact, Connections, Digest, FetchSettings, HttpSource, Interval, Link, Retain, Source, Spec, Unpack,
+    VersionName, VersionWish, recipe_digest,
 };
 use crate::seed::{
-    Asked, Fetched, Mark, Marks as _, OnTargets, PATIENCE, Place, Seed, SeedError, Seeded, Standing, Step, Switch,
-    Wanted, decide, entries_of, restore_modes,
+    Asked, Fetched, Mark, Marks as _, OnTargets, Place, Seed, SeedError, Seeded, Standing, Step, Switch, Wanted,
+    decide, entries_of, restore_modes,
 };
 use crate::store::{Entry, EntryType, ResolvedFrom, Staging, tree_digest};
 
@@ -137,9 +137,11 @@ impl OrFetch {
 pub(super) async fn fetch(plan: &Plan, wish: &Wish<'_>, why: String, activity: &Activity) -> Result<Seeded, Failure> {
     let started = Instant::now();
     let given = wish.given.to_path_buf();
+    let patience = wish.wait.max(wait::LEAST_FOR_OTHERS);
+    activity.turn_to(Doing::Waiting);
     let reached = blocking(move || {
         let place = Place::at(&given)?;
-        let lock = place.lock(PATIENCE)?;
+        let lock = place.lock(patience)?;
         place.clear_leftovers(|_| false)?;
         let mount_point = place.is_mount_point()?;
         Ok::<_, HandOverError>((place.look(&OnTargets)?, mount_point, place, lock))
@@ -247,6 +249,7 @@ impl Fetch<'_> {
                 return Err(HandOverError::from(error).into());
             }
         };
+        [&download, &tree].into_iter().for_each(|staged| self.wish.leavings.note(staged));
         let staging = Staging::into_tree(download.dir().clone(), tree.dir().clone());
         let made = self.make(staging, tree.dir().clone(), switch.reason()).await;
         blocking(move || download.discard()).await;
@@ -254,10 +257,12 @@ impl Fetch<'_> {
             Ok(made) => made,
             Err(error) => {
                 blocking(move || tree.discard()).await;
+                self.wish.leavings.forget();
                 return Err(error);
             }
         };
         settle(self.place.clone(), switch, tree).await?;
+        self.wish.leavings.forget();
         Ok(self.told(&mark, &acquired.entries, acquired.entries.len() as u64))
     }
 
@@ -308,6 +313,7 @@ impl Fetch<'_> {
             checksums: None,
             mirrors: Vec::new(),
             headers: std::collections::BTreeMap::new(),
+            connections: Connections::default(),
         };
         let spec = Spec {
             source: Source::Http(source),

@@ -8,8 +8,7 @@ use jiff::Timestamp;
 use tar::{Builder, EntryType as Flag, Header};
 
 use super::*;
-use crate::intent::Digest;
-use crate::store::{Archive, ManifestHead, ResolvedFrom, tree_digest};
+use crate::store::{ManifestHead, tree_digest};
 
 /// Makes a good tree another one, and what is then said.
 type Change<'a> = (&'a dyn Fn(&mut Vec<Thing>), &'a str);
@@ -50,20 +49,8 @@ fn things() -> Vec<Thing> {
 
 fn manifest(things: &[Thing]) -> Manifest {
     let entries: Vec<Entry> = things.iter().map(|(entry, _)| entry.clone()).collect();
-    let digest = Digest::sha256(b"x");
-    let head = ManifestHead {
-        format: 1,
-        artifact: "thing".parse().unwrap(),
-        version: "v1".parse().unwrap(),
-        source_url: "https://origin.invalid/thing.tgz".into(),
-        archive: Archive { digest: digest.clone(), size: 9, verified_by: vec![], weak: true, kept: false },
-        resolved_from: ResolvedFrom::default(),
-        published_at: Timestamp::UNIX_EPOCH,
-        recipe: digest,
-        tree_digest: tree_digest(&entries),
-        bytes: 0,
-        files: 0,
-    };
+    let (bytes, files) = (0, 0);
+    let head = ManifestHead { tree_digest: tree_digest(&entries), bytes, files, ..ManifestHead::sample("thing", "v1") };
     Manifest { head, entries }
 }
 

@@ -1,4 +1,4 @@
-//! Directories that peers hold open. They act as other users: without root they see only that nothing is done.
+//! Directories that peers hold open. The peers are other users, which takes root.
 
 use std::os::unix::fs::chown;
 
@@ -6,8 +6,12 @@ use super::*;
 
 const POD: u32 = 1000;
 
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+#[track_caller]
+fn needs_root() {
+    assert!(
+        crate::fs::may_give_away(),
+        "this test makes files of other users: run it as root, outside user namespaces"
+    );
 }
 
 /// Without the file that only root may read, which would not be linked for a pod.
@@ -69,9 +73,7 @@ fn forge(at: &Path, mode: LinkMode) {
 
 #[test]
 fn nothing_is_changed_in_a_directory_that_is_not_the_peers() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let version = house.publish("v1", &platform("v1"));
     let at = volume(&house, "pod", POD);
@@ -97,9 +99,7 @@ fn nothing_is_changed_in_a_directory_that_is_not_the_peers() {
 
 #[test]
 fn no_file_of_others_gets_a_name_that_the_peer_can_reach() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let things = [
         D("first", 0o755),
@@ -138,9 +138,7 @@ fn no_file_of_others_gets_a_name_that_the_peer_can_reach() {
 
 #[test]
 fn who_owns_the_stores_files_gets_no_link_to_them() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let version = house.publish_owned("v1", &platform("v1"), Some(POD));
     let at = volume(&house, "pod", POD);
@@ -166,9 +164,7 @@ fn who_owns_the_stores_files_gets_no_link_to_them() {
 
 #[test]
 fn unread_content_is_given_to_nobody() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let version = house.publish("v1", &platform("v1"));
     house.seed(&version, Link::Copy);
@@ -187,9 +183,7 @@ fn unread_content_is_given_to_nobody() {
 
 #[test]
 fn what_a_peer_writes_into_a_mark_is_not_told_at_length() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let version = house.publish("v1", &platform("v1"));
     let at = volume(&house, "pod", POD);
@@ -204,9 +198,7 @@ fn what_a_peer_writes_into_a_mark_is_not_told_at_length() {
 
 #[test]
 fn a_directory_on_record_is_mended_only_while_it_holds_that_version() {
-    if !is_root() {
-        return;
-    }
+    needs_root();
     let house = House::new();
     let [v1, v2] = ["v1", "v2"].map(|version| house.publish(version, &platform(version)));
     let at = volume(&house, "pod", POD);
@@ -238,4 +230,58 @@ fn a_directory_on_record_is_mended_only_while_it_holds_that_version() {
     assert!(other.put(&dir).unwrap());
     assert!(!mend().unwrap());
     assert!(!unix.exists());
+}
+
+#[test]
+fn what_a_peer_put_there_meanwhile_stays_when_a_fill_fails() {
+    needs_root();
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let at = volume(&house, "pod", 0);
+    // The directory was empty when it was looked at.
+    for theirs in ["platform", "theirs"] {
+        fs::write(at.join(theirs), "theirs").unwrap();
+    }
+    let (dir, progress) = (Dir::open(&at).unwrap(), SeedProgress::default());
+    let work = house.seeder.work_on(&version, Link::Auto, Peer { uid: 0, gid: 0 }, &progress).unwrap();
+    let scratch = super::super::staged::Scratch::within(&dir);
+    // By reflink where there are any, and then the name is taken.
+    let filled = house.seeder.fill_through(&work, &dir, &scratch, Some(Receive::NoCapability));
+    assert!(!matches!(filled, Ok(Ok(_))));
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 2);
+    for theirs in ["platform", "theirs"] {
+        assert_eq!(fs::read_to_string(at.join(theirs)).unwrap(), "theirs");
+    }
+}
+
+#[test]
+fn a_directory_that_lost_its_mark_is_known_by_its_record() {
+    needs_root();
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let at = volume(&house, "pod", POD);
+    filled(&house, &version, &at, POD);
+    let unix = at.join("platform/kernel/unix");
+    fs::remove_file(&unix).unwrap();
+    let dir = Dir::open(&at).unwrap();
+    assert!(dir.set_xattr(super::super::mark::ATTRIBUTE, b"").unwrap());
+    assert_eq!(Mark::on(&dir).unwrap(), None);
+    assert!(filled(&house, &version, &at, POD).changed);
+    assert_eq!(fs::read_to_string(&unix).unwrap(), "unix of v1");
+    assert_eq!(house.seeder.filled().len(), 1);
+}
+
+#[test]
+fn what_was_replaced_is_forgotten_once_it_is_looked_for() {
+    needs_root();
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let [old, new] = ["old", "new"].map(|name| volume(&house, name, POD));
+    filled(&house, &version, &old, POD);
+    filled(&house, &version, &new, POD);
+    fs::remove_dir_all(&old).unwrap();
+    assert_eq!(house.seeder.known_filled().len(), 2);
+    assert!(!house.seeder.look_at_filled(&["/other".to_owned()].into()));
+    assert!(house.seeder.look_at_filled(&["/data".to_owned()].into()));
+    assert_eq!(house.seeder.known_filled().len(), 1);
 }

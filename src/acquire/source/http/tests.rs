@@ -60,7 +60,12 @@ async fn https_never_leads_to_http() {
 async fn without_any_authority_plain_http_still_works() {
     let origin = Origin::start(|_, _| Reply::new(200, b"plain")).await;
     let floor = Floor { bytes_per_second: 1, window: Duration::from_secs(30) };
-    let client = HttpClient { client: build(&[], Roots::None).unwrap(), floor };
+    let client = HttpClient {
+        client: builder(&[], Roots::None).build().unwrap(),
+        apart: Arc::default(),
+        extra: Arc::new([]),
+        floor,
+    };
     assert_eq!(get(&client, &origin.url("/x")).await.unwrap(), b"plain");
 }
 

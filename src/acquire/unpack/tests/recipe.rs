@@ -170,6 +170,31 @@ fn the_documents_owner_counts_for_root_and_nobody_else() {
 }
 
 #[test]
+fn each_file_has_the_archives_owner_whoever_owned_the_one_before() {
+    let sandbox = Sandbox::new();
+    let own = std::fs::metadata(sandbox.outer.path()).unwrap();
+    if own.uid() == 0 {
+        // What is made in it has its group, which is not this process's.
+        std::os::unix::fs::chown(sandbox.tree(), None, Some(4343)).unwrap();
+        std::fs::set_permissions(sandbox.tree(), std::fs::Permissions::from_mode(0o2755)).unwrap();
+    }
+    let owners = [(0u32, 4343u32), (0, 0), (4242, 4343), (0, 4343), (4242, 0)];
+    let mut archive = Tar::default().dir("d/");
+    for (at, (uid, gid)) in owners.into_iter().enumerate() {
+        archive = archive.entry(b'0', format!("d/{at}").as_bytes(), b"x", |header| {
+            header.set_uid(u64::from(uid));
+            header.set_gid(u64::from(gid));
+        });
+    }
+    sandbox.unpack(&archive.end()[..], &Unpack::default()).unwrap();
+    for (at, (uid, gid)) in owners.into_iter().enumerate() {
+        let on_disk = std::fs::metadata(sandbox.tree().join(format!("d/{at}"))).unwrap();
+        let expected = if own.uid() == 0 { (uid, gid) } else { (own.uid(), own.gid()) };
+        assert_eq!((on_disk.uid(), on_disk.gid()), expected, "d/{at}");
+    }
+}
+
+#[test]
 fn a_single_file_is_stored_as_it_is() {
     let bytes = platform();
     let recipe = Unpack { format: UnpackFormat::None, ..Unpack::default() };
