@@ -10,14 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{
-    self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, StatxFlags, XattrFlags,
-};
+use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::at_once::BENEATH;
 use super::{Error, Kind, RelPath, Result, Space, Stat};
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const STATX_MASK: StatxFlags = StatxFlags::BASIC_STATS;
 

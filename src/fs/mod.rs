@@ -9,6 +9,7 @@
     reason = "this room is the gateway the lint sends everyone else to"
 )]
 
+mod at_once;
 mod chain;
 #[cfg(test)]
 pub(crate) mod crash;
@@ -30,6 +31,7 @@ mod space;
 mod tests;
 mod verity;
 
+pub use at_once::{read_at_once, seems_in_memory, send_file};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;

@@ -5,41 +5,55 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::Extension;
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::sendfile::{self, Held, Outbox};
+use crate::fs::{read_at_once, seems_in_memory};
 use crate::intent::error_chain;
 use crate::store::Version;
 
 /// Bytes read at once.
-const PIECE: u64 = 128 * 1024;
+const PIECE: u64 = 256 * 1024;
+/// A file of so many bytes is read in the request's own task, where it is in memory: that is less work than to send it.
+const FEW: usize = 32 * 1024;
 
 /// A body of exactly `length` bytes read from `source`.
 pub(super) fn stream(source: impl Read + Send + Unpin + 'static, length: u64) -> Body {
-    Body::new(Pieces { reading: read_on(source, length), left: length })
+    Body::new(Pieces { reading: read_on(source, length, None), left: length, last: None })
 }
 
 struct Pieces<R> {
     reading: Option<JoinHandle<io::Result<(R, Bytes)>>>,
     /// Bytes not handed out yet, those being read included.
     left: u64,
+    /// The piece handed out last; when it was sent, its memory takes the next but one.
+    last: Option<Bytes>,
 }
 
-fn read_on<R: Read + Send + 'static>(mut source: R, left: u64) -> Option<JoinHandle<io::Result<(R, Bytes)>>> {
+fn read_on<R: Read + Send + 'static>(
+    mut source: R,
+    left: u64,
+    used: Option<BytesMut>,
+) -> Option<JoinHandle<io::Result<(R, Bytes)>>> {
     if left == 0 {
         return None;
     }
     Some(spawn_blocking(move || {
         // At most PIECE, which fits.
-        let mut piece = vec![0; left.min(PIECE) as usize];
+        let mut piece = used.unwrap_or_default();
+        piece.resize(left.min(PIECE) as usize, 0);
         source.read_exact(&mut piece)?;
-        Ok((source, piece.into()))
+        Ok((source, piece.freeze()))
     }))
 }
 
@@ -54,7 +68,8 @@ impl<R: Read + Send + Unpin + 'static> http_body::Body for Pieces<R> {
         Poll::Ready(Some(match read {
             Ok((source, piece)) => {
                 self.left -= piece.len() as u64;
-                self.reading = read_on(source, self.left);
+                let used = self.last.replace(piece.clone()).and_then(|last| last.try_into_mut().ok());
+                self.reading = read_on(source, self.left, used);
                 Ok(Frame::data(piece))
             }
             Err(error) => {
@@ -76,30 +91,101 @@ impl<R: Read + Send + Unpin + 'static> http_body::Body for Pieces<R> {
 /// Bytes of a version's file, read by position; as long as it lives, the version stays.
 #[derive(Debug)]
 pub(super) struct FileRange {
-    file: File,
+    held: Arc<Held>,
     at: u64,
     left: u64,
-    _version: Version,
 }
 
 impl FileRange {
-    pub(super) fn new(file: File, range: std::ops::Range<u64>, version: Version) -> Self {
-        Self { file, at: range.start, left: range.end - range.start, _version: version }
+    pub(super) fn new(file: File, range: Range<u64>, version: Version) -> Self {
+        let (at, left) = (range.start, range.end - range.start);
+        Self { held: Arc::new(Held::new(file, version)), at, left }
     }
 
     /// Everything of the range was read.
     pub(super) fn is_done(&self) -> bool {
         self.left == 0
     }
+
+    /// A body of these bytes: a few at once where they are in memory, else by sendfile where the connection can, else read.
+    pub(super) fn body(self, outbox: Option<Extension<Outbox>>) -> Body {
+        let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW);
+        if let Some(bytes) = few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
+            return Body::from(bytes);
+        }
+        match outbox {
+            Some(Extension(outbox)) => Body::new(Sent { range: self, outbox, reading: None }),
+            None => {
+                let length = self.left;
+                stream(self, length)
+            }
+        }
+    }
 }
 
 impl Read for FileRange {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let n = self.file.read_at(&mut buffer[..most], self.at)?;
+        let n = self.held.file().read_at(&mut buffer[..most], self.at)?;
         self.at += n as u64;
         self.left -= n as u64;
         Ok(n)
+    }
+}
+
+/// A file that leaves by sendfile, piece by piece: the next is asked for when the one before it was sent.
+struct Sent {
+    /// What was not given to the outbox yet.
+    range: FileRange,
+    outbox: Outbox,
+    /// Bringing the next piece into memory, for sending it must not wait for a disk.
+    reading: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Reads a piece, so that it is in memory.
+fn bring_in(held: &Held, at: u64, length: usize) -> io::Result<()> {
+    let mut buffer = vec![0; length.min(64 * 1024)];
+    (0..length).step_by(buffer.len()).try_for_each(|done| {
+        let part = (length - done).min(buffer.len());
+        held.file().read_exact_at(&mut buffer[..part], at + done as u64)
+    })
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let (at, left) = (self.range.at, self.range.left);
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        let length = usize::try_from(left).map_or(sendfile::PIECE, |left| left.min(sendfile::PIECE));
+        let held = &self.range.held;
+        if self.reading.is_none() && !seems_in_memory(held.file(), at, length) {
+            let held = held.clone();
+            self.reading = Some(spawn_blocking(move || bring_in(&held, at, length)));
+        }
+        if let Some(reading) = &mut self.reading {
+            let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read);
+            self.reading = None;
+            if let Err(error) = read {
+                tracing::error!(error = error_chain(&error), left, "body cut short");
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        let piece = self.outbox.put(self.range.held.clone(), at, length);
+        self.range.at += length as u64;
+        self.range.left -= length as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.range.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.range.left)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 
 use super::closing::{self, Closing};
 use super::problem::Problem;
+use super::sendfile::Socket;
 use crate::fs::Dir;
 
 /// Descriptors that one message may bring: as many as the kernel lets it. Those for which there is no room it would close
@@ -143,6 +144,22 @@ impl AsyncRead for Taking {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+}
+
+impl AsFd for Taking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Socket for Taking {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write_ready(cx)
+    }
+
+    fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.stream.try_io(Interest::WRITABLE, write)
     }
 }
 

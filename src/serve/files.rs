@@ -4,23 +4,24 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRef, State};
 use axum::http::header::CONTENT_DISPOSITION;
 use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::Serialize;
 
 use super::address::Addressed;
 use super::body::{FileRange, stream};
 use super::conditional::etag_of;
-use super::content::{ContentError, media_type, open_entry};
+use super::content::{ContentError, entry_at_once, media_type, open_entry};
 use super::manifests::Manifests;
 use super::problem::{Kind, Problem};
 use super::reply::{Representation, reply};
 use super::resolve::{Found, ResolveError, children, content_of, resolve};
+use super::sendfile::Outbox;
 use super::tree_tar::{self, TreeTar};
 use crate::fs::RelPath;
 use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
@@ -61,12 +62,30 @@ impl Shelf {
         let artifact = &addressed.artifact;
         let version = match &addressed.version {
             Some(version) => version.clone(),
-            None => self.store.holding(artifact).current.ok_or_else(|| {
+            None => self.store.current(artifact).ok_or_else(|| {
                 let next = format!("GET /v1/artifacts/{artifact} says where it stands, …/wait waits for it");
                 Problem::new(Kind::NotFound, format!("{artifact} has no current version on this node"), next)
             })?,
         };
         Ok(self.store.open_version(artifact, &version)?)
+    }
+
+    /// The file that an address names, where nothing need be waited for: by far the most requests for small files find it so,
+    /// and handing one to another thread costs more than all the rest. `None`: ask [`node`].
+    fn at_once(&self, addressed: &Addressed) -> Option<Node> {
+        let artifact = &addressed.artifact;
+        let current = || self.store.current(artifact);
+        let named = addressed.version.clone().or_else(current)?;
+        let (version, manifest) = self.store.version_at_once(artifact, &named)?;
+        self.manifests.keep(&manifest, Instant::now());
+        match resolve(&manifest, addressed.path.as_ref()?) {
+            Ok(Found::Entry(entry)) if entry.kind != EntryType::Dir && !addressed.wants_dir => {
+                let sha256 = content_of(&manifest, entry)?;
+                let file = entry_at_once(&version, entry, &sha256)?;
+                Some(Node::File(of_file(&version, addressed, entry, &sha256), file, version))
+            }
+            _ => None,
+        }
     }
 
     fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, Problem> {
@@ -104,6 +123,7 @@ async fn manifest(
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
+    outbox: Option<Extension<Outbox>>,
 ) -> Result<Response, Problem> {
     let (what, file, version) = blocking(move || {
         let version = shelf.open(&addressed)?;
@@ -118,10 +138,7 @@ async fn manifest(
         Ok((what, file, version))
     })
     .await?;
-    reply((&method, &headers), &what, |range| {
-        let length = range.end - range.start;
-        stream(FileRange::new(file, range, version), length)
-    })
+    reply((&method, &headers), &what, |range| FileRange::new(file, range, version).body(outbox))
 }
 
 /// What lies at a path in the tree.
@@ -135,13 +152,15 @@ async fn files(
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
+    outbox: Option<Extension<Outbox>>,
 ) -> Result<Response, Problem> {
     let ask = (&method, &headers);
-    match blocking(move || node(&shelf, &addressed)).await? {
-        Node::File(what, file, version) => reply(ask, &what, |range| {
-            let length = range.end - range.start;
-            stream(FileRange::new(file, range, version), length)
-        }),
+    let found = match shelf.at_once(&addressed) {
+        Some(found) => found,
+        None => blocking(move || node(&shelf, &addressed)).await?,
+    };
+    match found {
+        Node::File(what, file, version) => reply(ask, &what, |range| FileRange::new(file, range, version).body(outbox)),
         Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
     }
 }
@@ -180,15 +199,18 @@ fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &E
         let detail = format!("the manifest has no digest for {}", entry.path);
         Problem::new(Kind::Internal, detail, "run `seedcache verify --repair` on this version")
     })?;
-    let digest = Digest::new(crate::intent::Algorithm::Sha256, &sha256)
-        .unwrap_or_else(|| unreachable!("32 bytes are as many as SHA-256 has"));
     let file = open_entry(version, entry, &sha256)?;
-    let what = Representation {
+    Ok(Node::File(of_file(version, addressed, entry, &sha256), file, version.clone()))
+}
+
+fn of_file(version: &Version, addressed: &Addressed, entry: &Entry, sha256: &[u8; 32]) -> Representation {
+    let digest = Digest::new(crate::intent::Algorithm::Sha256, sha256)
+        .unwrap_or_else(|| unreachable!("32 bytes are as many as SHA-256 has"));
+    Representation {
         modified: u64::try_from(entry.mtime_parts().0).ok(),
         media_type: media_type(entry.path.file_name()),
         ..representation(version, addressed, etag_of(&digest), entry.size)
-    };
-    Ok(Node::File(what, file, version.clone()))
+    }
 }
 
 /// A directory as JSON.
@@ -250,6 +272,7 @@ async fn archive(
     addressed: Addressed,
     method: Method,
     headers: HeaderMap,
+    outbox: Option<Extension<Outbox>>,
 ) -> Result<Response, Problem> {
     let (what, file, version) = blocking(move || {
         let version = shelf.open(&addressed)?;
@@ -271,10 +294,7 @@ async fn archive(
     })
     .await?;
     let name = download_name(&version.head().source_url);
-    let response = reply((&method, &headers), &what, |range| {
-        let length = range.end - range.start;
-        stream(FileRange::new(file, range, version), length)
-    })?;
+    let response = reply((&method, &headers), &what, |range| FileRange::new(file, range, version).body(outbox))?;
     Ok(as_download(response, &name))
 }
 

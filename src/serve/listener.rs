@@ -11,7 +11,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use tower::ServiceExt as _;
 use super::caller::Peer;
 use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
+use super::sendfile::{Sending, Socket};
 use crate::intent::error_chain;
 
 /// Bytes of a request's head, and of an answer waiting to be sent.
@@ -71,7 +71,7 @@ impl Limits {
 /// Where connections come from.
 pub(super) trait Accept {
     /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Socket;
 
     /// Waits for the next connection: it, who is at its other end, and where descriptors from there go.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer, Waiting)>> + Send;
@@ -138,15 +138,12 @@ impl Connections {
         }
     }
 
-    fn serve(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        (peer, waiting): (Peer, Waiting),
-        place: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    fn serve(&self, stream: impl Socket, (peer, waiting): (Peer, Waiting), place: tokio::sync::OwnedSemaphorePermit) {
         let router = self.router.clone();
+        let (stream, outbox) = Sending::new(stream);
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(outbox.clone());
             if let Some(descriptor) = waiting.take() {
                 request.extensions_mut().insert(descriptor);
             }

@@ -35,6 +35,7 @@ mod reply;
 mod resolve;
 mod routes;
 mod scrape;
+mod sendfile;
 mod server;
 mod socket;
 mod tree_tar;

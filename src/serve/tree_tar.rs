@@ -36,8 +36,7 @@ pub(super) struct TreeTar {
 
 /// Bytes of the whole archive.
 pub(super) fn length(manifest: &Manifest) -> u64 {
-    let entries =
-        manifest.entries.iter().map(|entry| head(entry).len() as u64 + content(entry).next_multiple_of(BLOCK));
+    let entries = manifest.entries.iter().map(|entry| head_length(entry) + content(entry).next_multiple_of(BLOCK));
     entries.sum::<u64>() + END as u64
 }
 
@@ -106,6 +105,15 @@ impl Read for TreeTar {
             }
         }
     }
+}
+
+/// Bytes of [`head`], without making it.
+fn head_length(entry: &Entry) -> u64 {
+    let extension = |bytes: usize| BLOCK + (bytes as u64).next_multiple_of(BLOCK);
+    let of_text = |bytes: usize| if bytes > SHORT { extension(bytes + 1) } else { 0 };
+    let record = time(entry).1.map_or(0, |record| extension(record.len()));
+    let name = entry.path.as_bytes().len() + usize::from(entry.kind == EntryType::Dir);
+    BLOCK + record + of_text(entry.target.as_deref().unwrap_or_default().len()) + of_text(name)
 }
 
 /// All header blocks of an entry.

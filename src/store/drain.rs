@@ -15,6 +15,18 @@ const PREFIX: &[u8] = b".drain-";
 #[derive(Debug, Default)]
 pub(super) struct Lease;
 
+/// A version that can be opened by its name.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// Its readers'.
+    pub(super) lease: Weak<Lease>,
+    /// Its directory and its tree as they were opened last.
+    dirs: Option<(Dir, Dir)>,
+}
+
+/// Versions whose directories are kept open for the next reader.
+const KEPT_OPEN: usize = 16;
+
 /// Directories moved out of sight, with those who may still read them.
 #[derive(Debug, Default)]
 pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
@@ -79,25 +91,45 @@ impl Store {
     /// Whether this is still the lease of that version's readers.
     pub(super) fn is_leased(&self, artifact: &ArtifactName, version: &VersionName, lease: &Arc<Lease>) -> bool {
         let leases = lock(&self.leases);
-        leases.get(&(artifact.clone(), version.clone())).is_some_and(|known| known.as_ptr() == Arc::as_ptr(lease))
+        leases.get(&(artifact.clone(), version.clone())).is_some_and(|known| known.lease.as_ptr() == Arc::as_ptr(lease))
+    }
+
+    /// Keeps a version's directories open for those who share this lease; `false` where it is the version's no longer.
+    pub(super) fn keep_open(&self, key: &(ArtifactName, VersionName), lease: &Arc<Lease>, dirs: &(Dir, Dir)) -> bool {
+        let mut leases = lock(&self.leases);
+        if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
+            leases.values_mut().for_each(|opening| opening.dirs = None);
+        }
+        let Some(opening) = leases.get_mut(key).filter(|opening| opening.lease.as_ptr() == Arc::as_ptr(lease)) else {
+            return false;
+        };
+        opening.dirs = Some(dirs.clone());
+        true
+    }
+
+    /// From here on it is opened anew; who was reading it.
+    pub(super) fn close(&self, artifact: &ArtifactName, version: &VersionName) -> Option<Weak<Lease>> {
+        lock(&self.leases).remove(&(artifact.clone(), version.clone())).map(|opening| opening.lease)
     }
 
     /// Whether anybody has the version open.
-    pub fn is_read(&self, artifact: &crate::intent::ArtifactName, version: &crate::intent::VersionName) -> bool {
+    pub fn is_read(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
         let leases = lock(&self.leases);
-        leases.get(&(artifact.clone(), version.clone())).is_some_and(|lease| lease.strong_count() > 0)
+        leases.get(&(artifact.clone(), version.clone())).is_some_and(|opening| opening.lease.strong_count() > 0)
     }
 
-    /// The lease that all readers of a version share.
-    pub(super) fn lease(&self, key: (ArtifactName, VersionName)) -> Arc<Lease> {
+    /// The lease that all readers of a version share, and its directories where they are open.
+    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> (Arc<Lease>, Option<(Dir, Dir)>) {
         let mut leases = lock(&self.leases);
-        if let Some(lease) = leases.get(&key).and_then(Weak::upgrade) {
-            return lease;
+        if let Some(opening) = leases.get_mut(key) {
+            let lease = opening.lease.upgrade().unwrap_or_default();
+            opening.lease = Arc::downgrade(&lease);
+            return (lease, opening.dirs.clone());
         }
-        leases.retain(|_, lease| lease.strong_count() > 0);
+        leases.retain(|_, opening| opening.lease.strong_count() > 0 || opening.dirs.is_some());
         let lease = Arc::new(Lease);
-        leases.insert(key, Arc::downgrade(&lease));
-        lease
+        leases.insert(key.clone(), Opening { lease: Arc::downgrade(&lease), dirs: None });
+        (lease, None)
     }
 }
 

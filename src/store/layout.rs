@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use super::drain::{Draining, Lease};
+use super::drain::{Draining, Opening};
 use super::index::Index;
 use super::leases::Leases;
 use super::pins::Pins;
@@ -32,7 +32,7 @@ pub struct Store {
     pub(super) manifests: Mutex<HashMap<(ArtifactName, VersionName), Weak<Manifest>>>,
     /// Held while a manifest is read: those who want it too wait for it, rather than each read one of their own.
     pub(super) reading: Mutex<()>,
-    pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Weak<Lease>>>,
+    pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Opening>>,
     pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
     pub(super) soundness: Arc<Soundness>,
@@ -163,6 +163,12 @@ impl Store {
     pub fn holding(&self, artifact: &ArtifactName) -> super::Holding {
         let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner);
         inventory.get(artifact).cloned().unwrap_or_default()
+    }
+
+    /// Where `current/<artifact>` points.
+    pub fn current(&self, artifact: &ArtifactName) -> Option<VersionName> {
+        let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner);
+        inventory.get(artifact)?.current.clone()
     }
 
     /// One published version's head.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::layout::{lock, own};
+use super::layout::own;
 use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
 use crate::fs::{self, Dir, Rename};
 use crate::intent::{ArtifactName, Digest, VersionName};
@@ -133,7 +133,7 @@ impl Store {
         // Only for the index: a start without it reads the manifest.
         let stamp = parent.open_dir(&version.as_component()).and_then(|dir| dir.stat(&own("manifest.json")));
         let stamp = stamp.ok().flatten().map(|stat| stat.stamp);
-        let readers = lock(&self.leases).remove(&(artifact.clone(), version.clone()));
+        let readers = self.close(artifact, version);
         self.change_inventory(|inventory| {
             let holding = inventory.entry(artifact.clone()).or_default();
             holding.versions.insert(version.clone(), head.clone());

@@ -453,13 +453,47 @@ fn readers_are_counted_once_nobody_can_open_the_version_any_more() {
     let versions = Dir::open(&root.join("versions/os")).unwrap();
     let readers = || {
         assert!(!root.join("versions/os/1").exists(), "whoever opens it now would not be counted");
-        layout::lock(&store.leases).get(&(artifact(), version("1"))).cloned()
+        store.close(&artifact(), &version("1"))
     };
     store.drain(&versions, &path("1"), readers).unwrap();
     assert_eq!((content_of(&reader), drained(&root)), (b"one".to_vec(), 1));
     drop(reader);
     store.sweep().unwrap();
     assert_eq!(drained(&root), 0);
+}
+
+#[test]
+fn a_version_kept_open_is_opened_anew_once_it_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    assert!(store.version_at_once(&artifact(), &version("1")).is_none(), "nobody asked for it yet");
+    let first = store.open_version(&artifact(), &version("1")).unwrap();
+    let manifest = store.manifest(&first).unwrap();
+    let (again, same) = store.version_at_once(&artifact(), &version("1")).unwrap();
+    assert!(again.is_same(&first).unwrap() && std::sync::Arc::ptr_eq(&same, &manifest));
+    store.remove_version(&artifact(), &version("1")).unwrap();
+    assert!(store.version_at_once(&artifact(), &version("1")).is_none());
+    store.open_version(&artifact(), &version("1")).unwrap_err();
+    assert_eq!(content_of(&again), b"one", "it is read still");
+    publish(&store, "1", b"two");
+    assert!(store.version_at_once(&artifact(), &version("1")).is_none());
+    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"two");
+    drop((first, again));
+    store.sweep().unwrap();
+    assert_eq!(drained(&dir.path().join("store")), 0);
+}
+
+#[test]
+fn a_version_kept_open_that_is_taken_away_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    drop(store.open_version(&artifact(), &version("1")).unwrap());
+    std::fs::remove_dir_all(root.join("versions/os/1")).unwrap();
+    store.open_version(&artifact(), &version("1")).unwrap_err();
+    assert_eq!(store.head(&artifact(), &version("1")), None);
 }
 
 #[test]

@@ -62,17 +62,26 @@ impl Store {
     pub fn open_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<Version, StoreError> {
         let absent = || StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() };
         // The lease first: a version collected between the two steps is not found, never half read.
-        let lease = self.lease((artifact.clone(), version.clone()));
+        let key = (artifact.clone(), version.clone());
+        let (lease, opened) = self.lease(&key);
         let head = self.head(artifact, version).ok_or_else(absent)?;
+        let held = |(dir, tree), _lease| Version { head, dir, tree, soundness: self.soundness.clone(), _lease };
         let open = || -> crate::fs::Result<(Dir, Dir)> {
             let dir = self.versions.open_dir(&artifact.as_component())?.open_dir(&version.as_component())?;
             let tree = dir.open_dir(&own("tree"))?;
             Ok((dir, tree))
         };
+        // Taken away behind the store's back, it is looked for by its name.
+        if let Some(dirs) = opened
+            && dirs.0.stat_self()?.links > 0
+            && self.is_leased(artifact, version, &lease)
+        {
+            return Ok(held(dirs, lease));
+        }
         match open() {
+            Ok(dirs) if self.keep_open(&key, &lease, &dirs) => Ok(held(dirs, lease)),
             // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
-            Ok(_) if !self.is_leased(artifact, version, &lease) => self.open_version(artifact, version),
-            Ok((dir, tree)) => Ok(Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease }),
+            Ok(_) => self.open_version(artifact, version),
             Err(e) if e.is_not_found() => {
                 tracing::error!(%artifact, %version, "version directory vanished from the store");
                 self.forget(artifact, version);
@@ -82,18 +91,30 @@ impl Store {
         }
     }
 
+    /// A version and its manifest where both were just used, so that no disk need be asked for them.
+    pub fn version_at_once(&self, artifact: &ArtifactName, version: &VersionName) -> Option<(Version, Arc<Manifest>)> {
+        let (lease, opened) = self.lease(&(artifact.clone(), version.clone()));
+        let head = self.head(artifact, version)?;
+        let (dir, tree) = opened.filter(|_| self.is_leased(artifact, version, &lease))?;
+        let version = Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease };
+        let manifest = self.known_manifest(&version)?;
+        Some((version, manifest))
+    }
+
+    fn known_manifest(&self, version: &Version) -> Option<Arc<Manifest>> {
+        let key = (version.head.artifact.clone(), version.head.version.clone());
+        let manifest = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)?;
+        (manifest.head == *version.head).then_some(manifest)
+    }
+
     /// The manifest of an open version, checked; shared among those who hold it at the same time.
     pub fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
         let key = (version.head.artifact.clone(), version.head.version.clone());
-        let known = || {
-            let manifest = lock(&self.manifests).get(&key).and_then(std::sync::Weak::upgrade)?;
-            (manifest.head == *version.head).then_some(manifest)
-        };
-        if let Some(manifest) = known() {
+        if let Some(manifest) = self.known_manifest(version) {
             return Ok(manifest);
         }
         let _reading = lock(&self.reading);
-        if let Some(manifest) = known() {
+        if let Some(manifest) = self.known_manifest(version) {
             return Ok(manifest);
         }
         let file = version.manifest_file()?;
@@ -109,7 +130,7 @@ impl Store {
     /// Drops a version from the inventory and the index; what is on disk stays.
     pub(super) fn forget(&self, artifact: &ArtifactName, version: &VersionName) {
         self.index.remove(artifact, version);
-        lock(&self.leases).remove(&(artifact.clone(), version.clone()));
+        self.close(artifact, version);
         self.change_inventory(|inventory| {
             let Some(holding) = inventory.get_mut(artifact) else { return };
             holding.versions.remove(version);
@@ -136,7 +157,7 @@ impl Store {
         }
         self.unlink_current_if(artifact, version)?;
         let dir = self.versions.open_dir(&artifact.as_component())?;
-        let readers = || lock(&self.leases).get(&(artifact.clone(), version.clone())).cloned();
+        let readers = || self.close(artifact, version);
         self.drain(&dir, &version.as_component(), readers)?;
         self.forget(artifact, version);
         Ok(())

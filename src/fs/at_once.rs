@@ -1,0 +1,75 @@
+//! What the kernel has in memory: had without waiting for a disk, or sent from there to a socket. `None` says that a
+//! disk may have to be asked, or that it fails: whoever can wait asks in the plain way and is told.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsFd;
+
+use rustix::fs::{self as sys, Mode, OFlags, ResolveFlags};
+use rustix::io::{ReadWriteFlags, preadv2};
+
+use super::{Dir, Kind, RelPath, Stat};
+
+/// How a path is resolved beneath a held directory.
+pub(super) const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// The page cache is asked for one byte in so many.
+const STRIDE: usize = 128 * 1024;
+
+impl Dir {
+    /// Opens a regular file for reading where all names on its path are in memory (Linux 5.12; before, never).
+    pub fn open_file_at_once(&self, rel: &RelPath) -> Option<(File, Stat)> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let how = BENEATH.union(ResolveFlags::CACHED);
+        let file = File::from(sys::openat2(self, rel.as_path(), flags, Mode::empty(), how).ok()?);
+        let stat = super::file::stat_file(&file).ok()?;
+        (stat.kind == Kind::File).then_some((file, stat))
+    }
+}
+
+fn read_some(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
+    preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT).ok()
+}
+
+/// Exactly `length` bytes from `at` on, where they are in memory.
+pub fn read_at_once(file: &File, at: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    (length == 0 || read_some(file, &mut bytes, at)? == length).then_some(bytes)
+}
+
+/// Whether `length` bytes from `at` on seem to be in memory: some of them are.
+pub fn seems_in_memory(file: &File, at: u64, length: usize) -> bool {
+    let mut places = (0..length).step_by(STRIDE).chain(length.checked_sub(1));
+    places.all(|place| read_some(file, &mut [0], at + place as u64) == Some(1))
+}
+
+/// Sends at most `length` bytes from `at` on; how many it were, 0 at the end of the file.
+pub fn send_file(socket: impl AsFd, file: &File, mut at: u64, length: usize) -> io::Result<usize> {
+    Ok(sys::sendfile(socket, file, Some(&mut at), length)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_is_had_whole_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), b"content").unwrap();
+        std::fs::create_dir(root.path().join("dir")).unwrap();
+        std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let open = |name: &str| dir.open_file_at_once(&name.parse().unwrap());
+        for name in ["dir", "link", "none", "file/x"] {
+            assert!(open(name).is_none(), "{name}");
+        }
+        let (file, stat) = open("file").unwrap();
+        assert_eq!(stat.size, 7);
+        assert_eq!(read_at_once(&file, 0, 7).unwrap(), b"content");
+        assert_eq!(read_at_once(&file, 3, 0).unwrap(), b"");
+        assert_eq!((read_at_once(&file, 0, 8), read_at_once(&file, 7, 1)), (None, None));
+        assert!(seems_in_memory(&file, 0, 7) && seems_in_memory(&file, 7, 0) && !seems_in_memory(&file, 0, 8));
+    }
+}
