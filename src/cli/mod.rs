@@ -172,13 +172,10 @@ fn ask(client: &Client, asked: Ask, out: &mut Output) -> Result<Exit, Failure> {
             exit = stop.asked() => Ok(exit),
         }
     });
-    let cut_short = matches!(ended, Ok(Exit::Interrupted | Exit::Terminated));
     // Whoever still writes there has to end first; what else goes on is waited for by nobody, idle threads neither: that
     // takes longer than many an answer.
-    runtime.shutdown_timeout(if cut_short && !leavings.are_none() { TIDYING } else { Duration::ZERO });
-    if cut_short {
-        leavings.remove();
-    }
+    runtime.shutdown_timeout(if leavings.are_none() { Duration::ZERO } else { TIDYING });
+    leavings.remove();
     ended
 }
 

@@ -1,10 +1,10 @@
-//! Removal of whole trees by descriptor: no symlink is followed, nothing outside is touched, however the tree is
-//! changed meanwhile. However deep it is, it takes a few descriptors and none of the stack.
+//! Removal of whole trees by descriptor: no symlink is followed, no mount is entered, nothing outside is touched, however
+//! the tree is changed meanwhile. However deep it is, it takes a few descriptors and none of the stack.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use super::dir::change;
@@ -14,8 +14,12 @@ use super::{Dir, RelPath, Result};
 const HELD: usize = 32;
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// What is mounted in a tree is not the tree's: removal ends there with EXDEV.
+const WITHIN: ResolveFlags =
+    ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
 impl Dir {
-    /// Removes `rel` and all below it; nothing there is no error.
+    /// Removes `rel` and all below it; nothing there is no error. What is mounted in it stays, and is an error.
     pub fn remove_tree(&self, rel: &RelPath) -> Result<()> {
         let (parent, name) = match self.locate("remove", rel) {
             Err(e) if e.is_not_found() => return Ok(()),
@@ -129,7 +133,13 @@ fn inode_of(fd: &OwnedFd) -> io::Result<(u64, u64)> {
 
 /// Opens a directory and removes all in it but directories; `None` where it is gone.
 fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
-    let open = || sys::openat(parent, name, DIR_FLAGS, Mode::empty());
+    let open = || loop {
+        // EAGAIN: a rename elsewhere raced with it.
+        match sys::openat2(parent, name, DIR_FLAGS, Mode::empty(), WITHIN) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    };
     let fd = match open() {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Ok(None),

@@ -173,8 +173,8 @@ impl Reconciler {
     }
 
     /// The target that is `parent` and the last component of what was given, where the daemon gets to it by itself and
-    /// the caller may have it seeded. Where only one can be, `parent` comes back with it, to be held against the
-    /// target's when that is seeded: one thread less to wait for.
+    /// the caller may have it seeded. Where only one can be, and the caller has all rights, `parent` comes back with it, to
+    /// be held against the target's when that is seeded: one thread less to wait for.
     async fn place_in(&self, parent: Dir, ask: &SeedAsk) -> Result<Option<(RelPath, Option<Held>)>, SeedAskError> {
         let mut places = Vec::new();
         if !ask.declared_only {
@@ -188,7 +188,10 @@ impl Reconciler {
         places.dedup();
         match places.len() {
             0 => Ok(None),
-            1 => Ok(places.pop().map(|only| (only, Some(Held { parent, given: ask.target.clone() })))),
+            // Who may seed anything below the root is trusted with a turn for a directory that may hang.
+            1 if !ask.declared_only => {
+                Ok(places.pop().map(|only| (only, Some(Held { parent, given: ask.target.clone() }))))
+            }
             _ => {
                 let seeder = self.shared.seeder.clone();
                 let find = move || places.into_iter().find(|target| seeder.is_parent_of(&parent, target));

@@ -237,8 +237,9 @@ impl Shared {
         self.note_filled();
         let first = {
             let mut replaced = self.fills.replaced();
+            let none_yet = replaced.is_empty();
             replaced.insert(filled.target.clone());
-            replaced.len() == 1
+            none_yet
         };
         if first {
             self.tasks.spawn(self.clone().look_for_replaced());

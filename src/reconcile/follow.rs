@@ -129,8 +129,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         let looking = shared.clone();
         // A panic is told by its hook; the next round is another try.
         let look = move || {
-            looking.look_at_declared();
+            // First: a target may lie on what hangs.
             looking.seeder.note_seeds();
+            looking.look_at_declared();
         };
         let _ = tokio::task::spawn_blocking(look).await;
     }

@@ -69,7 +69,8 @@ impl Recent {
             if at + line.len() as u64 > LIMIT {
                 return Err(std::io::ErrorKind::FileTooLarge.into());
             }
-            file.write_all(line)
+            // Half a line would spoil the next.
+            file.write_all(line).inspect_err(|_| drop(file.set_len(at)))
         });
         written.map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
     }

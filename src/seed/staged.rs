@@ -150,6 +150,11 @@ impl Staged {
         }
     }
 
+    /// Whether nobody else holds it: what works in it has ended.
+    pub(crate) fn is_let_go(&self) -> bool {
+        Arc::strong_count(&self.lock) == 1
+    }
+
     /// Another hold on the same.
     pub(crate) fn handle(&self) -> Self {
         Self {

@@ -90,6 +90,10 @@ impl Taking {
         (Self { stream: Some(stream), waiting: waiting.clone() }, waiting)
     }
 
+    fn held(&self) -> &UnixStream {
+        self.stream.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"))
+    }
+
     fn stream(&mut self) -> &mut UnixStream {
         self.stream.as_mut().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"))
     }
@@ -149,17 +153,17 @@ impl AsyncRead for Taking {
 
 impl AsFd for Taking {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.held().as_fd()
     }
 }
 
 impl Socket for Taking {
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_write_ready(cx)
+        self.held().poll_write_ready(cx)
     }
 
     fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        self.stream.try_io(Interest::WRITABLE, write)
+        self.held().try_io(Interest::WRITABLE, write)
     }
 }
 

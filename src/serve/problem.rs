@@ -226,7 +226,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Manifest { ref artifact, ref version, .. } => {
                 let next = format!("run `seedcache verify {artifact}@{version} --repair`");
-                Self::new(Kind::Internal, error_chain(&error), next)
+                Self { next: next.into(), ..Self::internal(&error) }
             }
         }
     }

@@ -34,7 +34,7 @@ fn nginx_is_read_by_several_connections() {
     let (files, archive) = (scratch(), app("v1", LENGTH));
     fs::write(files.path().join("app.tgz"), &archive).unwrap();
     // Slow enough that all connections are at work before the first range is here.
-    let nginx = Nginx::serve_with(files.path(), "limit_rate_after 64k; limit_rate 8m;");
+    let nginx = Nginx::serve_with(files.path(), "limit_rate_after 64k; limit_rate 2m;");
     let document = format!(
         "apiVersion: seedcache.dev/v1alpha1
 kind: Artifact

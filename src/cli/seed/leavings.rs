@@ -24,8 +24,9 @@ impl Leavings {
         self.0.borrow().is_empty()
     }
 
-    /// Removes them.
+    /// Removes them, but for those that a thread still works in, which may put one in its place: the next seed clears
+    /// what is left.
     pub(in crate::cli) fn remove(&self) {
-        self.0.take().iter().for_each(Staged::discard);
+        self.0.take().iter().filter(|staged| staged.is_let_go()).for_each(Staged::discard);
     }
 }
