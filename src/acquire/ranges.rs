@@ -25,7 +25,7 @@ pub(super) use self::request::Origin;
 use self::request::Request;
 use super::source::HttpError;
 use super::source::http::{content_encoding, head_of, status_error};
-use super::source::pace::Pace;
+use super::source::pace::{Floor, Pace};
 use super::source::redacted;
 use super::transfer::Validators;
 
@@ -59,15 +59,19 @@ impl<'a> Body<'a> {
         response: Response,
     ) -> Self {
         let head = head_of(&response);
-        let pace = Pace::new(origin.http.floor(), Instant::now());
+        let floor = origin.http.floor();
         let plan = shareable.filter(|_| head.status == 206 || head.gives_ranges).and_then(|(from, end, validators)| {
             Plan::new(&Shared { from, end, validators: validators.clone() }, joins.connections, window)
         });
         match plan {
-            None => Body::One { origin: Box::new(origin), response: Box::new(response), pace },
+            None => {
+                let pace = Pace::new(floor, Instant::now());
+                Body::One { origin: Box::new(origin), response: Box::new(response), pace }
+            }
             Some(plan) => {
                 let if_range = shareable.and_then(|(_, _, validators)| validators.strong.clone());
                 let mut ranges = Ranges::new(origin, joins, plan, if_range, &response);
+                let pace = Pace::new(ranges.floor, Instant::now());
                 ranges.go_on(0, response, pace);
                 ranges.ask();
                 Body::Many(Box::new(ranges))
@@ -125,6 +129,8 @@ struct Parked {
 /// The connections of one body, and what is held of it.
 pub(super) struct Ranges<'a> {
     request: Arc<Request<'a>>,
+    /// The least throughput of each connection.
+    floor: Floor,
     plan: Plan,
     steps: FuturesUnordered<BoxFuture<'a, (usize, Happened)>>,
     parked: Option<Parked>,
@@ -146,6 +152,7 @@ impl<'a> Ranges<'a> {
         let encoding = content_encoding(response.headers()).map(Into::into);
         tracing::debug!(url = redacted(&origin.url), connections = joins.connections, "reading ranges at once");
         Self {
+            floor: origin.http.floor().shared_by(joins.connections),
             pending: vec![(plan.at(), BytesMut::new()); usize::from(joins.connections)],
             request: Arc::new(Request { origin, at, if_range, encoding }),
             plan,
@@ -222,7 +229,7 @@ impl<'a> Ranges<'a> {
             }
             Ok(response) => match self.plan.answered(lane, &head_of(&response)) {
                 Next::Read => {
-                    let pace = Pace::new(self.request.origin.http.floor(), Instant::now());
+                    let pace = Pace::new(self.floor, Instant::now());
                     self.go_on(lane, response, pace);
                 }
                 next => {

@@ -15,8 +15,7 @@ const HELD: usize = 32;
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What is mounted in a tree is not the tree's: removal ends there with EXDEV.
-const WITHIN: ResolveFlags =
-    ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const WITHIN: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Dir {
     /// Removes `rel` and all below it; nothing there is no error. What is mounted in it stays, and is an error.
@@ -224,6 +223,29 @@ mod tests {
         dig(&top.open_dir(&"tree".parse().unwrap()).unwrap(), DEEP);
         top.remove_tree(&"tree".parse().unwrap()).unwrap();
         assert_eq!(top.entries().unwrap(), []);
+    }
+
+    /// As root, which tests are run as where they mount.
+    fn run(program: &str, arguments: &[&std::ffi::OsStr]) {
+        let ended = std::process::Command::new(program).args(arguments).output().unwrap();
+        assert!(ended.status.success(), "{program}: {} (needs root)", String::from_utf8_lossy(&ended.stderr));
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_tree_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let (other, inside) = (temp.path().join("other"), temp.path().join("tree/above/mounted"));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::write(other.join("file"), "of another").unwrap();
+        run("mount", &["--bind".as_ref(), other.as_ref(), inside.as_ref()]);
+        let top = Dir::open(temp.path()).unwrap();
+        let removed = top.remove_tree(&"tree".parse().unwrap());
+        let left = std::fs::read_to_string(other.join("file"));
+        run("umount", &[inside.as_ref()]);
+        assert_eq!(removed.unwrap_err().errno(), Some(Errno::XDEV.raw_os_error()));
+        assert_eq!(left.unwrap(), "of another");
+        top.remove_tree(&"tree".parse().unwrap()).unwrap();
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Recent {
         Self { store: store.clone(), file: Mutex::default() }
     }
 
-    /// The lines of a daemon before this one, up to one that is not whole.
+    /// The lines of a daemon before this one, up to one that is not whole: that is cut off, lest it spoil the next.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Vec<T> {
         let bytes = match self.store.read(&component(NAME), LIMIT) {
             Ok(bytes) => bytes,
@@ -44,8 +44,19 @@ impl Recent {
                 return Vec::new();
             }
         };
-        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        lines.map_while(|line| serde_json::from_slice(line.strip_suffix(b"\n")?).ok()).collect()
+        let mut whole = 0;
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n').map_while(|line| {
+            let row = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
+            whole += line.len() as u64;
+            Some(row)
+        });
+        let rows = lines.collect();
+        if whole < bytes.len() as u64
+            && let Err(error) = self.cut(whole)
+        {
+            tracing::warn!(%error, "half a line of seeds.recent not cut off");
+        }
+        rows
     }
 
     /// Adds what is known already, and will be in the next `seeds.json`.
@@ -57,6 +68,12 @@ impl Recent {
         if let Err(error) = self.append(&mut file, &line) {
             tracing::warn!(%error, "seed not noted in seeds.recent; a kill within seconds would forget it");
         }
+    }
+
+    fn cut(&self, length: u64) -> fs::Result<()> {
+        let name = component(NAME);
+        let file = self.store.open_or_create_file(&name, 0o644)?;
+        file.set_len(length).map_err(|e| fs::Error::new("cut", &self.store.path_of(&name), e))
     }
 
     fn append(&self, file: &mut Option<File>, line: &[u8]) -> fs::Result<()> {

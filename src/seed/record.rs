@@ -129,22 +129,17 @@ impl Records {
         });
         let recent = Recent::new(store);
         let (mut all_seeds, mut all_filled) = (seeds, filled);
-        for Line { seed, filled } in recent.read() {
+        let lines = recent.read();
+        // What the last daemon left there goes into `seeds.json` soon, and half a line with it.
+        let unwritten = AtomicBool::new(!lines.is_empty());
+        for Line { seed, filled } in lines {
             all_seeds.extend(seed);
             all_filled.extend(filled);
         }
         // Of several the last counts.
         let rows = Mutex::new(all_seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
         let filled = FilledRows::new(all_filled);
-        Self {
-            store: store.clone(),
-            rows,
-            filled,
-            unwritten: AtomicBool::new(false),
-            recent,
-            boot: boot_id(),
-            attributes: true,
-        }
+        Self { store: store.clone(), rows, filled, unwritten, recent, boot: boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.
@@ -416,11 +411,16 @@ mod tests {
         let whole = std::fs::read(&recent).unwrap();
         std::fs::write(&recent, &whole[..whole.len() - 2]).unwrap();
         assert_eq!(ground.known(), ["a", "b"]);
+        // It is cut off, so that a second kill costs nothing of what came after it.
+        let records = Records::open(&ground.store);
+        ground.keep(&records, "e");
+        std::mem::forget(records);
+        assert_eq!(ground.known(), ["a", "b", "e"]);
         // The next daemon takes it up, and none of it is there twice.
         let records = Records::open(&ground.store);
         ground.keep(&records, "d");
         drop(records);
-        assert_eq!(ground.written(), ["a", "b", "d"]);
+        assert_eq!(ground.written(), ["a", "b", "d", "e"]);
         assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
     }
 }

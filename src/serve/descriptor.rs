@@ -103,7 +103,7 @@ impl Drop for Taking {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
         // From here on nothing more gets into its queue. A descriptor comes with one byte at least.
-        let shut = shutdown(&stream, Shutdown::Read);
+        let shut = shutdown(&stream, Shutdown::Both);
         if shut.is_err() || ioctl_fionread(&stream) != Ok(0) {
             drop(Closing::new(stream));
         }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::caller::Peer;
+use super::closing;
 use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
 use super::sendfile::{Sending, Socket};
@@ -92,6 +93,10 @@ impl Accept for UnixListener {
     type Stream = Taking;
 
     async fn accept(&self) -> io::Result<(Self::Stream, Peer, Waiting)> {
+        // What waits to be closed counts: as long as it is very much, nothing more is taken.
+        while closing::is_full() {
+            tokio::time::sleep(BREATH).await;
+        }
         let (stream, _) = UnixListener::accept(self).await?;
         let peer = stream.peer_cred()?;
         let (stream, waiting) = Taking::new(stream);

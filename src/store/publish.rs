@@ -128,6 +128,8 @@ impl Store {
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
             let _ = parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how);
+            // Whoever opened it meanwhile keeps it to themselves.
+            self.close(artifact, version);
             return Err(error.into());
         }
         // Only for the index: a start without it reads the manifest.

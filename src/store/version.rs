@@ -57,6 +57,13 @@ impl Version {
     }
 }
 
+/// Whether two openings of a version are of the same directories.
+fn is_same(a: &(Dir, Dir), b: &(Dir, Dir)) -> bool {
+    let inode = |dir: &Dir| dir.stat_self().ok().map(|stat| (stat.stamp.dev, stat.stamp.ino));
+    let inodes = |(dir, tree): &(Dir, Dir)| inode(dir).zip(inode(tree));
+    inodes(a).is_some_and(|a| inodes(b) == Some(a))
+}
+
 impl Store {
     /// Opens a published version.
     pub fn open_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<Version, StoreError> {
@@ -71,14 +78,13 @@ impl Store {
             let tree = dir.open_dir(&own("tree"))?;
             Ok((dir, tree))
         };
-        // Taken away behind the store's back, it is looked for by its name.
-        if let Some(dirs) = opened
-            && dirs.0.stat_self()?.links > 0
-            && self.is_leased(artifact, version, &lease)
-        {
-            return Ok(held(dirs, lease));
-        }
         match open() {
+            // What was moved away behind the store's back is not what is kept open.
+            Ok(dirs)
+                if opened.is_some_and(|kept| is_same(&kept, &dirs)) && self.is_leased(artifact, version, &lease) =>
+            {
+                Ok(held(dirs, lease))
+            }
             Ok(dirs) if self.keep_open(&key, &lease, &dirs) => Ok(held(dirs, lease)),
             // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
             Ok(_) => self.open_version(artifact, version),

@@ -51,8 +51,8 @@ spec: {{version: v1, source: {{http: {{url: '{}/app.tgz', connections: 4}}}}}}
         (log.iter().map(|access| access.sent).sum::<u64>() >= archive.len() as u64).then_some(log)
     });
     let connections: BTreeSet<u64> = log.iter().map(|access| access.connection).collect();
-    // The one of the first answer is let go, with its range; four go on.
-    assert!((4..=5).contains(&connections.len()), "{connections:?}");
+    // The one of the first answer is let go, with its range; four go on, on others where one is not back in the pool yet.
+    assert!(connections.len() >= 4, "{connections:?}");
     let ranged = log.iter().filter(|access| access.range.is_some()).collect::<Vec<_>>();
     assert!(ranged.len() > 4 && ranged.iter().all(|access| access.status == 206), "{log:?}");
 }

@@ -298,7 +298,7 @@ class Node:
                 self.played.remove(name)
 
     def running(self, container):
-        return self.podman("ps", "-q", "--filter", f"name={container}").stdout
+        return self.podman("ps", "-q", "--filter", f"name=^{container}$").stdout
 
     def inspect(self, container):
         return json.loads(self.podman("inspect", container).stdout)[0]

@@ -13,6 +13,13 @@ pub(in crate::acquire) struct Floor {
     pub window: Duration,
 }
 
+impl Floor {
+    /// That of each of so many who share it.
+    pub(in crate::acquire) fn shared_by(self, connections: u8) -> Self {
+        Self { bytes_per_second: self.bytes_per_second / u64::from(connections.max(1)), ..self }
+    }
+}
+
 /// The throughput of one body.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::acquire) struct Pace {
