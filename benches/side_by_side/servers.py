@@ -77,10 +77,14 @@ class Node(Processes):
         port = free_port()
         self.url, self.socket = f"http://127.0.0.1:{port}", f"unix://{at}/s.sock"
         self.env = {"SEEDCACHE_SERVER": self.socket}
+        # As the DaemonSet has it.
+        tunables = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072:"
+                                      "glibc.malloc.trim_threshold=131072"}
         with open(at / "log", "wb") as log:
             self.child = subprocess.Popen([seedcache, "serve", "--config", at / "config", "--root", at / "data", "--listen",
                                            f"127.0.0.1:{port}", "--socket", at / "s.sock"],
-                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                                          env={**os.environ, **tunables}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                          start_new_session=True)
         until("the daemon to answer", lambda: self.ask("status", "-o", "json") is not None)
 
     def ask(self, *arguments):
