@@ -39,8 +39,7 @@ impl Version {
 
     /// Whether both are one directory: not one published anew since.
     pub(super) fn is_same(&self, other: &Self) -> crate::fs::Result<bool> {
-        let of = |version: &Self| version.dir.stat_self().map(|stat| (stat.stamp.dev, stat.stamp.ino));
-        Ok(of(self)? == of(other)?)
+        Ok(inode(&self.dir)? == inode(&other.dir)?)
     }
 
     /// The manifest file as it stands on disk.
@@ -57,10 +56,14 @@ impl Version {
     }
 }
 
-/// Whether two openings of a version are of the same directories.
-fn is_same(a: &(Dir, Dir), b: &(Dir, Dir)) -> bool {
-    let inode = |dir: &Dir| dir.stat_self().ok().map(|stat| (stat.stamp.dev, stat.stamp.ino));
-    let inodes = |(dir, tree): &(Dir, Dir)| inode(dir).zip(inode(tree));
+/// Which directory it is.
+fn inode(dir: &Dir) -> crate::fs::Result<(u64, u64)> {
+    dir.stat_self().map(|stat| (stat.stamp.dev, stat.stamp.ino))
+}
+
+/// Whether two openings of a version are of the same directories; not where that cannot be told.
+fn are_same(a: &(Dir, Dir), b: &(Dir, Dir)) -> bool {
+    let inodes = |(dir, tree): &(Dir, Dir)| inode(dir).ok().zip(inode(tree).ok());
     inodes(a).is_some_and(|a| inodes(b) == Some(a))
 }
 
@@ -81,7 +84,7 @@ impl Store {
         match open() {
             // What was moved away behind the store's back is not what is kept open.
             Ok(dirs)
-                if opened.is_some_and(|kept| is_same(&kept, &dirs)) && self.is_leased(artifact, version, &lease) =>
+                if opened.is_some_and(|kept| are_same(&kept, &dirs)) && self.is_leased(artifact, version, &lease) =>
             {
                 Ok(held(dirs, lease))
             }
