@@ -1,0 +1,55 @@
+//! The campaign: faults of every kind, many times over, against the real `seedcache`. `tests/campaign` builds and runs it.
+//!
+//! What must hold: a part looks from outside, at the disk and the API, never at the code's own opinion; a run that could
+//! not be made ends the campaign, and is not counted as one that found nothing.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
+)]
+
+#[path = "../it/fixture/mod.rs"]
+mod fixture;
+mod report;
+
+use std::process::ExitCode;
+
+use report::{Asked, Part, Table, machine};
+
+/// All parts, in the order of the table.
+const PARTS: &[Part] = &[];
+
+const USAGE: &str = "tests/campaign [--runs N] [PART...]";
+
+fn main() -> ExitCode {
+    let (mut asked, mut names) = (Asked { runs: None }, Vec::new());
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match &*word {
+            "--runs" => match words.next().and_then(|runs| runs.parse().ok()) {
+                Some(runs) if runs > 0 => asked.runs = Some(runs),
+                _ => return usage("--runs wants a number above 0"),
+            },
+            name if PARTS.iter().any(|part| part.name == name) => names.push(word),
+            _ => return usage(&format!("no such part: {word}")),
+        }
+    }
+    let mut rows = Vec::new();
+    for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
+        eprintln!("--- {}: {}", part.name, part.about);
+        rows.extend((part.run)(asked));
+    }
+    println!("{}\n\n{}", machine(), Table(&rows));
+    if rows.iter().all(|row| row.reached) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("{why}\n\n{USAGE}\n\nparts:");
+    PARTS.iter().for_each(|part| eprintln!("  {:<12} {}", part.name, part.about));
+    ExitCode::from(2)
+}
