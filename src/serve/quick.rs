@@ -101,7 +101,11 @@ mod tests {
             ("GET", at(VERSION), &[("if-none-match", &etag)]),
             ("GET", format!("{}?x=y", at(VERSION)), &[]),
         ];
-        let told = |answered: Answered| {
+        let told = |mut answered: Answered| {
+            // The router says of a 304, which has no body, that it has 0 bytes.
+            if answered.status == 304 {
+                answered.headers.remove("content-length");
+            }
             let sorted = |headers: HeaderMap| {
                 let mut all: Vec<_> =
                     headers.into_iter().map(|(name, value)| (name.unwrap().to_string(), value)).collect();
