@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use super::caller::{Denied, Peer, Rights, Token, bearer, compare, may_change, rights};
 use super::files::blocking;
 use super::problem::Problem;
+use super::view::View;
 use crate::fs;
 
 /// Longer than any token.
@@ -38,6 +39,15 @@ impl Gate {
     pub(super) async fn may_change(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Problem> {
         let token = self.token(peer, headers).await?;
         may_change(peer, self.own_uid, token).map_err(|denied| refused(peer, denied))
+    }
+
+    /// What the caller is shown. Reading is open: a token that is wrong, or cannot be compared, shows nothing more.
+    pub(super) async fn view(&self, peer: Option<Peer>, headers: &HeaderMap) -> View {
+        let Some(peer) = peer else { return View::Reader };
+        match peer.is_owner(self.own_uid) || matches!(self.token(peer, headers).await, Ok(Token::Right)) {
+            true => View::Operator,
+            false => View::Reader,
+        }
     }
 
     async fn token(&self, peer: Peer, headers: &HeaderMap) -> Result<Token, Problem> {

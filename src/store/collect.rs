@@ -38,6 +38,11 @@ pub enum Claim {
         /// Below `seed.root`.
         target: Box<str>,
     },
+    /// The files of directories that pods had filled are hard links to it. Which these are, nobody else need know.
+    Filled {
+        /// How many, at least one.
+        directories: usize,
+    },
     /// Somebody has it open.
     Read,
     /// The document is refused, so that what it says of keeping is not known.
@@ -59,6 +64,8 @@ impl fmt::Display for Claim {
             Claim::Wanted => f.write_str("wanted by its document"),
             Claim::Leased { holder, until } => write!(f, "leased by {holder} until {until:.0}"),
             Claim::Seeded { target } => write!(f, "seeded at {target}"),
+            Claim::Filled { directories: 1 } => f.write_str("seeded at a directory of a pod"),
+            Claim::Filled { directories } => write!(f, "seeded at {directories} directories of pods"),
             Claim::Read => f.write_str("being read"),
             Claim::Refused => f.write_str("its document is refused"),
         }
