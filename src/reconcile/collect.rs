@@ -164,7 +164,7 @@ impl Reconciler {
             if let Why::Claimed(claims) = &mut fate.why {
                 claims.retain(Claim::forbids_removal);
                 if !force && !claims.is_empty() {
-                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.to_string() });
+                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.in_full() });
                 }
             }
             shared.store.remove_version(&artifact, &version)?;

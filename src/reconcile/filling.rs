@@ -299,11 +299,11 @@ impl Shared {
 /// Adds the claims of the directories whose files are the store's own.
 pub(super) fn claim_filled(claims: &mut Claims, filled: &[Filled], name: &ArtifactName, holding: &Holding) {
     let linked = filled.iter().filter(|filled| filled.artifact == *name && filled.mode == LinkMode::Hardlink);
-    let mut directories: BTreeMap<&VersionName, usize> = BTreeMap::new();
+    let mut by_version: BTreeMap<&VersionName, Vec<Box<str>>> = BTreeMap::new();
     for filled in linked.filter(|filled| holding.versions.contains_key(&filled.version)) {
-        *directories.entry(&filled.version).or_default() += 1;
+        by_version.entry(&filled.version).or_default().push(filled.target.as_str().into());
     }
-    for (version, directories) in directories {
-        claims.entry(version.clone()).or_default().push(Claim::Filled { directories });
+    for (version, targets) in by_version {
+        claims.entry(version.clone()).or_default().push(Claim::Filled { targets });
     }
 }
