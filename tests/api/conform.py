@@ -31,7 +31,7 @@ apiVersion: seedcache.dev/v1alpha1
 kind: Artifact
 metadata: {{name: {name}}}
 spec:
-  source: {{file: {{url: '{archive}'}}}}
+  source: {{file: {{path: '{archive}'}}}}
   version: v1
   keepArchive: true
   seeds: [{{target: declared/{name}, link: copy}}]
@@ -153,7 +153,8 @@ def ask_much(daemon, name, port, headers, seconds, directory):
         "--generation-database", "none", *headers,
     ]
     began = time.monotonic()
-    ran = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    environment = {**os.environ, "SCHEMATHESIS_HOOKS": str(HERE / "hooks.py"), "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, env=environment)
     took = time.monotonic() - began
     found = ran.returncode != 0
     print(f"{name}: {'FAILED' if found else 'nothing found'} in {took:.0f} s", flush=True)
