@@ -9,10 +9,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT_LANGUAGE, COOKIE, HOST, ORIGIN, REFERER, UPGRADE_INSECURE_REQUESTS, USER_AGENT};
 use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri};
+
+use super::caller::Peer;
 
 /// Under these no name can be registered by anyone.
 const RESERVED: [&str; 4] = [".localhost", ".svc", ".cluster.local", ".internal"];
@@ -35,16 +36,16 @@ impl OwnNames {
         Self(listen.into_iter().chain([node]).map(normal).collect())
     }
 
-    /// Refuses what a page of another site may have sent.
-    pub(super) fn check(&self, request: &Request) -> Result<(), ForeignHost> {
-        if !may_be_browsers(request.headers()) {
+    /// Refuses what a page of another site may have sent. Over the socket it has sent nothing.
+    pub(super) fn check(&self, peer: Option<Peer>, uri: &Uri, headers: &HeaderMap) -> Result<(), ForeignHost> {
+        if matches!(peer, Some(Peer::Unix { .. })) || !may_be_browsers(headers) {
             return Ok(());
         }
         // An address that is whole stands for the header (RFC 9112, 3.2.2).
-        let named = match request.uri().authority() {
+        let named = match uri.authority() {
             Some(authority) => vec![authority.as_str().to_owned()],
             None => {
-                let hosts = request.headers().get_all(HOST).iter();
+                let hosts = headers.get_all(HOST).iter();
                 hosts.map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).collect()
             }
         };
@@ -79,14 +80,19 @@ fn may_be_browsers(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use axum::body::Body;
+    use axum::http::Request;
 
     use super::*;
 
-    fn passes(uri: &str, headers: &[(&str, &str)]) -> bool {
+    fn passes_from(peer: Peer, uri: &str, headers: &[(&str, &str)]) -> bool {
         let names = OwnNames::new(Some("seeds.example.com:7070"), "Node-1.example.org");
         let request = headers.iter().fold(Request::get(uri), |request, (name, value)| request.header(*name, *value));
-        names.check(&request.body(Body::empty()).unwrap()).is_ok()
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        names.check(Some(peer), &parts.uri, &parts.headers).is_ok()
+    }
+
+    fn passes(uri: &str, headers: &[(&str, &str)]) -> bool {
+        passes_from(Peer::Tcp("127.0.0.1:9".parse().unwrap()), uri, headers)
     }
 
     #[test]
@@ -136,6 +142,10 @@ mod tests {
             assert!(!passes("http://evil.example/", &[("host", "localhost"), mark]), "{mark:?}: whole address");
             assert!(passes("http://localhost/", &[evil, mark]), "{mark:?}: whole address");
             assert!(passes("/", &[mark]), "{mark:?}: no host");
+            assert!(
+                passes_from(Peer::Unix { uid: 7, gid: 7, outside: true }, "/", &[evil, mark]),
+                "{mark:?}: the socket"
+            );
         }
         for client in ["curl/8.5.0", "Wget/1.21", "Go-http-client/1.1", "python-requests/2.32", "seedcache/0.1.0"] {
             assert!(passes("/", &[evil, ("user-agent", client), ("accept", "*/*")]), "{client}");
