@@ -60,10 +60,7 @@ impl OwnNames {
         let name = normal(authority.host());
         let is_ip = name.parse::<IpAddr>().is_ok()
             || name.strip_prefix('[').and_then(|v6| v6.strip_suffix(']')?.parse::<Ipv6Addr>().ok()).is_some();
-        is_ip
-            || !name.contains('.')
-            || RESERVED.iter().any(|end| name.ends_with(end))
-            || self.0.iter().any(|own| *own == name)
+        is_ip || !name.contains('.') || RESERVED.iter().any(|end| name.ends_with(end)) || self.0.contains(&name)
     }
 }
 
