@@ -113,4 +113,29 @@ mod tests {
         assert_eq!(gate.rights(peer, &with_token("any")).await.unwrap(), Rights::Declared);
         assert!(gate.may_change(Peer::Unix { uid: 5, gid: 5, outside: false }, &HeaderMap::new()).await.is_ok());
     }
+
+    #[tokio::test]
+    async fn operators_are_shown_all_and_nobody_is_refused_for_looking() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let gate = Gate { token_file: Some(path.as_path().into()), own_uid: 5 };
+        let tcp = Some(Peer::Tcp("127.0.0.1:9".parse().unwrap()));
+        let unix = |uid, outside| Some(Peer::Unix { uid, gid: uid, outside });
+        assert_eq!(gate.view(tcp, &with_token("old")).await, View::Reader, "no file");
+        std::fs::write(&path, "old\n").unwrap();
+        for (peer, headers, view) in [
+            (tcp, with_token("old"), View::Operator),
+            (tcp, with_token("new"), View::Reader),
+            (tcp, HeaderMap::new(), View::Reader),
+            (unix(5, false), HeaderMap::new(), View::Operator),
+            (unix(0, false), HeaderMap::new(), View::Operator),
+            (unix(0, true), HeaderMap::new(), View::Reader),
+            (unix(7, false), with_token("old"), View::Reader),
+            (None, with_token("old"), View::Reader),
+        ] {
+            assert_eq!(gate.view(peer, &headers).await, view, "{peer:?} {headers:?}");
+        }
+        let open = Gate { token_file: None, own_uid: 5 };
+        assert_eq!(open.view(tcp, &with_token("any")).await, View::Reader);
+    }
 }
