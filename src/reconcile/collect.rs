@@ -6,6 +6,7 @@
 use std::sync::Mutex;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -44,7 +45,7 @@ struct Decided {
 }
 
 /// Whether a version stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// It does.
@@ -54,7 +55,7 @@ pub enum Verdict {
 }
 
 /// What becomes of one version, as the API tells it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FateState {
     /// Which artifact.
@@ -82,7 +83,7 @@ impl From<&Fate> for FateState {
 }
 
 /// What a collection did, or would do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Collected {
     /// Every version, by artifact, newest first.
@@ -163,7 +164,7 @@ impl Reconciler {
             if let Why::Claimed(claims) = &mut fate.why {
                 claims.retain(Claim::forbids_removal);
                 if !force && !claims.is_empty() {
-                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.to_string() });
+                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.in_full() });
                 }
             }
             shared.store.remove_version(&artifact, &version)?;

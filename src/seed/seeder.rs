@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Pair, build};
@@ -50,7 +51,7 @@ pub struct Request {
 }
 
 /// What was done; the answer that people and machines get.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seeded {
     /// Which artifact.
@@ -59,7 +60,7 @@ pub struct Seeded {
     pub version: VersionName,
     /// SHA-256 of its archive.
     pub digest: Digest,
-    /// The target, from the root of the daemon's file system.
+    /// The target, from the root of the daemon's file system; over HTTP for operators alone, for others as they asked for it.
     pub target: String,
     /// How the files got there.
     pub mode: LinkMode,

@@ -17,6 +17,9 @@ use crate::intent::{ArtifactName, Interval, Retain, VersionName};
 /// meanwhile. Shorter where `retain.for` is.
 const SETTLING: Duration = Duration::from_secs(600);
 
+/// So many directories of pods are named.
+const NAMED: usize = 8;
+
 /// What speaks for keeping a version, however old it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
@@ -38,6 +41,11 @@ pub enum Claim {
         /// Below `seed.root`.
         target: Box<str>,
     },
+    /// The files of directories that pods had filled are hard links to it.
+    Filled {
+        /// What the pods call them, at least one.
+        targets: Vec<Box<str>>,
+    },
     /// Somebody has it open.
     Read,
     /// The document is refused, so that what it says of keeping is not known.
@@ -49,6 +57,18 @@ impl Claim {
     pub fn forbids_removal(&self) -> bool {
         !matches!(self, Claim::Read | Claim::Wanted | Claim::Refused)
     }
+
+    /// In words, the first directories of pods by name: for operators.
+    fn in_full(&self) -> String {
+        match self {
+            Claim::Filled { targets } if targets.len() <= NAMED => {
+                let named: Vec<_> = targets.iter().map(|target| format!("seeded at {target}")).collect();
+                named.join(", ")
+            }
+            Claim::Filled { targets } => format!("{self}, one of them {}", targets[0]),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Claim {
@@ -59,6 +79,9 @@ impl fmt::Display for Claim {
             Claim::Wanted => f.write_str("wanted by its document"),
             Claim::Leased { holder, until } => write!(f, "leased by {holder} until {until:.0}"),
             Claim::Seeded { target } => write!(f, "seeded at {target}"),
+            // Which, is for operators to know.
+            Claim::Filled { targets } if targets.len() == 1 => f.write_str("seeded at a directory of a pod"),
+            Claim::Filled { targets } => write!(f, "seeded at {} directories of pods", targets.len()),
             Claim::Read => f.write_str("being read"),
             Claim::Refused => f.write_str("its document is refused"),
         }
@@ -109,6 +132,14 @@ impl Why {
     /// Whether the version stays.
     pub fn keeps(&self) -> bool {
         !matches!(self, Why::Surplus { .. } | Why::Room { .. } | Why::Asked)
+    }
+
+    /// In words, with directories of pods by what these call them: for operators.
+    pub fn in_full(&self) -> String {
+        match self {
+            Why::Claimed(claims) => claims.iter().map(Claim::in_full).collect::<Vec<_>>().join(", "),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -263,6 +294,18 @@ mod tests {
     }
 
     const DAY: i64 = 86_400;
+
+    #[test]
+    fn directories_of_pods_are_named_to_operators_alone() {
+        let why = |count: usize| {
+            let targets = (0..count).map(|at| format!("/data/{at}").into()).collect();
+            Why::Claimed(vec![Claim::Current, Claim::Filled { targets }])
+        };
+        assert_eq!(why(1).to_string(), "current, seeded at a directory of a pod");
+        assert_eq!(why(2).to_string(), "current, seeded at 2 directories of pods");
+        assert_eq!(why(2).in_full(), "current, seeded at /data/0, seeded at /data/1");
+        assert_eq!(why(1000).in_full(), "current, seeded at 1000 directories of pods, one of them /data/0");
+    }
 
     #[test]
     fn each_fate_is_told_in_words() {

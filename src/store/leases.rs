@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{lock, own};
@@ -26,8 +27,9 @@ const MOST: usize = 10_000;
 const LIMIT: u64 = 16 << 20;
 
 /// Who holds a lease: letters, digits, `.`, `_`, `:` and `-`; at most 128 of them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("maxLength" = 128, "pattern" = "^[A-Za-z0-9._:-]+$"))]
 pub struct HolderName(String);
 
 impl HolderName {
@@ -91,7 +93,7 @@ pub enum LeaseError {
 }
 
 /// One lease.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimedLease {
     /// On which artifact.

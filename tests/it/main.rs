@@ -26,6 +26,8 @@ mod full_disk;
 mod herd;
 mod http_contract;
 mod http_files;
+mod http_hostile;
+mod http_told;
 mod index;
 mod kill9;
 mod life;
