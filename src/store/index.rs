@@ -220,5 +220,6 @@ pub(super) fn read_row(key: &[u8], value: &[u8]) -> Option<((ArtifactName, Versi
         return None;
     }
     let row: Row = serde_json::from_slice(json).ok()?;
-    Some(((row.head.artifact.clone(), row.head.version.clone()), row))
+    let (artifact, version) = (row.head.artifact.clone(), row.head.version.clone());
+    (row_key(&artifact, &version) == key).then_some(((artifact, version), row))
 }

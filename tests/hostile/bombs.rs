@@ -173,7 +173,7 @@ fn collected(content: impl Fn(&mut dyn Write)) -> Vec<u8> {
 }
 
 fn gzip_of(content: impl Fn(&mut dyn Write)) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     content(&mut out);
     out.finish().unwrap()
 }

@@ -179,7 +179,7 @@ fn mixed() -> Vec<Case> {
             "a long link, then an extended header",
             tar().long(b'K', b"b").pax(&[("path", "a")]).symlink("c", "d").end(),
             MIXED,
-            "LongLink",
+            "PaxHeaders/x",
         ),
         refused("two long names", tar().long(b'L', b"a").long(b'L', b"b").file("c", b"").end(), MIXED, "`a`"),
         refused("two long links", tar().long(b'K', b"a").long(b'K', b"b").symlink("c", "d").end(), MIXED, "LongLink"),

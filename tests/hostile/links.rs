@@ -237,7 +237,7 @@ fn hard_links() -> Vec<Case> {
         refused("a hard link to what comes later", tar().hard_link("h", "x").file("x", b"").end(), NO_FILE, "`h`"),
         refused("a hard link to itself", link("h"), NO_FILE, "`h`"),
         refused(
-            "a hard link through a symlink",
+            "a hard link to what is behind a symlink",
             tar().file("d/x", b"").symlink("l", "d").hard_link("h", "l/x").end(),
             NO_FILE,
             "`h`",
