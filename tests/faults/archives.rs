@@ -119,7 +119,9 @@ fn try_all(node: &Node, origin: &Origin, batch: &[Trial], at: usize, found: &mut
     // Nothing is tried again from here on, so that what is left is left.
     node.write_config("cases.yaml", "");
     until("the cases to be forgotten", PATIENCE, || {
-        node.get_json("/v1/artifacts")["artifacts"].as_array().is_some_and(|all| all.len() == 1).then_some(())
+        let states = node.get_json("/v1/artifacts");
+        let forgotten = |state: &Value| state["name"] == "app" || state["observedGeneration"].is_null();
+        states.as_array().unwrap().iter().all(forgotten).then_some(())
     });
     let staging = node.store().join("staging");
     until("staging to be emptied of trees", PATIENCE, || {
