@@ -71,7 +71,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> =
 pub(crate) fn socket(bytes: &[u8]) {
     let (sent, mut left) = std::os::unix::net::UnixStream::pair().unwrap();
     let answered = RUNTIME.block_on(converse(bytes, sent.into()));
-    assert!(answered.is_empty() || answered.starts_with(b"HTTP/1.1 "), "{:?}", String::from_utf8_lossy(&answered));
+    assert!(answered.is_empty() || answered.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&answered));
     // Threads close them. The other end of what was sent is at its end when nobody has one any more.
     left.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert_eq!(io::Read::read(&mut left, &mut [0]).ok(), Some(0), "descriptors are left open");

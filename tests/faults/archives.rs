@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::fixture::archive::app;
 use crate::fixture::node::Node;
 use crate::fixture::origin::{Fault, Origin};
-use crate::fixture::tree::walk;
 use crate::fixture::{BIG_PATIENCE, PATIENCE, until};
 use crate::hostile::{Case, Expect, OUTSIDE, cases, compress};
 use crate::report::{Asked, Part, Row};
@@ -250,6 +249,18 @@ fn walk_top(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
+/// Everything below, by its path from there. What vanishes meanwhile was not left.
 fn walk_if_there(dir: &Path) -> Vec<PathBuf> {
-    if dir.exists() { walk(dir).into_keys().collect() } else { Vec::new() }
+    let (mut found, mut open) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(at) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(dir.join(&at)) else { continue };
+        for entry in entries.filter_map(Result::ok) {
+            let path = at.join(entry.file_name());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found
 }
