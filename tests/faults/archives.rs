@@ -17,7 +17,7 @@ pub(crate) const PART: Part =
     Part { name: "archives", about: "hostile archives, in every compression, whole and byte by byte", run };
 
 /// Documents at a time.
-const BATCH: usize = 60;
+const BATCH: usize = 400;
 /// Longer archives come in pieces of more than a byte.
 const TRICKLED: usize = 32 * 1024;
 /// Names that only these archives give to anything, where they get out.
@@ -51,12 +51,13 @@ fn run(asked: Asked) -> Vec<Row> {
     // Something good, which must stay.
     origin.serve("/app.tgz", app("v1", 10_000));
     let good = document("app", &origin.url("/app.tgz"), "v1");
-    let settings = "fetch: {concurrency: 4}";
+    let settings = "fetch: {concurrency: 8}";
     let node = Node::builder().settings(settings).document("app.yaml", &good).start();
     node.wait_ready("app");
     let mut found = Found::default();
     for _ in 0..asked.runs.unwrap_or(1) {
         for (at, batch) in trials().chunks(BATCH).enumerate() {
+            eprintln!("{} of {}", at * BATCH, trials().len());
             try_all(&node, &origin, batch, at, &mut found);
         }
     }
