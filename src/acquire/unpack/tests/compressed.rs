@@ -58,6 +58,11 @@ fn every_cut_and_anything_that_follows_is_refused() {
             let error = Sandbox::new().unpack(&whole[..cut], &recipe(UnpackFormat::Auto)).unwrap_err();
             assert!(error.is_bad_content(), "{format:?} cut at {cut}: {error:?}");
         }
+        let small = encode(&Tar::default().file("f", b"x").end());
+        for cut in 0..small.len() {
+            let error = Sandbox::new().unpack(&small[..cut], &recipe(UnpackFormat::Auto)).unwrap_err();
+            assert!(error.is_bad_content(), "{format:?} of {} bytes cut at {cut}: {error:?}", small.len());
+        }
         for garbage in [&b"x"[..], b"garbage that is long enough for any header", &[0, 0, 1]] {
             let bytes = [&whole[..], garbage].concat();
             let error = Sandbox::new().unpack(&bytes[..], &recipe(UnpackFormat::Auto)).unwrap_err();
