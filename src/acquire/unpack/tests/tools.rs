@@ -239,7 +239,7 @@ fn compressed_by_many_threads() {
         assert_as_gnu_tar(&archive, &tool.join(" "));
     }
     let whole = read(&file);
-    let parts = whole.chunks(whole.len() / 3).map(|part| super::compress::gzip(part));
+    let parts = whole.chunks(whole.len() / 3).map(super::compress::gzip);
     assert_as_gnu_tar(&parts.collect::<Vec<_>>().concat(), "members put together");
 }
 
