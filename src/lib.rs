@@ -6,6 +6,8 @@
 pub mod acquire;
 pub mod cli;
 pub mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod intent;
 pub mod node;
 pub mod reconcile;

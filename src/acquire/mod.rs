@@ -5,6 +5,8 @@
 
 mod download;
 mod fetcher;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod note;
 mod pipeline;
 mod progress;

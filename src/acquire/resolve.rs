@@ -18,6 +18,8 @@ pub use naming::NamingError;
 pub(crate) use naming::by_digest;
 pub(super) use naming::find_version;
 pub use sums::SumsError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use sums::{Wanted as WantedSum, find as find_sum};
 
 use super::source::{HttpError, redacted};
 use crate::intent::{Algorithm, Digest, VersionName};

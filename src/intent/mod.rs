@@ -6,6 +6,8 @@ mod artifact;
 mod catalog;
 mod digest;
 mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod located;
 mod name;
 mod problem;

@@ -17,6 +17,8 @@ mod fetched;
 mod fill;
 mod filled;
 mod filler;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hidden;
 mod in_place;
 mod ladder;

@@ -197,12 +197,12 @@ fn put_aside(root: &Dir, quarantine: &Dir) -> fs::Result<()> {
     }
 }
 
-fn row_key(artifact: &ArtifactName, version: &VersionName) -> Vec<u8> {
+pub(super) fn row_key(artifact: &ArtifactName, version: &VersionName) -> Vec<u8> {
     format!("{artifact}/{version}").into_bytes()
 }
 
 /// Over the key too: a row that turns up under another key is not believed.
-fn checksum(key: &[u8], json: &[u8]) -> String {
+pub(super) fn checksum(key: &[u8], json: &[u8]) -> String {
     Digest::sha256(&[key, b"\0", json].concat()).hex()
 }
 
@@ -214,11 +214,12 @@ fn written(row: &Row) -> (Vec<u8>, Vec<u8>) {
     (key, value)
 }
 
-fn read_row(key: &[u8], value: &[u8]) -> Option<((ArtifactName, VersionName), Row)> {
+pub(super) fn read_row(key: &[u8], value: &[u8]) -> Option<((ArtifactName, VersionName), Row)> {
     let (sum, json) = value.split_at_checked(64)?;
     if checksum(key, json).as_bytes() != sum {
         return None;
     }
     let row: Row = serde_json::from_slice(json).ok()?;
-    Some(((row.head.artifact.clone(), row.head.version.clone()), row))
+    let (artifact, version) = (row.head.artifact.clone(), row.head.version.clone());
+    (row_key(&artifact, &version) == key).then_some(((artifact, version), row))
 }

@@ -9,6 +9,8 @@ mod collect;
 mod content_digest;
 mod donors;
 mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod give;
 mod index;
 mod inventory;

@@ -13,8 +13,12 @@
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
+mod archives;
+mod bombs;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 mod report;
 
 use std::process::ExitCode;
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[bombs::PART, archives::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

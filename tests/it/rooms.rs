@@ -11,6 +11,8 @@ use regex::Regex;
 const ROOMS: [&str; 9] = ["fs", "intent", "store", "acquire", "seed", "reconcile", "serve", "node", "cli"];
 /// Without a file's tests.
 const MOST_LINES: usize = 400;
+/// What is compiled for tests alone, and is no room.
+const TESTS: [&str; 4] = ["tests", "tests.rs", "fixture.rs", "fuzzing.rs"];
 const FORBIDDEN_NAMES: [&str; 8] = ["util", "utils", "helper", "helpers", "common", "manager", "misc", "mod_utils"];
 
 fn repository() -> PathBuf {
@@ -67,8 +69,7 @@ fn sources_in(dir: &Path) -> Vec<Source> {
 fn sources() -> Vec<Source> {
     let mut sources = sources_in(&repository().join("src"));
     // A module's tests in files of their own are tests, not rooms.
-    sources
-        .retain(|source| !source.path.iter().any(|name| name == "tests" || name == "tests.rs" || name == "fixture.rs"));
+    sources.retain(|source| !source.path.iter().any(|name| TESTS.iter().any(|tests| name == *tests)));
     assert!(sources.len() > 20, "these are not the sources");
     sources
 }
@@ -205,7 +206,8 @@ fn files_have_names_that_say_something() {
 fn nothing_names_the_machine_it_was_written_on() {
     let places = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
     let mut texts: BTreeMap<PathBuf, String> = BTreeMap::new();
-    for (path, meta) in crate::fixture::tree::walk_but(&repository(), &["target", ".git"]) {
+    let made = ["target", ".git", "fuzz/target", "fuzz/corpus", "fuzz/artifacts"];
+    for (path, meta) in crate::fixture::tree::walk_but(&repository(), &made) {
         if let (true, Ok(text)) = (meta.is_file(), fs::read_to_string(repository().join(&path))) {
             texts.insert(path, text);
         }

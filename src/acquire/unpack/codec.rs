@@ -18,8 +18,8 @@ use crate::intent::UnpackFormat;
 
 /// The largest window of a zstd frame, as a power of two: what `zstd` itself takes without being asked.
 const ZSTD_WINDOW_LOG: u32 = 27;
-/// Memory for an xz decoder: `xz -9` needs 65 MiB.
-const XZ_MEMORY: u64 = 160 << 20;
+/// Memory for an xz decoder: what `xz -9` needs, and a little more.
+const XZ_MEMORY: u64 = 68 << 20;
 
 /// A compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,17 +94,22 @@ fn feed_all(archive: impl Read, format: UnpackFormat, feed: &Feed, meter: &Meter
     let codec = choose(format, input.peek(512).map_err(read_failed)?)?;
     let failed = |e: io::Error| match meter.take_failure() {
         Some(source) => UnpackError::Read { source },
-        None => UnpackError::Decode { codec, source: e },
+        None => UnpackError::Decode { codec, entry: None, source: e },
     };
     let mut decoder = decoder(codec, input).map_err(failed)?;
     let mut untold = format != UnpackFormat::None;
     loop {
         let mut bytes = feed.buffer();
-        let length = fill(&mut decoder, &mut bytes).map_err(failed)?;
+        let (length, filled) = fill(&mut decoder, &mut bytes);
         if std::mem::take(&mut untold) && !begins_tar(&bytes[..length]) {
-            return Err(UnpackError::NotTar { codec });
+            return filled.map_err(failed).and(Err(UnpackError::NotTar { codec }));
         }
-        if length == 0 || !feed.send(Piece { bytes, length, packed: meter.taken() }) {
+        // What came before an error is handed on too: it says which entry is damaged.
+        if length > 0 && !feed.send(Piece { bytes, length, packed: meter.taken() }) {
+            return Ok(());
+        }
+        filled.map_err(failed)?;
+        if length == 0 {
             return Ok(());
         }
     }
@@ -127,16 +132,17 @@ fn decoder<'m, R: Read + 'm>(codec: Codec, input: Input<'m, R>) -> io::Result<Bo
     })
 }
 
-/// Fills `to`; fewer bytes only at the end.
-fn fill(from: &mut impl Read, to: &mut [u8]) -> io::Result<usize> {
+/// Fills `to`, and says with how many bytes: fewer only at the end or before an error.
+fn fill(from: &mut impl Read, to: &mut [u8]) -> (usize, io::Result<()>) {
     let mut length = 0;
     while length < to.len() {
-        match from.read(&mut to[length..])? {
-            0 => break,
-            n => length += n,
+        match from.read(&mut to[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(error) => return (length, Err(error)),
         }
     }
-    Ok(length)
+    (length, Ok(()))
 }
 
 /// gzip members one after the other, then nothing or zeros.

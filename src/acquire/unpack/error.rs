@@ -19,10 +19,15 @@ pub enum UnpackError {
         source: io::Error,
     },
     /// Damaged, cut short or followed by other bytes.
-    #[error("the archive is no sound {codec} data: compare it with what the origin has, and fetch it anew")]
+    #[error(
+        "the archive is no sound {codec} data{}: compare it with what the origin has, and fetch it anew",
+        entry.as_deref().map(|entry| format!(", which shows at entry `{entry}`")).unwrap_or_default()
+    )]
     Decode {
         /// The compression it has.
         codec: Codec,
+        /// The entry that could not be read on, or was the last; none where there was none before the damage.
+        entry: Option<Box<str>>,
         /// What the decoder said.
         #[source]
         source: io::Error,

@@ -11,6 +11,7 @@ use super::UnpackError;
 use super::error::shown;
 use super::header::{self, BLOCK, Malformed};
 use super::pax::Pax;
+use super::policy::Refusal;
 use super::sparse::{MapReader, OldMap, Sparse, from_records};
 use super::stream::{Halt, Stream};
 
@@ -49,6 +50,15 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// Bytes of its name and of its link's target.
+    pub(super) fn names(&self) -> u64 {
+        let target = match &self.kind {
+            Kind::Symlink { target } | Kind::HardLink { target } => target.len(),
+            Kind::Dir | Kind::File | Kind::Special(_) => 0,
+        };
+        (self.path.len() + target) as u64
+    }
+
     /// Whether its content is only what is stored of it, holes left out.
     pub(crate) fn is_sparse(&self) -> bool {
         self.sparse.is_some()
@@ -155,6 +165,16 @@ impl Members {
             return Err(Halt::Ended.within(&self.name));
         }
         Ok(piece)
+    }
+
+    /// Whether the file may have so many bytes of holes besides what is stored of it.
+    pub(super) fn check_holes(&self, holes: u64) -> Result<(), Refusal> {
+        self.stream.check_holes(self.left, holes)
+    }
+
+    /// Counts the holes of a file whose content was taken.
+    pub(super) fn count_holes(&mut self, holes: u64) -> Result<(), Refusal> {
+        self.stream.count(holes)
     }
 
     /// `n` bytes of what [`Members::content`] gave are done with.

@@ -6,6 +6,8 @@
 
 mod codec;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod header;
 mod input;
 mod member;
@@ -113,11 +115,12 @@ fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result
     let policy = Policy::new(recipe)?;
     let mut members = Members::new(stream);
     let mut top = Top::default();
-    let mut seen = 0;
+    let (mut seen, mut counted) = (0, 0);
     while let Some(member) = members.next()? {
         seen += 1;
+        counted += policy::weight(member.names());
         let refused = |refusal| UnpackError::refused(&member.path, refusal);
-        policy::check_entries(&recipe.limits, seen + writer.implied()).map_err(refused)?;
+        policy::check_entries(&recipe.limits, counted + writer.implied()).map_err(refused)?;
         let verdict = policy.judge(&member.path, &member.kind, member.mode).map_err(refused)?;
         top.see(&member.path, member.kind == Kind::Dir);
         if let Verdict::Keep { path, target } = verdict {

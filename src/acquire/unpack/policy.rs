@@ -15,6 +15,8 @@ use crate::intent::Unpack;
 
 /// Unpacked bytes up to which any ratio is taken: a few blocks of zeros compress far better than real archives do.
 const RATIO_FREE: u64 = 16 << 20;
+/// Bytes of name and link target that an entry may have and count as one: entries are held in memory with them.
+const NAMES_OF_ONE: u64 = 256;
 /// The longest symlink target that Linux takes, in bytes.
 const LONGEST_TARGET: usize = 4095;
 
@@ -51,6 +53,9 @@ pub enum Refusal {
         /// What is written in it.
         target: Box<str>,
     },
+    /// Where the symlinks lead cannot be found out in reasonable time.
+    #[error("the symlinks of the archive lead through each other more often than in any real tree")]
+    Maze,
     /// The other name of something that has no place in the tree.
     #[error(
         "it is a hard link to `{target}`, which stripping or `unpack.include`/`exclude` leaves out: keep both or neither"
@@ -89,6 +94,12 @@ pub enum Refusal {
     /// There already.
     #[error("the archive holds it twice; only directories may be listed again")]
     Duplicate,
+    /// There already, under a name that the file system takes for the same one.
+    #[error(
+        "the file system of the store takes its name for that of another entry, which differs in case or in how \
+         characters are composed: keep the store on one that tells them apart, or leave one out with `unpack.exclude`"
+    )]
+    SameName,
     /// Too deep.
     #[error("its path has {depth} components, more than `unpack.limits.depth` ({limit}) allows")]
     Depth {
@@ -106,7 +117,10 @@ pub enum Refusal {
         limit: u64,
     },
     /// Too many entries.
-    #[error("it is one entry more than `unpack.limits.entries` ({limit}) allows, directories not listed counted too")]
+    #[error(
+        "it is one entry more than `unpack.limits.entries` ({limit}) allows; directories not listed count too, and names \
+         and link targets that are longer than {NAMES_OF_ONE} bytes as several"
+    )]
     Entries {
         /// The limit.
         limit: u64,
@@ -264,6 +278,11 @@ pub(super) fn check_ratio(limits: &Limits, unpacked: u64, packed: u64) -> Result
 pub(super) fn add_bytes(limits: &Limits, before: u64, more: u64) -> Result<u64, Refusal> {
     let bytes = before.saturating_add(more);
     if bytes > limits.bytes.0 { Err(Refusal::Bytes { bytes, limit: limits.bytes.0 }) } else { Ok(bytes) }
+}
+
+/// How many entries one counts for, by the bytes of its names.
+pub(super) fn weight(names: u64) -> u64 {
+    1 + names / NAMES_OF_ONE
 }
 
 /// Whether so many entries may be.

@@ -24,6 +24,11 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
+    /// Bytes that are not stored.
+    pub(super) fn holes(&self) -> u64 {
+        self.size - self.extents.iter().map(|extent| extent.length).sum::<u64>()
+    }
+
     /// Checks that the parts stand in order within `size` and are exactly the `stored` bytes. Only the last part may
     /// end within a block: readers differ on whether the next one starts there or at the next block.
     pub(super) fn new(size: u64, extents: Vec<Extent>, stored: u64) -> Result<Self, Malformed> {

@@ -65,6 +65,9 @@ impl Halt {
     /// The error for a halt within `entry`.
     pub(super) fn within(self, entry: &[u8]) -> UnpackError {
         match self {
+            Halt::Failed(UnpackError::Decode { codec, entry: None, source }) if !entry.is_empty() => {
+                UnpackError::Decode { codec, entry: Some(shown(entry)), source }
+            }
             Halt::Failed(error) => error,
             Halt::Ended => UnpackError::Truncated { place: format!("within entry `{}`", shown(entry)).into() },
             Halt::Refused(refusal) => UnpackError::refused(entry, refusal),
@@ -81,14 +84,17 @@ pub(super) struct Stream {
     end: usize,
     ended: bool,
     limits: Limits,
-    decoded: u64,
+    /// Bytes decoded so far, and the holes of sparse files, which are bytes of the tree too.
+    unpacked: u64,
+    packed: u64,
 }
 
 /// The two ends of a new channel; `limits` judge the ratio piece by piece.
 pub(super) fn channel_within(limits: Limits) -> (Feed, Stream) {
     let (to, from) = sync_channel(WAITING);
     let (back, used) = channel();
-    let stream = Stream { from, used: back, bytes: Vec::new(), start: 0, end: 0, ended: false, limits, decoded: 0 };
+    let stream =
+        Stream { from, used: back, bytes: Vec::new(), start: 0, end: 0, ended: false, limits, unpacked: 0, packed: 0 };
     (Feed { to, used }, stream)
 }
 
@@ -137,6 +143,18 @@ impl Stream {
         Ok(())
     }
 
+    /// Counts bytes that came of the archive's, holes among them.
+    pub(super) fn count(&mut self, unpacked: u64) -> Result<(), Refusal> {
+        self.unpacked = self.unpacked.saturating_add(unpacked);
+        policy::check_ratio(&self.limits, self.unpacked, self.packed)
+    }
+
+    /// Whether a file that is `stored` in so many bytes may have so many more in `holes`, whatever the compression: the
+    /// stored ones are at most as many in the archive.
+    pub(super) fn check_holes(&self, stored: u64, holes: u64) -> Result<(), Refusal> {
+        policy::check_ratio(&self.limits, self.unpacked.saturating_add(holes), self.packed.saturating_add(stored))
+    }
+
     fn next_piece(&mut self) -> Result<(), Halt> {
         let used = std::mem::take(&mut self.bytes);
         if !used.is_empty() {
@@ -147,8 +165,8 @@ impl Stream {
         match self.from.recv() {
             Ok(Message::Piece(piece)) => {
                 (self.bytes, self.end) = (piece.bytes, piece.length);
-                self.decoded += piece.length as u64;
-                policy::check_ratio(&self.limits, self.decoded, piece.packed).map_err(Halt::Refused)
+                self.packed = piece.packed;
+                self.count(piece.length as u64).map_err(Halt::Refused)
             }
             Ok(Message::End(Ok(()))) => {
                 self.ended = true;

@@ -11,8 +11,10 @@ use super::policy::Refusal;
 use crate::fs::RelPath;
 use crate::store::{Entry, EntryType};
 
-/// Symlinks that the system follows on one path before it gives up.
-const MOST_FOLLOWED: u32 = 40;
+/// Components that are walked to find where all symlinks lead: so many, and so many more for each entry. Real trees need
+/// a few for each symlink; without a bound an archive could ask for 2 to the power of its entries.
+const STEPS: u64 = 1_000_000;
+const STEPS_AN_ENTRY: u64 = 100;
 
 /// All of an [`Entry`] but its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +93,13 @@ impl Tree {
     }
 
     fn get(&self, path: &[u8]) -> Option<&Entry> {
+        self.find(path).map(|at| &self.entries[at])
+    }
+
+    /// Where the entry at `path` is in `entries`.
+    fn find(&self, path: &[u8]) -> Option<usize> {
         let found = |at: &usize| self.entries[*at].path.as_bytes() == path;
-        self.places.find(self.hashing.hash_one(path), found).map(|&at| &self.entries[at])
+        self.places.find(self.hashing.hash_one(path), found).copied()
     }
 
     /// The first name of the regular file at `path`, and what it is.
@@ -112,29 +119,37 @@ impl Tree {
     }
 
     /// Finds a symlink that leads above the tree's top by way of other symlinks, with the reason to refuse it. One that
-    /// leads nowhere or in a circle leads out of nothing.
+    /// leads nowhere or in a circle leads out of nothing. Links are followed however many there are: the system stops at
+    /// 40, programs that resolve paths themselves do not.
     pub(super) fn escaping_symlink(&self) -> Option<(&[u8], Refusal)> {
-        let targets = self.entries.iter().filter_map(|entry| Some((entry.path.as_bytes(), Self::link_of(entry)?)));
-        let mut escaping: Vec<_> = targets.filter(|(path, target)| self.escapes(path, target)).collect();
-        // The same one each time.
-        escaping.sort_unstable();
-        let (path, target) = escaping.first()?;
-        Some((path, Refusal::SymlinkEscapes { target: shown(target) }))
+        let mut steps = STEPS.saturating_add(STEPS_AN_ENTRY.saturating_mul(self.entries.len() as u64));
+        self.entries.iter().enumerate().find_map(|(at, entry)| {
+            let (path, target) = (entry.path.as_bytes(), Self::link_of(entry)?);
+            match self.escapes(path, at, target, &mut steps) {
+                None => Some((path, Refusal::Maze)),
+                Some(true) => Some((path, Refusal::SymlinkEscapes { target: shown(target) })),
+                Some(false) => None,
+            }
+        })
     }
 
     fn link_of(entry: &Entry) -> Option<&[u8]> {
         entry.target.as_deref().filter(|_| entry.kind == EntryType::Symlink)
     }
 
-    /// Walks `target` from the directory that holds `path`, as the system would.
-    fn escapes(&self, path: &[u8], target: &[u8]) -> bool {
+    /// Walks the `target` of the link at `path`, the entry `link`, from the directory that holds it; `None` when `steps`
+    /// are used up.
+    fn escapes(&self, path: &[u8], link: usize, target: &[u8], steps: &mut u64) -> Option<bool> {
         let mut at: Vec<u8> = parent(path).to_vec();
-        let mut followed = 0;
-        let mut ahead: Vec<&[u8]> = target.rsplit(|&b| b == b'/').collect();
-        while let Some(component) = ahead.pop() {
+        // What is walked still, each with how many links were being followed when it was read.
+        let mut ahead: Vec<(&[u8], usize)> = target.rsplit(|&b| b == b'/').map(|component| (component, 1)).collect();
+        let mut followed = vec![link];
+        while let Some((component, depth)) = ahead.pop() {
+            *steps = steps.checked_sub(1)?;
+            followed.truncate(depth);
             match component {
                 b"" | b"." => {}
-                b".." if at.is_empty() => return true,
+                b".." if at.is_empty() => return Some(true),
                 b".." => at.truncate(parent(&at).len()),
                 name => {
                     let above = at.len();
@@ -142,19 +157,24 @@ impl Tree {
                         at.push(b'/');
                     }
                     at.extend_from_slice(name);
-                    let link = self.get(&at).and_then(Self::link_of);
-                    if let Some(link) = link {
-                        followed += 1;
-                        if followed > MOST_FOLLOWED {
-                            return false;
-                        }
-                        at.truncate(above);
-                        ahead.extend(link.rsplit(|&b| b == b'/'));
+                    let Some((found, target)) = self.link_at(&at) else { continue };
+                    // To follow it, it would have to have been followed.
+                    if followed.contains(&found) {
+                        return Some(false);
                     }
+                    at.truncate(above);
+                    followed.push(found);
+                    ahead.extend(target.rsplit(|&b| b == b'/').map(|component| (component, followed.len())));
                 }
             }
         }
-        false
+        Some(false)
+    }
+
+    /// The symlink at `path`: which entry it is, and its target.
+    fn link_at(&self, path: &[u8]) -> Option<(usize, &[u8])> {
+        let at = self.find(path)?;
+        Self::link_of(&self.entries[at]).map(|target| (at, target))
     }
 
     /// All entries, sorted by path.

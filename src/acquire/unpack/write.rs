@@ -13,7 +13,7 @@ use super::UnpackError;
 use super::error::shown;
 use super::member::{Kind, Member, Members};
 use super::output::Output;
-use super::policy::{self, Limits};
+use super::policy::{self, Limits, Refusal};
 use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
@@ -99,7 +99,7 @@ pub(super) struct Writer<'a> {
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
     bytes: u64,
-    /// Directories that no entry lists.
+    /// What directories that no entry lists count for.
     implied: u64,
 }
 
@@ -123,13 +123,29 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Directories made that no entry lists.
+    /// How many entries the directories made count for that no entry lists.
     pub(super) fn implied(&self) -> u64 {
         self.implied
     }
 
     /// Adds the entry at `path`; a hard link names `link`.
     pub(super) fn add(
+        &mut self,
+        member: &Member,
+        path: &RelPath,
+        link: Option<&RelPath>,
+        content: &mut Members,
+    ) -> Result<(), UnpackError> {
+        self.put(member, path, link, content).map_err(|error| match error {
+            // The tree knows nothing of this name, so the file system takes it for another one.
+            UnpackError::Write { source } if source.is_exists() => {
+                UnpackError::refused(&member.path, Refusal::SameName)
+            }
+            error => error,
+        })
+    }
+
+    fn put(
         &mut self,
         member: &Member,
         path: &RelPath,
@@ -184,6 +200,8 @@ impl<'a> Writer<'a> {
             }
             (_, None) => {
                 self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
+                let holes = member.sparse.as_ref().map_or(0, Sparse::holes);
+                content.check_holes(holes).map_err(refused)?;
                 node.size = member.size;
                 node.sha256 = Some(match (self.donors, &member.sparse) {
                     (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
@@ -191,6 +209,7 @@ impl<'a> Writer<'a> {
                     }
                     (_, sparse) => self.write_file(path, &node, sparse.as_ref(), content)?,
                 });
+                content.count_holes(holes).map_err(refused)?;
             }
         }
         self.tree.add(path, node);
@@ -202,7 +221,7 @@ impl<'a> Writer<'a> {
     fn imply(&mut self, missing: &[RelPath]) -> Result<(), UnpackError> {
         for path in missing {
             self.make_dir(path)?;
-            self.implied += 1;
+            self.implied += policy::weight(path.as_bytes().len() as u64);
             self.tree.add(path, self.unlisted(EntryType::Dir, 0o755));
         }
         Ok(())

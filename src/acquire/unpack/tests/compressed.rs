@@ -1,38 +1,15 @@
 //! Compressions: told by content, in several members, cut, padded and followed by garbage.
 
-use std::io::Write as _;
-
 use super::builder::Tar;
+use super::compress::{Encode, gzip};
 use super::*;
-
-type Encode = fn(&[u8]) -> Vec<u8>;
 
 const ENCODERS: [(UnpackFormat, Encode); 4] = [
     (UnpackFormat::TarGz, gzip),
-    (UnpackFormat::TarZst, |bytes| {
-        let mut out = zstd::Encoder::new(Vec::new(), 3).unwrap();
-        // As the `zstd` tool writes it.
-        out.include_checksum(true).unwrap();
-        out.write_all(bytes).unwrap();
-        out.finish().unwrap()
-    }),
-    (UnpackFormat::TarXz, |bytes| {
-        let mut out = liblzma::write::XzEncoder::new(Vec::new(), 1);
-        out.write_all(bytes).unwrap();
-        out.finish().unwrap()
-    }),
-    (UnpackFormat::TarBz2, |bytes| {
-        let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        out.write_all(bytes).unwrap();
-        out.finish().unwrap()
-    }),
+    (UnpackFormat::TarZst, compress::zstd),
+    (UnpackFormat::TarXz, compress::xz),
+    (UnpackFormat::TarBz2, compress::bzip2),
 ];
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    out.write_all(bytes).unwrap();
-    out.finish().unwrap()
-}
 
 fn recipe(format: UnpackFormat) -> Unpack {
     Unpack { format, ..Unpack::default() }
@@ -81,7 +58,12 @@ fn every_cut_and_anything_that_follows_is_refused() {
             let error = Sandbox::new().unpack(&whole[..cut], &recipe(UnpackFormat::Auto)).unwrap_err();
             assert!(error.is_bad_content(), "{format:?} cut at {cut}: {error:?}");
         }
-        for garbage in [&b"x"[..], b"garbage that is long enough for any header", &[0, 0, 1], &whole[..20]] {
+        let small = encode(&Tar::default().file("f", b"x").end());
+        for cut in 0..small.len() {
+            let error = Sandbox::new().unpack(&small[..cut], &recipe(UnpackFormat::Auto)).unwrap_err();
+            assert!(error.is_bad_content(), "{format:?} of {} bytes cut at {cut}: {error:?}", small.len());
+        }
+        for garbage in [&b"x"[..], b"garbage that is long enough for any header", &[0, 0, 1]] {
             let bytes = [&whole[..], garbage].concat();
             let error = Sandbox::new().unpack(&bytes[..], &recipe(UnpackFormat::Auto)).unwrap_err();
             assert!(matches!(error, UnpackError::Decode { .. }), "{format:?} and {garbage:?}: {error:?}");

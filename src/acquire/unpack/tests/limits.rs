@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use super::builder::Tar;
+use super::cases::bombs::bombs;
 use super::*;
 use crate::intent::{Bytes, Limits};
 
@@ -112,4 +113,24 @@ fn deeper_than_handles_are_held_is_fine() {
     let unpacked = sandbox.unpack(&archive[..], &recipe).unwrap();
     assert_eq!(unpacked.entries.len(), 152);
     assert_eq!(read(&sandbox.tree().join("h")), b"deep");
+}
+
+#[test]
+fn every_bomb_is_stopped_within_a_buffer_of_its_limit() {
+    for bomb in bombs() {
+        let mut limits = Limits::default();
+        match bomb.limits {
+            "" => {}
+            "bytes: 8MiB" => limits.bytes = Bytes(8 << 20),
+            "entries: 20000" => limits.entries = 20_000,
+            other => panic!("{other}"),
+        }
+        let (sandbox, progress) = (Sandbox::new(), Progress::default());
+        let tree = Dir::open(&sandbox.tree()).unwrap();
+        let error = unpack(&bomb.archive[..], &limited(limits), "x", &tree, None, &progress).unwrap_err();
+        let told = crate::intent::error_chain(&error);
+        assert!(told.contains(bomb.says) && told.contains(bomb.entry), "{}: {told}", bomb.name);
+        let unpacked = progress.snapshot().unpacked_bytes;
+        assert!(unpacked <= bomb.allowed + (256 << 10), "{}: {unpacked} bytes", bomb.name);
+    }
 }

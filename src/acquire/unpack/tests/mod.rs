@@ -1,7 +1,9 @@
 //! Archives built by hand and by other people's tools, unpacked.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod builder;
+#[allow(dead_code, reason = "some are the campaign's")]
+#[path = "../../../../tests/hostile/mod.rs"]
+mod cases;
 mod compressed;
 mod hostile;
 mod limits;
@@ -13,6 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::*;
+use cases::{builder, compress};
 
 /// A directory with a tree to unpack into, and nothing else in it.
 struct Sandbox {

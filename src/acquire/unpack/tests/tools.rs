@@ -1,4 +1,5 @@
-//! Archives that GNU tar, Python, busybox and git make come out as GNU tar extracts them.
+//! Archives that GNU tar, bsdtar, cpio, Python, busybox and git make come out as GNU tar extracts them, whatever compressed
+//! them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -209,10 +210,102 @@ fn the_holes_of_a_sparse_file_stay_holes() {
 #[test]
 fn compressed_by_the_tools_themselves() {
     let fixture = fixture(false);
-    for flag in ["-z", "-J", "-j"] {
+    for flag in ["-z", "-J", "-j", "--zstd"] {
         let tar = |name: &str| run(command("tar", &[flag, "-C"]).arg(fixture.tree()).args(["-cf", "-", name]));
         assert_as_gnu_tar(&tar("top"), flag);
     }
+}
+
+/// These write several members, frames, streams or blocks, each for itself.
+#[test]
+fn compressed_by_many_threads() {
+    let fixture = fixture(false);
+    let file = fixture.outer.path().join("all.tar");
+    run(command("tar", &["-C"]).arg(fixture.tree()).arg("-cf").arg(&file).arg("top"));
+    for tool in [
+        &["pigz", "-c", "-b", "128", "-p", "3"][..],
+        &["pigz", "-c", "-i", "-p", "3"],
+        &["pbzip2", "-c", "-p3", "-b1"],
+        &["pixz", "-t", "-f", "0.01", "-p", "3"],
+        &["zstd", "-qc", "-T3", "-B1MiB"],
+        &["zstd", "-qc", "-19", "--long=27"],
+        &["bgzip", "-c", "-@", "3"],
+        &["xz", "-c", "-0", "-T3", "--block-size=1MiB"],
+        &["xz", "-c", "-9e"],
+    ] {
+        let mut compress = command(tool[0], &tool[1..]);
+        let archive = run(compress.stdin(std::fs::File::open(&file).unwrap()).stdout(std::process::Stdio::piped()));
+        assert!(archive.len() as u64 <= std::fs::metadata(&file).unwrap().len());
+        assert_as_gnu_tar(&archive, &tool.join(" "));
+    }
+    let whole = read(&file);
+    let parts = whole.chunks(whole.len() / 3).map(super::compress::gzip);
+    assert_as_gnu_tar(&parts.collect::<Vec<_>>().concat(), "members put together");
+}
+
+/// What `pixz` adds to a tar unless it is told not to (`-t`) follows the archive's end, where anything could be hidden.
+#[test]
+fn an_index_after_the_end_is_refused() {
+    let fixture = fixture(true);
+    let file = fixture.outer.path().join("all.tar");
+    run(command("tar", &["-C"]).arg(fixture.tree()).arg("-cf").arg(&file).arg("top"));
+    let archive = run(command("pixz", &[]).stdin(std::fs::File::open(&file).unwrap()));
+    let error = Sandbox::new().unpack(&archive[..], &Unpack::default()).unwrap_err();
+    assert!(matches!(error, UnpackError::TrailingBytes { .. }), "{error:?}");
+}
+
+#[test]
+fn bsdtar_in_every_format_it_has() {
+    for (format, plain) in [("v7tar", true), ("ustar", true), ("gnutar", false), ("pax", false)] {
+        let fixture = fixture(plain);
+        let format = format!("--format={format}");
+        let tar = |args: &[&str]| {
+            run(command("bsdtar", &[&format]).args(args).arg("-C").arg(fixture.tree()).args(["-cf", "-", "top"]))
+        };
+        assert_as_gnu_tar(&tar(&["--uid", "4242", "--gid", "4343"]), &format);
+        assert_as_gnu_tar(&tar(&["--no-read-sparse", "-z"]), &format);
+    }
+}
+
+#[test]
+fn cpio_in_both_of_its_tar_formats() {
+    for format in ["tar", "ustar"] {
+        let fixture = fixture(true);
+        let list = fixture.outer.path().join("list");
+        std::fs::write(&list, run(command("find", &["top"]).current_dir(fixture.tree()))).unwrap();
+        let mut cpio = command("cpio", &["-o", "--quiet", "-H", format]);
+        let archive = run(cpio.stdin(std::fs::File::open(&list).unwrap()).current_dir(fixture.tree()));
+        assert_as_gnu_tar(&archive, format);
+    }
+}
+
+#[test]
+fn attributes_are_passed_over_and_hard_links_may_be_files() {
+    let fixture = fixture(false);
+    let top = fixture.tree().join("top");
+    for path in ["file", "dir"] {
+        let (name, none) = ("user.note", rustix::fs::XattrFlags::empty());
+        rustix::fs::setxattr(top.join(path), name, b"value \n=\0", none).unwrap();
+    }
+    let tar =
+        |tool: &str, args: &[&str]| run(command(tool, args).arg("-C").arg(fixture.tree()).args(["-cf", "-", "top"]));
+    assert_as_gnu_tar(&tar("tar", &["--xattrs", "--selinux", "--acls", "--format=posix"]), "extended attributes");
+    assert_as_gnu_tar(
+        &tar("bsdtar", &["--xattrs", "--acls", "--fflags", "--format=pax"]),
+        "bsdtar's extended attributes",
+    );
+    assert_as_gnu_tar(&tar("tar", &["--hard-dereference"]), "hard links as files");
+}
+
+/// One tells changes since another, deletions among them: unpacked alone it would be a tree that never was.
+#[test]
+fn an_incremental_dump_is_refused() {
+    let fixture = fixture(true);
+    let snapshot = fixture.outer.path().join("snapshot");
+    let archive = run(command("tar", &["-g"]).arg(&snapshot).arg("-C").arg(fixture.tree()).args(["-cf", "-", "top"]));
+    let error = Sandbox::new().unpack(&archive[..], &Unpack::default()).unwrap_err();
+    let UnpackError::Malformed { entry, source: Malformed::Type { flag: b'D' } } = &error else { panic!("{error:?}") };
+    assert_eq!(&**entry, "top/");
 }
 
 #[test]
@@ -232,9 +325,11 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode='w|', format=fmt) as tar:
 
 #[test]
 fn busybox() {
-    let fixture = fixture(true);
-    let archive = run(command("busybox", &["tar", "-C"]).arg(fixture.tree()).args(["-cf", "-", "top"]));
-    assert_as_gnu_tar(&archive, "busybox");
+    for plain in [true, false] {
+        let fixture = fixture(plain);
+        let archive = run(command("busybox", &["tar", "-C"]).arg(fixture.tree()).args(["-cf", "-", "top"]));
+        assert_as_gnu_tar(&archive, "busybox");
+    }
 }
 
 #[test]

@@ -1,0 +1,4 @@
+//! See `seedcache::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| seedcache::fuzzing::run("manifests", bytes));

@@ -1,0 +1,267 @@
+//! Archives that mean ill, from a real origin to the real daemon: every case in every compression, whole and byte by byte.
+//! What is looked at is the disk around the store, what the store keeps, and what the artifact's state tells.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::fixture::archive::app;
+use crate::fixture::node::Node;
+use crate::fixture::origin::{Fault, Origin};
+use crate::fixture::{BIG_PATIENCE, PATIENCE, until};
+use crate::hostile::{Case, Expect, OUTSIDE, cases, compress};
+use crate::report::{Asked, Part, Row};
+
+pub(crate) const PART: Part =
+    Part { name: "archives", about: "hostile archives, in every compression, whole and byte by byte", run };
+
+/// Documents at a time.
+const BATCH: usize = 400;
+/// Longer archives come in pieces of more than a byte.
+const TRICKLED: usize = 32 * 1024;
+/// Names that only these archives give to anything, where they get out.
+const NAMES: [&str; 8] = ["escaped", "smuggled", "hidden", "sparse", "x", "y", "z", "p"];
+
+/// What is served, and how.
+struct Trial {
+    case: Case,
+    form: &'static str,
+    trickled: bool,
+}
+
+impl Trial {
+    fn shown(&self) -> String {
+        format!("{} ({}{})", self.case.name, self.form, if self.trickled { ", byte by byte" } else { "" })
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    refused: u64,
+    refusals: u64,
+    taken: u64,
+    takings: u64,
+    outside: u64,
+    links: u64,
+}
+
+fn run(asked: Asked) -> Vec<Row> {
+    let origin = Origin::start();
+    // Something good, which must stay.
+    origin.serve("/app.tgz", app("v1", 10_000));
+    let good = document("app", &origin.url("/app.tgz"), "v1");
+    let settings = "fetch: {concurrency: 8}";
+    let node = Node::builder().settings(settings).document("app.yaml", &good).start();
+    node.wait_ready("app");
+    let mut found = Found::default();
+    for _ in 0..asked.runs.unwrap_or(1) {
+        for (at, batch) in trials().chunks(BATCH).enumerate() {
+            eprintln!("{} of {}", at * BATCH, trials().len());
+            try_all(&node, &origin, batch, at, &mut found);
+        }
+    }
+    assert_eq!(node.state("app")["state"], "Ready", "what was good is not any more");
+    node.cli(&["verify", "app"]).ok();
+    let Found { refused, refusals, taken, takings, outside, links } = found;
+    vec![Row {
+        fault: format!("hostile archives, {} ({takings} that only look so)", refusals + takings),
+        figure: format!(
+            "files outside {outside}, escaping links left {links}, refused with the entry named {refused} of {refusals}, \
+             taken {taken} of {takings}"
+        ),
+        reach: "0; 0; all; all",
+        reached: outside == 0 && links == 0 && refused == refusals && taken == takings,
+    }]
+}
+
+fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for trickled in [false, true] {
+        let mut add = |case, form| trials.push(Trial { case, form, trickled });
+        cases().into_iter().for_each(|case| add(case, "tar"));
+        for (form, encode) in compress::ENCODERS {
+            cases().into_iter().for_each(|case| add(Case { archive: encode(&case.archive), ..case }, form));
+        }
+        compress::cases().into_iter().for_each(|case| add(case, "itself"));
+    }
+    trials
+}
+
+fn document(name: &str, url: &str, version: &str) -> String {
+    format!(
+        "---\napiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: {name}}}\n\
+         spec: {{version: {version}, source: {{http: {{url: '{url}'}}}}}}\n"
+    )
+}
+
+fn try_all(node: &Node, origin: &Origin, batch: &[Trial], at: usize, found: &mut Found) {
+    let name = |number: usize| format!("case-{at}-{number}");
+    let mut documents = String::new();
+    for (number, trial) in batch.iter().enumerate() {
+        let path = format!("/{}.archive", name(number));
+        origin.serve(&path, &trial.case.archive[..]);
+        if trial.trickled {
+            let bytes = if trial.case.archive.len() <= TRICKLED { 1 } else { 997 };
+            origin.always(&path, Fault::Trickle { bytes, pause: std::time::Duration::ZERO });
+        }
+        documents += &document(&name(number), &origin.url(&path), "v1");
+    }
+    node.write_config("cases.yaml", &documents);
+    for (number, trial) in batch.iter().enumerate() {
+        let state = until(&trial.shown(), BIG_PATIENCE, || {
+            let response = node.get(&format!("/v1/artifacts/{}", name(number)));
+            let state = (response.status == 200).then(|| response.json())?;
+            (state["state"] == "Ready" || !state["lastError"].is_null()).then_some(state)
+        });
+        judge(node, trial, &name(number), &state, found);
+    }
+    // Nothing is tried again from here on, so that what is left is left.
+    node.write_config("cases.yaml", "");
+    until("the cases to be forgotten", PATIENCE, || {
+        let states = node.get_json("/v1/artifacts");
+        let forgotten = |state: &Value| state["name"] == "app" || state["observedGeneration"].is_null();
+        states.as_array().unwrap().iter().all(forgotten).then_some(())
+    });
+    let staging = node.store().join("staging");
+    until("staging to be emptied of trees", PATIENCE, || {
+        walk_if_there(&staging).into_iter().all(|path| !path.ends_with("version")).then_some(())
+    });
+    found.outside += told("outside", outside(node));
+    found.links += told("a link", escaping_links(node));
+}
+
+fn judge(node: &Node, trial: &Trial, name: &str, state: &Value, found: &mut Found) {
+    let error = state["lastError"].as_str().unwrap_or_default();
+    match trial.case.expect {
+        Expect::Refused { kind, entry } => {
+            found.refusals += 1;
+            let right = state["state"] != "Ready" && error.contains(words_of(kind)) && error.contains(entry);
+            found.refused += u64::from(right);
+            if !right {
+                eprintln!("{}: expected {kind} of {entry:?}: {state}", trial.shown());
+            }
+        }
+        Expect::Taken(paths) => {
+            found.takings += 1;
+            let right = state["state"] == "Ready" && entries(node, name) == paths;
+            found.taken += u64::from(right);
+            if !right {
+                eprintln!("{}: expected {paths:?}: {state}", trial.shown());
+            }
+        }
+    }
+}
+
+/// What the error says of each kind.
+fn words_of(kind: &str) -> &'static str {
+    match kind.split('/').next() {
+        Some("Refused") => "is refused: ",
+        Some("Malformed") => "is malformed: ",
+        Some("Truncated") => "is cut short",
+        Some("TrailingBytes") => "bytes follow the end of the archive",
+        Some("Decode") => "is no sound",
+        Some("NotTar") => "no tar: ",
+        Some("Empty") => "none is left to unpack",
+        _ => panic!("{kind} is not known"),
+    }
+}
+
+/// The paths of a version, as errors show them.
+fn entries(node: &Node, name: &str) -> Vec<String> {
+    let manifest = node.get_json(&format!("/v1/artifacts/{name}/versions/v1"));
+    let entries = manifest["entries"].as_array().unwrap_or_else(|| panic!("no entries: {manifest}"));
+    entries.iter().map(|entry| shown(&entry["path"])).collect()
+}
+
+fn shown(path: &Value) -> String {
+    let bytes = match path.as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => base64::prelude::BASE64_STANDARD.decode(path["base64"].as_str().unwrap()).unwrap(),
+    };
+    let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let chunk = |chunk: std::str::Utf8Chunk<'_>| {
+        let bytes: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        chunk.valid().chars().map(plain).collect::<String>() + &bytes
+    };
+    bytes.utf8_chunks().map(chunk).collect()
+}
+
+fn told(what: &str, found: Vec<PathBuf>) -> u64 {
+    found.iter().for_each(|path| eprintln!("{what}: {}", path.display()));
+    found.len() as u64
+}
+
+/// What is where nothing of an archive belongs.
+fn outside(node: &Node) -> Vec<PathBuf> {
+    let tree = node.store().join("staging/case/version/tree");
+    let above = tree.ancestors().flat_map(|dir| NAMES.map(|name| dir.join(name)));
+    let mut wrong: Vec<PathBuf> =
+        above.chain([PathBuf::from(OUTSIDE)]).filter(|path| path.symlink_metadata().is_ok()).collect();
+    const OWN: [&str; 14] = [
+        "FORMAT",
+        "lock",
+        "versions",
+        "current",
+        "staging",
+        "quarantine",
+        "index",
+        "pins.json",
+        "seeds.json",
+        "seeds.recent",
+        "sound",
+        "scrub.json",
+        "index.aside",
+        "leases.json",
+    ];
+    wrong.extend(walk_top(node.store()).into_iter().filter(|path| !OWN.iter().any(|own| path.ends_with(own))));
+    wrong.extend(walk_top(node.root()).into_iter().filter(|path| path != node.store()));
+    // What is below is the archive and notes on it, never a tree.
+    for (dir, depth) in [("staging", 2), ("quarantine", 3)] {
+        let dir = node.store().join(dir);
+        wrong.extend(
+            walk_if_there(&dir).into_iter().filter(|path| path.components().count() > depth).map(|path| dir.join(path)),
+        );
+    }
+    wrong
+}
+
+/// Symlinks that lead out of a version's tree, and any that are in none.
+fn escaping_links(node: &Node) -> Vec<PathBuf> {
+    let store = node.store();
+    let mut wrong = Vec::new();
+    for dir in ["staging", "quarantine", "versions"] {
+        for path in walk_if_there(&store.join(dir)) {
+            let link = store.join(dir).join(&path);
+            let Ok(target) = std::fs::read_link(&link) else { continue };
+            // versions/<artifact>/<version>/tree/…
+            let tree: PathBuf = store.join(dir).join(path.iter().take(3).collect::<PathBuf>());
+            let inside = dir == "versions" && !target.is_absolute();
+            let real = link.canonicalize();
+            if !inside || real.is_ok_and(|real| !real.starts_with(tree.canonicalize().unwrap())) {
+                wrong.push(link);
+            }
+        }
+    }
+    wrong
+}
+
+fn walk_top(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Everything below, by its path from there. What vanishes meanwhile was not left.
+fn walk_if_there(dir: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(at) = open.pop() {
+        let Ok(entries) = std::fs::read_dir(dir.join(&at)) else { continue };
+        for entry in entries.filter_map(Result::ok) {
+            let path = at.join(entry.file_name());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path.clone());
+            }
+            found.push(path);
+        }
+    }
+    found
+}
