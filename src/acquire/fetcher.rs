@@ -303,7 +303,7 @@ impl Fetcher {
                 let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
                 let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
                 let joins = Joins { connections: source.connections.0, ahead: self.ahead.clone() };
-                let http = if joins.connections > 1 { self.http.apart() } else { self.http.clone() };
+                let http = self.http.clone();
                 let (run, wrong, noted, errors) = (None, None, Vec::new(), urls.iter().map(|_| None).collect());
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };

@@ -81,7 +81,7 @@ impl Downloads {
             None => self.turns.clone().acquire_owned().await.ok(),
         };
         let flow = Flow::new(self.enough, now());
-        Place { artifact: artifact.clone(), downloads: self.clone(), flow, turn, aside }
+        Place { artifact: artifact.clone(), downloads: self.clone(), flow, slow: false, turn, aside }
     }
 
     fn slow(&self) -> MutexGuard<'_, BTreeSet<ArtifactName>> {
@@ -96,6 +96,8 @@ pub(super) struct Place {
     artifact: ArtifactName,
     downloads: Arc<Downloads>,
     flow: Flow,
+    /// As it was seen last.
+    slow: bool,
     turn: Option<OwnedSemaphorePermit>,
     /// Held while there is no turn.
     aside: Option<OwnedSemaphorePermit>,
@@ -105,6 +107,7 @@ impl Place {
     /// Looks at the download: its turn goes to others while it is slow.
     pub(super) fn look(&mut self, seen: Seen, now: Moment) {
         let Some(slow) = self.flow.look(seen, now) else { return };
+        self.slow = slow;
         if slow {
             self.step_aside();
         } else if self.turn.is_none()
@@ -133,9 +136,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut slow = self.downloads.slow();
-        match &self.aside {
-            Some(_) => slow.insert(self.artifact.clone()),
-            None => slow.remove(&self.artifact),
+        match self.slow {
+            true => slow.insert(self.artifact.clone()),
+            false => slow.remove(&self.artifact),
         };
     }
 }

@@ -15,6 +15,7 @@
 
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod origins;
 mod report;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[origins::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

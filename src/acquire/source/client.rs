@@ -1,4 +1,4 @@
-//! The clients that requests are sent by: one for most, others made when they are first needed.
+//! The clients that requests are sent by: one for most, one for where redirects lead.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,25 +22,26 @@ pub(super) enum Roots {
     None,
 }
 
-/// What a client is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Kind {
-    /// Connects to addresses of the internet only, and asks no proxy.
-    pub(super) global: bool,
-    /// Each request has a connection of its own: HTTP/2 would put them all on one.
-    pub(super) apart: bool,
+/// Where a client connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Wherever it is told to, by way of proxies.
+    Any,
+    /// To addresses of the internet only, and asks no proxy.
+    Global,
 }
 
-/// All clients of the node.
+/// The clients of the node. All speak HTTP/1.1: over HTTP/2 a connection that its origin does not answer on any more would
+/// be taken again for the next request, and all requests at once would be on one.
 #[derive(Debug)]
 pub(super) struct Clients {
     extra: Vec<Certificate>,
     roots: Roots,
-    /// The proxies that the clients ask, seen in the same way.
+    /// The proxies that the usual client asks, seen in the same way.
     proxies: Matcher,
     usual: Client,
-    /// The others, by kind.
-    others: [OnceLock<Client>; 3],
+    /// Made when it is first needed.
+    global: OnceLock<Client>,
 }
 
 impl Clients {
@@ -55,8 +56,8 @@ impl Clients {
     }
 
     pub(super) fn with(extra: Vec<Certificate>, roots: Roots) -> Result<Self, ClientError> {
-        let usual = builder(&extra, roots, Kind::default()).build().map_err(ClientError::Build)?;
-        Ok(Self { extra, roots, proxies: Matcher::from_system(), usual, others: Default::default() })
+        let usual = builder(&extra, roots, Reach::Any).build().map_err(ClientError::Build)?;
+        Ok(Self { extra, roots, proxies: Matcher::from_system(), usual, global: OnceLock::new() })
     }
 
     /// Whether a proxy is asked for an address: it looks names up, not this node.
@@ -64,21 +65,19 @@ impl Clients {
         url.as_str().parse().is_ok_and(|uri| self.proxies.intercept(&uri).is_some())
     }
 
-    /// A client of a kind.
-    pub(super) async fn get(self: &Arc<Self>, kind: Kind) -> Result<Client, ClientError> {
-        let at = match kind {
-            Kind { global: false, apart: false } => return Ok(self.usual.clone()),
-            Kind { global: false, apart: true } => 0,
-            Kind { global: true, apart: false } => 1,
-            Kind { global: true, apart: true } => 2,
+    /// The client that reaches so far.
+    pub(super) async fn get(self: &Arc<Self>, reach: Reach) -> Result<Client, ClientError> {
+        let made = match reach {
+            Reach::Any => Some(&self.usual),
+            Reach::Global => self.global.get(),
         };
-        if let Some(client) = self.others[at].get() {
+        if let Some(client) = made {
             return Ok(client.clone());
         }
         let this = self.clone();
         let mut making = tokio::task::spawn_blocking(move || {
-            let made = builder(&this.extra, this.roots, kind).build().map_err(ClientError::Build)?;
-            Ok(this.others[at].get_or_init(|| made).clone())
+            let made = builder(&this.extra, this.roots, reach).build().map_err(ClientError::Build)?;
+            Ok(this.global.get_or_init(|| made).clone())
         });
         super::file::joined(&mut making).await
     }
@@ -93,11 +92,11 @@ fn extra_roots(settings: &FetchSettings) -> Result<Vec<Certificate>, ClientError
         return Err(ClientError::CaEmpty { path: path.clone() });
     }
     // One that does not parse fails here, with the file named, and not as "the client cannot be made".
-    builder(&certificates, Roots::None, Kind::default()).build().map_err(malformed)?;
+    builder(&certificates, Roots::None, Reach::Any).build().map_err(malformed)?;
     Ok(certificates)
 }
 
-fn builder(extra: &[Certificate], roots: Roots, kind: Kind) -> ClientBuilder {
+fn builder(extra: &[Certificate], roots: Roots, reach: Reach) -> ClientBuilder {
     // The client panics without a provider. An error says that one is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
@@ -109,7 +108,9 @@ fn builder(extra: &[Certificate], roots: Roots, kind: Kind) -> ClientBuilder {
         Roots::System => builder.tls_certs_merge(extra.iter().cloned()),
         Roots::None => builder.tls_certs_only(extra.iter().cloned()),
     };
-    let builder = if kind.apart { builder.http1_only() } else { builder };
-    // A proxy's own address may be a private one, and is not what the guard is to judge.
-    if kind.global { builder.no_proxy().dns_resolver(Guard::new()) } else { builder }
+    match reach {
+        Reach::Any => builder,
+        // A proxy's own address may be a private one, and is not what the guard is to judge.
+        Reach::Global => builder.no_proxy().dns_resolver(Guard::new()),
+    }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use reqwest::{Response, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::{Clients, Kind};
+use super::client::{Clients, Reach};
 use super::error::{ClientError, HttpError};
 use super::guard::NotGlobal;
 use super::pace::{Floor, Pace};
@@ -73,8 +73,6 @@ impl Credentials {
 #[derive(Debug, Clone)]
 pub(in crate::acquire) struct HttpClient {
     clients: Arc<Clients>,
-    /// Each request has a connection of its own.
-    apart: bool,
     /// The least throughput of a body; its window is also how long a head is waited for.
     floor: Floor,
 }
@@ -98,12 +96,7 @@ impl HttpClient {
     pub(in crate::acquire) fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         let clients = Arc::new(Clients::new(settings)?);
         let floor = Floor { bytes_per_second: settings.min_throughput.0, window: settings.stall_timeout.0 };
-        Ok(Self { clients, apart: false, floor })
-    }
-
-    /// The same, but each request has a connection of its own.
-    pub(in crate::acquire) fn apart(&self) -> Self {
-        Self { apart: true, ..self.clone() }
+        Ok(Self { clients, floor })
     }
 
     /// The least throughput of a body.
@@ -135,12 +128,13 @@ impl HttpClient {
         for _ in 0..=super::error::REDIRECTS {
             let not_global =
                 |address| HttpError::NotGlobal { url: redacted(&led_by).into(), to: redacted(&at).into(), address };
-            let global = match redirect::way(&at, url, &credentials.named) {
-                Way::Any => false,
-                Way::Global => !self.clients.are_proxied(&at),
+            let reach = match redirect::way(&at, url, &credentials.named) {
+                Way::Any => Reach::Any,
+                Way::Global if self.clients.are_proxied(&at) => Reach::Any,
+                Way::Global => Reach::Global,
                 Way::Refused(address) => return Err(not_global(address)),
             };
-            let client = self.clients.get(Kind { global, apart: self.apart }).await?;
+            let client = self.clients.get(reach).await?;
             let mut headers = credentials.headers_for(&at);
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             headers.extend(extra.clone());

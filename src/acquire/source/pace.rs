@@ -24,7 +24,7 @@ impl Floor {
 const PARTS: usize = 6;
 
 /// The throughput of one body, over a window that moves with it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::acquire) struct Pace {
     floor: Floor,
     /// When something came last.
@@ -33,13 +33,13 @@ pub(in crate::acquire) struct Pace {
     opened: Instant,
     got: u64,
     /// The parts before it, the latest first: how long each was, and what came.
-    before: [(Duration, u64); PARTS],
+    before: Box<[(Duration, u64); PARTS]>,
 }
 
 impl Pace {
     /// Starts counting.
     pub(in crate::acquire) fn new(floor: Floor, now: Instant) -> Self {
-        Self { floor, last: now, opened: now, got: 0, before: [(Duration::ZERO, 0); PARTS] }
+        Self { floor, last: now, opened: now, got: 0, before: Box::new([(Duration::ZERO, 0); PARTS]) }
     }
 
     /// When to look again at the latest.
@@ -69,7 +69,7 @@ impl Pace {
         self.before[0] = (lasted, self.got);
         (self.opened, self.got) = (now, 0);
         let (mut seconds, mut came) = (Duration::ZERO, 0u64);
-        for (lasted, got) in self.before {
+        for (lasted, got) in *self.before {
             seconds += lasted;
             came = came.saturating_add(got);
             if seconds >= self.floor.window {

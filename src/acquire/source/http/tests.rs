@@ -63,7 +63,7 @@ async fn without_any_authority_plain_http_still_works() {
     let origin = Origin::start(|_, _| Reply::new(200, b"plain")).await;
     let floor = Floor { bytes_per_second: 1, window: Duration::from_secs(30) };
     let clients = Arc::new(Clients::with(Vec::new(), Roots::None).unwrap());
-    let client = HttpClient { clients, apart: false, floor };
+    let client = HttpClient { clients, floor };
     assert_eq!(get(&client, &origin.url("/x")).await.unwrap(), b"plain");
 }
 
