@@ -67,14 +67,14 @@ fn tell(liars: &Liars, liar: &Liar, runs: u64, counts: &Counts) {
     let mut rng =
         fastrand::Rng::with_seed(liar.lie.name.bytes().fold(0, |seed, byte| seed * 31 + u64::from(byte) % 1009));
     for n in 1..=share(liar.way, liar.lie.is_of_the_archive(), runs) {
-        let Ok(found) = catch_unwind(AssertUnwindSafe(|| liars.run(liar, n, &mut rng))) else {
+        let Ok(restarts) = catch_unwind(AssertUnwindSafe(|| liars.run(liar, n, &mut rng))) else {
             // Told by the panic; the next version would be told of the one that is not there.
             counts.bad.fetch_add(1, Relaxed);
             return;
         };
         counts.runs.fetch_add(1, Relaxed);
         if liar.way == Way::Alone && liar.lie.name == "etag-changes" {
-            counts.restarts.fetch_max(found.restarts, Relaxed);
+            counts.restarts.fetch_max(restarts, Relaxed);
         }
     }
     eprintln!("{} {:?}: done", liar.lie.name, liar.way);
