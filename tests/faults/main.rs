@@ -17,13 +17,14 @@
 mod fixture;
 mod origins;
 mod report;
+mod slow_origins;
 
 use std::process::ExitCode;
 
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[origins::PART];
+const PARTS: &[Part] = &[origins::PART, slow_origins::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

@@ -1,21 +1,17 @@
 //! Lying origins: each lie of the table many times over, in forms that chance decides, over one address, with an honest
-//! mirror and over several connections. And slow ones: what they cost others.
+//! mirror and over several connections.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
-use crate::fixture::archive::app;
 use crate::fixture::liars::{Liar, Liars, Way};
-use crate::fixture::node::Node;
-use crate::fixture::origin::{Fault, Origin};
-use crate::fixture::{BIG_PATIENCE, lies, tree, until};
-use crate::report::{Asked, Part, Row};
+use crate::fixture::{lies, tree};
+use crate::report::{Part, Row};
 
 pub(crate) const PART: Part = Part {
     name: "origins",
-    about: "origins that lie in every way there is, and slow ones",
-    run: |asked| vec![lying(asked.runs.unwrap_or(200)), slow()],
+    about: "origins that lie in every way there is",
+    run: |asked| vec![lying(asked.runs.unwrap_or(200))],
 };
 
 /// Of so many runs of a lie: one in twenty with several connections, since that takes large archives, and a quarter with
@@ -64,8 +60,9 @@ fn lying(runs: u64) -> Row {
 }
 
 fn tell(liars: &Liars, liar: &Liar, runs: u64, counts: &Counts) {
-    let mut rng =
-        fastrand::Rng::with_seed(liar.lie.name.bytes().fold(0, |seed, byte| seed * 31 + u64::from(byte) % 1009));
+    let seed =
+        liar.lie.name.bytes().fold(liar.way as u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut rng = fastrand::Rng::with_seed(seed);
     for n in 1..=share(liar.way, liar.lie.is_of_the_archive(), runs) {
         let Ok(restarts) = catch_unwind(AssertUnwindSafe(|| liars.run(liar, n, &mut rng))) else {
             // Told by the panic; the next version would be told of the one that is not there.
@@ -78,82 +75,4 @@ fn tell(liars: &Liars, liar: &Liar, runs: u64, counts: &Counts) {
         }
     }
     eprintln!("{} {:?}: done", liar.lie.name, liar.way);
-}
-
-/// Downloads that are to be slowed by nobody, and how long each takes by its origin.
-const GOOD: usize = 40;
-const PIECE: usize = 64 << 10;
-const PIECES: usize = 40;
-const PAUSE: Duration = Duration::from_millis(25);
-/// Rounds with and without slow origins; the middle one counts.
-const ROUNDS: usize = 3;
-
-fn slow() -> Row {
-    let (mut without, mut with, mut given_up) = (Vec::new(), Vec::new(), Duration::ZERO);
-    for round in 0..ROUNDS {
-        let (alone, _) = warm(0);
-        let (beside, longest) = warm(4);
-        eprintln!("round {round}: {alone:?} without slow origins, {beside:?} with; given up after {longest:?}");
-        without.push(alone);
-        with.push(beside);
-        given_up = given_up.max(longest);
-    }
-    let [without, with] = [without, with].map(|mut times| {
-        times.sort_unstable();
-        times[ROUNDS / 2].as_secs_f64()
-    });
-    let slower = (with / without - 1.0) * 100.0;
-    Row {
-        fault: format!("a slow origin ({ROUNDS} rounds of {GOOD} downloads beside 4 slow ones)"),
-        figure: format!("given up after {:.1} s; other downloads slowed by {slower:.1} %", given_up.as_secs_f64()),
-        reach: "30 s; 5 %",
-        // The second is what is measured with, not waited for.
-        reached: given_up <= Duration::from_secs(31) && slower <= 5.0,
-    }
-}
-
-/// How long a daemon with two downloads at once takes for all good ones beside so many slow ones that come first, and how
-/// long until the last of these is given up.
-fn warm(slow: usize) -> (Duration, Duration) {
-    let (origin, node) = (Origin::start(), Node::builder().settings("fetch: {concurrency: 2}").start());
-    let mut documents = String::new();
-    let mut declare = |name: &str, fault: Fault| {
-        let path = format!("/{name}.tgz");
-        origin.serve(&path, app("v1", PIECE * PIECES));
-        origin.always(&path, fault);
-        documents.push_str(&format!(
-            "---\napiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: {name}}}\nspec:\n  version: v1\n  \
-             source: {{http: {{url: '{}'}}}}\n",
-            origin.url(&path)
-        ));
-    };
-    for at in 0..GOOD {
-        declare(&format!("good-{at}"), Fault::Trickle { bytes: PIECE, pause: PAUSE });
-    }
-    for at in 0..slow {
-        let trickle = Fault::Trickle { bytes: 1, pause: Duration::from_secs(1) };
-        // Named so that they are planned first. Half of them give nothing at all.
-        declare(&format!("a-slow-{at}"), if at % 2 == 0 { trickle } else { Fault::StallAfter(0) });
-    }
-    node.write_config("artifacts.yaml", &documents);
-    let is_known = || node.get(&format!("/v1/artifacts/good-{}", GOOD - 1)).status == 200;
-    until("the documents", BIG_PATIENCE, || is_known().then_some(()));
-    let began = Instant::now();
-    let (mut ready, mut last) = (None, Duration::ZERO);
-    until("all downloads", BIG_PATIENCE, || {
-        let states = node.get_json("/v1/artifacts");
-        let states = states.as_array().expect("a list").clone();
-        let count = |what: &dyn Fn(&serde_json::Value) -> bool| states.iter().filter(|state| what(state)).count();
-        if ready.is_none() && count(&|state| state["state"] == "Ready") == GOOD {
-            ready = Some(began.elapsed());
-        }
-        let given_up =
-            count(&|state| state["lastError"].as_str().is_some_and(|error| error.contains("sent less than")));
-        if given_up < slow {
-            last = began.elapsed();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        ready.filter(|_| given_up == slow)
-    });
-    (ready.unwrap_or_default(), last)
 }
