@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
-use super::note::Note;
+use super::note::{Note, boot_id};
 use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
 use super::ranges::Joins;
 use super::resolve::{Known, NamingError, by_digest, find_version};
@@ -228,6 +228,11 @@ impl Fetcher {
         Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
     }
 
+    /// Bytes per second that a download must get: `fetch.minThroughput`.
+    pub fn min_throughput(&self) -> u64 {
+        self.http.floor().bytes_per_second
+    }
+
     /// Asks the source what `wish` is now.
     pub async fn resolve(
         &self,
@@ -298,7 +303,7 @@ impl Fetcher {
                 let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
                 let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
                 let joins = Joins { connections: source.connections.0, ahead: self.ahead.clone() };
-                let http = if joins.connections > 1 { self.http.apart().await } else { self.http.clone() };
+                let http = self.http.clone();
                 let (run, wrong, noted, errors) = (None, None, Vec::new(), urls.iter().map(|_| None).collect());
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
@@ -340,12 +345,6 @@ impl Fetcher {
         });
         joined(&mut read).await.map_err(|error: fs::Error| AcquireError::from_ingest(error.into(), staging))
     }
-}
-
-fn boot_id() -> Option<String> {
-    let bytes = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
-    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
-    (!id.is_empty()).then_some(id)
 }
 
 async fn read_file(

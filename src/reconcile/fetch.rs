@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::downloads::Place;
 use super::run::Shared;
 use super::step::StepError;
 use crate::acquire::{AcquireError, Acquired, Phase, Resolution};
@@ -19,9 +20,9 @@ impl Shared {
     }
 
     /// Waits until nobody else uses the artifact's staging directory, and for a download's place.
-    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn<'_> {
+    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn {
         let gate = self.staging_gate(artifact);
-        Turn { _alone: gate.lock_owned().await, _permit: self.downloads.acquire().await.ok() }
+        Turn { _alone: gate.lock_owned().await, place: self.downloads.enter(artifact, || self.now()).await }
     }
 
     /// With what is being repaired: it comes back as it was.
@@ -31,6 +32,7 @@ impl Shared {
         wish: &VersionWish,
         resolution: &Resolution,
         repaired: Option<&Arc<ManifestHead>>,
+        turn: &mut Turn,
         cancel: &CancellationToken,
     ) -> Result<Arc<ManifestHead>, StepError> {
         let (store, name) = (self.store.clone(), artifact.name.clone());
@@ -41,7 +43,7 @@ impl Shared {
         let began = tokio::time::Instant::now();
         let stop = cancel.child_token();
         let work = self.fetcher.acquire(artifact, resolution, &staging, &progress, &stop);
-        let acquired = match self.within_room(artifact, &progress, &stop, work).await {
+        let acquired = match self.within_room(artifact, &progress, &mut turn.place, &stop, work).await {
             Ok(Ok(acquired)) => acquired,
             Err(error) => {
                 // What does not fit takes no room while it waits for more.
@@ -123,9 +125,16 @@ impl Shared {
 }
 
 /// One's turn to fetch, until it is dropped.
-pub(super) struct Turn<'a> {
+pub(super) struct Turn {
     _alone: tokio::sync::OwnedMutexGuard<()>,
-    _permit: Option<tokio::sync::SemaphorePermit<'a>>,
+    place: Place,
+}
+
+impl Turn {
+    /// What follows takes little: others may download meanwhile.
+    pub(super) fn lend(&mut self) {
+        self.place.step_aside();
+    }
 }
 
 /// What is said of a repaired version is what was said of it before, the time that it came included.

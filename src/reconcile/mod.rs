@@ -5,6 +5,7 @@ mod ask;
 mod claims;
 mod collect;
 mod counts;
+mod downloads;
 mod fetch;
 mod filling;
 mod follow;

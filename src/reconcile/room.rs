@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::downloads::{Place, Seen};
 use super::run::Shared;
 use crate::acquire::{Progress, Snapshot};
 use crate::intent::{Artifact, ArtifactName, Bytes, Source};
@@ -83,6 +84,7 @@ impl Shared {
         self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         progress: &Progress,
+        place: &mut Place,
         stop: &CancellationToken,
         work: impl Future<Output = T>,
     ) -> Result<T, RoomError> {
@@ -98,6 +100,7 @@ impl Shared {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep(LOOK) => {}
             }
+            place.look(flow(progress), self.now());
             let seen = progress.snapshot();
             let (needed, written) = (need(Some(seen)), written(artifact, seen));
             if needed <= promised {
@@ -111,6 +114,7 @@ impl Shared {
                 return Err(error);
             }
             promised = needed;
+            place.look_anew(flow(progress), self.now());
         }
     }
 
@@ -118,6 +122,11 @@ impl Shared {
         let (shared, artifact) = (self.clone(), artifact.clone());
         tokio::task::spawn_blocking(move || shared.promise(&artifact.name, bytes, written)).await?
     }
+}
+
+fn flow(progress: &Progress) -> Seen {
+    let (came, waits) = progress.flow();
+    Seen { came, waits }
 }
 
 /// Whether the archive itself is written to the store.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::counts::Counts;
+use super::downloads::Downloads;
 use super::filling::Fills;
 use super::follow;
 use super::plan::{self, Moment, Plan, Step};
@@ -75,7 +76,7 @@ pub(super) struct Shared {
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
     pub(super) renderer: Renderer,
-    pub(super) downloads: Semaphore,
+    pub(super) downloads: Arc<Downloads>,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
     pub(super) fills: Fills,
@@ -108,10 +109,10 @@ impl Reconciler {
     pub fn start(parts: Parts, vital: &Vital, cancel: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             store: parts.store,
-            fetcher: parts.fetcher,
             seeder: parts.seeder,
             renderer: parts.renderer,
-            downloads: Semaphore::new(parts.concurrency.max(1)),
+            downloads: Arc::new(Downloads::new(parts.concurrency, parts.fetcher.min_throughput())),
+            fetcher: parts.fetcher,
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
             fills: Fills::default(),

@@ -156,13 +156,13 @@ impl Shared {
     ) {
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            _turn = self.turn(&artifact.name) => {
+            mut turn = self.turn(&artifact.name) => {
                 // Whoever had the turn before may have brought it: given up, but too late to be stopped.
                 let holding = self.store.holding(&artifact.name);
                 if let Judgement::Here(version) = plan::judge(artifact, resolution, &holding) {
                     return self.succeeded(artifact, wish, Some(version));
                 }
-                self.fetch_and_publish(artifact, wish, resolution, None, cancel).await
+                self.fetch_and_publish(artifact, wish, resolution, None, &mut turn, cancel).await
             }
         };
         match outcome {

@@ -19,14 +19,16 @@ mod bombs;
 mod fixture;
 #[path = "../hostile/mod.rs"]
 mod hostile;
+mod origins;
 mod report;
+mod slow_origins;
 
 use std::process::ExitCode;
 
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[bombs::PART, archives::PART];
+const PARTS: &[Part] = &[origins::PART, slow_origins::PART, bombs::PART, archives::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

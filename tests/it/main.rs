@@ -32,6 +32,7 @@ mod index;
 mod kill9;
 mod life;
 mod linux_tree;
+mod lying_origins;
 mod month;
 mod or_fetch;
 mod pins;
