@@ -37,7 +37,7 @@ pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
 pub use file::{Meta, apply_meta};
-pub use handle::{FileHandle, HandleError, NoHandle};
+pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};
 pub use lock::{DirLock, Lock, LockError};

@@ -15,14 +15,17 @@
 
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod index;
+mod races;
 mod report;
+mod tamper;
 
 use std::process::ExitCode;
 
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[index::PART, races::PART, tamper::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

@@ -43,3 +43,5 @@ mod same;
 mod scrub;
 mod seeding;
 mod seeds_case;
+mod tampering;
+mod target_races;
