@@ -31,7 +31,7 @@ mod space;
 mod tests;
 mod verity;
 
-pub use at_once::{read_at_once, seems_in_memory, send_file};
+pub use at_once::{read_at_once, seem_in_memory, send_file};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
@@ -41,6 +41,7 @@ pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};
 pub use lock::{DirLock, Lock, LockError};
+pub use passed::is_dir_unsynced;
 pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};

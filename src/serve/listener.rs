@@ -1,12 +1,15 @@
 //! Accepting connections: our own loop over TCP and the Unix socket, so that the peer's credentials, the number of
 //! connections and every wait of one are ours to say.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -152,8 +155,16 @@ impl Connections {
             if let Some(descriptor) = waiting.take() {
                 request.extensions_mut().insert(descriptor);
             }
-            let router = router.clone();
-            router.oneshot(request.map(axum::body::Body::new))
+            // Of one that also had a length, which hyper does not tell of, the sides may differ on where it ends.
+            let ends = request.headers().contains_key(TRANSFER_ENCODING);
+            let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+            async move {
+                let mut answer = answer.await?;
+                if ends {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

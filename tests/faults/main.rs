@@ -15,6 +15,7 @@
 
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod flood;
 mod index;
 mod races;
 mod report;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[index::PART, races::PART, tamper::PART];
+const PARTS: &[Part] = &[flood::PART, index::PART, races::PART, tamper::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 
