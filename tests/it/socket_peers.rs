@@ -66,7 +66,7 @@ impl House {
         let dir = File::open(&volume).unwrap();
         let answer = post(&self.node.socket(), FILL, &json!({"target": "/data"}), &dir);
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert_same(&self.node.tree("app", "v1"), &volume, Demand::LINKED);
+        assert_same(&self.node.tree("app", "v1"), &volume, Demand::CONTENT);
         fs::remove_dir_all(volume).unwrap();
     }
 
