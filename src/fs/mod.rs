@@ -30,6 +30,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod verity;
+mod write_out;
 
 pub use at_once::{read_at_once, seem_in_memory, send_file};
 pub use chain::Chain;
@@ -49,3 +50,4 @@ pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, 
 pub use rights::may_give_away;
 pub use space::Space;
 pub use verity::Verity;
+pub use write_out::begin_write_out;

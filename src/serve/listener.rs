@@ -2,7 +2,7 @@
 //! connections and every wait of one are ours to say.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +25,7 @@ use super::caller::Peer;
 use super::closing;
 use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
+use super::quick::Quick;
 use super::sendfile::{Sending, Socket};
 use crate::intent::error_chain;
 
@@ -113,6 +115,7 @@ impl Accept for UnixListener {
 #[derive(Debug)]
 pub(super) struct Connections {
     router: Router,
+    quick: Option<Quick>,
     limits: Limits,
     graceful: GracefulShutdown,
     tasks: TaskTracker,
@@ -123,7 +126,13 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(router: Router, limits: Limits) -> Self {
         let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
-        Self { router, limits, graceful, tasks, end: CancellationToken::new() }
+        Self { router, quick: None, limits, graceful, tasks, end: CancellationToken::new() }
+    }
+
+    /// What is asked before the router is.
+    pub(super) fn with_quick(mut self, quick: Quick) -> Self {
+        self.quick = Some(quick);
+        self
     }
 
     /// Accepts until `cancel`.
@@ -147,24 +156,29 @@ impl Connections {
     }
 
     fn serve(&self, stream: impl Socket, (peer, waiting): (Peer, Waiting), place: tokio::sync::OwnedSemaphorePermit) {
-        let router = self.router.clone();
+        let (router, quick) = (self.router.clone(), self.quick.clone());
         let (stream, outbox) = Sending::new(stream);
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(outbox.clone());
-            if let Some(descriptor) = waiting.take() {
-                request.extensions_mut().insert(descriptor);
-            }
+            let descriptor = waiting.take();
             // Of one that also had a length, which hyper does not tell of, the sides may differ on where it ends.
             let ends = request.headers().contains_key(TRANSFER_ENCODING);
+            let quick = quick.as_ref().filter(|_| !ends);
+            if let Some(response) = quick.and_then(|quick| quick.answer(&request, peer, &outbox)) {
+                return Either::Left(ready(Ok(response)));
+            }
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(outbox.clone());
+            if let Some(descriptor) = descriptor {
+                request.extensions_mut().insert(descriptor);
+            }
             let answer = router.clone().oneshot(request.map(axum::body::Body::new));
-            async move {
+            Either::Right(async move {
                 let mut answer = answer.await?;
                 if ends {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer)
-            }
+            })
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

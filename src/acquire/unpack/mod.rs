@@ -9,6 +9,7 @@ mod error;
 mod header;
 mod input;
 mod member;
+mod output;
 mod pax;
 mod policy;
 mod sparse;

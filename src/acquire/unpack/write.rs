@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -13,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::UnpackError;
 use super::error::shown;
 use super::member::{Kind, Member, Members};
+use super::output::Output;
 use super::policy::{self, Limits};
 use super::sparse::Sparse;
 use super::stream::Stream;
@@ -29,8 +29,6 @@ const IN_ENTRY: u32 = 0o1777;
 /// A file of at most so many bytes is held whole until it is known whether a version on the node has it; a larger one
 /// is written as it comes, and shared when it is published.
 const WHOLE: u64 = 1 << 20;
-
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// Who owns what is written.
 #[derive(Debug, Clone, Copy)]
@@ -233,13 +231,14 @@ impl<'a> Writer<'a> {
         sparse: Option<&Sparse>,
         content: &mut Members,
     ) -> Result<[u8; 32], UnpackError> {
-        let mut out = Output { file: self.create(path)?, path, hasher: Sha256::new(), progress: self.progress };
+        let mut out = Output::new(self.create(path)?, path, self.progress);
         match sparse {
             None => out.take_all(content)?,
             Some(sparse) => out.take_sparse(sparse, content)?,
         }
-        self.owners.finish(&out.file, path, node)?;
-        Ok(out.hasher.finalize().into())
+        let (file, sha256) = out.finish();
+        self.owners.finish(&file, path, node)?;
+        Ok(sha256)
     }
 
     /// Shares a small file with a version on the node that has it, else writes it.
@@ -279,7 +278,7 @@ impl<'a> Writer<'a> {
         if let Place::Free(missing) = self.tree.place(path, EntryType::File).map_err(refused)? {
             self.imply(&missing)?;
         }
-        let mut out = Output { file: self.create(path)?, path, hasher: Sha256::new(), progress: self.progress };
+        let mut out = Output::new(self.create(path)?, path, self.progress);
         loop {
             let piece = content.peek(u64::MAX).map_err(|halt| halt.within(path.as_bytes()))?;
             if piece.is_empty() {
@@ -291,8 +290,9 @@ impl<'a> Writer<'a> {
             content.take(n);
         }
         let mut node = self.unlisted(EntryType::File, 0o644);
-        self.owners.finish(&out.file, path, &node)?;
-        (node.size, node.sha256) = (self.bytes, Some(out.hasher.finalize().into()));
+        let (file, sha256) = out.finish();
+        self.owners.finish(&file, path, &node)?;
+        (node.size, node.sha256) = (self.bytes, Some(sha256));
         self.tree.add(path, node);
         self.progress.add_entry();
         Ok(())
@@ -315,70 +315,6 @@ impl<'a> Writer<'a> {
             dir.open_dir(&name)?.apply_meta(&meta)?;
         }
         Ok((entries, self.bytes))
-    }
-}
-
-/// A file being written.
-struct Output<'a> {
-    file: File,
-    path: &'a RelPath,
-    hasher: Sha256,
-    progress: &'a Progress,
-}
-
-impl Output<'_> {
-    fn failed(&self, source: std::io::Error) -> UnpackError {
-        fs::Error::new("write", self.path.as_path(), source).into()
-    }
-
-    fn take(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
-        self.hasher.update(piece);
-        self.file.write_all(piece).map_err(|e| self.failed(e))?;
-        self.progress.add_unpacked(piece.len() as u64);
-        Ok(())
-    }
-
-    fn take_all(&mut self, content: &mut Members) -> Result<(), UnpackError> {
-        loop {
-            let piece = content.content(u64::MAX)?;
-            if piece.is_empty() {
-                return Ok(());
-            }
-            self.take(piece)?;
-            let n = piece.len();
-            content.took(n);
-        }
-    }
-
-    /// Writes the stored parts where they belong; what is between them stays a hole, and counts as zeros.
-    fn take_sparse(&mut self, sparse: &Sparse, content: &mut Members) -> Result<(), UnpackError> {
-        self.file.set_len(sparse.size).map_err(|e| self.failed(e))?;
-        let mut at = 0;
-        for extent in &sparse.extents {
-            self.pass_hole(extent.offset - at);
-            at = extent.offset;
-            let end = extent.offset + extent.length;
-            while at < end {
-                let piece = content.content(end - at)?;
-                self.hasher.update(piece);
-                self.file.write_all_at(piece, at).map_err(|e| self.failed(e))?;
-                self.progress.add_unpacked(piece.len() as u64);
-                at += piece.len() as u64;
-                let n = piece.len();
-                content.took(n);
-            }
-        }
-        self.pass_hole(sparse.size - at);
-        Ok(())
-    }
-
-    fn pass_hole(&mut self, mut length: u64) {
-        while length > 0 {
-            let piece = usize::try_from(length).map_or(ZEROS.len(), |length| length.min(ZEROS.len()));
-            self.hasher.update(&ZEROS[..piece]);
-            self.progress.add_unpacked(piece as u64);
-            length -= piece as u64;
-        }
     }
 }
 

@@ -1,0 +1,103 @@
+//! One file's bytes: hashed and written as they come, and on their way to the disk while more are decoded.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::UnpackError;
+use super::member::Members;
+use super::sparse::Sparse;
+use crate::acquire::Progress;
+use crate::fs::{self, RelPath};
+
+/// After so many bytes the disk is asked to take them: what is still to be written at the end, when the version is made
+/// durable, is waited for.
+const SENT_OUT: u64 = 8 << 20;
+
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// A file being written.
+pub(super) struct Output<'a> {
+    file: File,
+    path: &'a RelPath,
+    hasher: Sha256,
+    progress: &'a Progress,
+    /// Bytes written one after the other.
+    written: u64,
+    /// How many of them the disk was asked to take.
+    sent_out: u64,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(file: File, path: &'a RelPath, progress: &'a Progress) -> Self {
+        Self { file, path, hasher: Sha256::new(), progress, written: 0, sent_out: 0 }
+    }
+
+    /// The file, and the digest of all it holds.
+    pub(super) fn finish(self) -> (File, [u8; 32]) {
+        (self.file, self.hasher.finalize().into())
+    }
+
+    fn failed(&self, source: std::io::Error) -> UnpackError {
+        fs::Error::new("write", self.path.as_path(), source).into()
+    }
+
+    /// Writes what comes next.
+    pub(super) fn take(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
+        self.hasher.update(piece);
+        self.file.write_all(piece).map_err(|e| self.failed(e))?;
+        self.written += piece.len() as u64;
+        if self.written - self.sent_out >= SENT_OUT {
+            fs::begin_write_out(&self.file, self.sent_out, self.written - self.sent_out);
+            self.sent_out = self.written;
+        }
+        self.progress.add_unpacked(piece.len() as u64);
+        Ok(())
+    }
+
+    /// Writes all that the entry has.
+    pub(super) fn take_all(&mut self, content: &mut Members) -> Result<(), UnpackError> {
+        loop {
+            let piece = content.content(u64::MAX)?;
+            if piece.is_empty() {
+                return Ok(());
+            }
+            self.take(piece)?;
+            let n = piece.len();
+            content.took(n);
+        }
+    }
+
+    /// Writes the stored parts where they belong; what is between them stays a hole, and counts as zeros.
+    pub(super) fn take_sparse(&mut self, sparse: &Sparse, content: &mut Members) -> Result<(), UnpackError> {
+        self.file.set_len(sparse.size).map_err(|e| self.failed(e))?;
+        let mut at = 0;
+        for extent in &sparse.extents {
+            self.pass_hole(extent.offset - at);
+            at = extent.offset;
+            let end = extent.offset + extent.length;
+            while at < end {
+                let piece = content.content(end - at)?;
+                self.hasher.update(piece);
+                self.file.write_all_at(piece, at).map_err(|e| self.failed(e))?;
+                self.progress.add_unpacked(piece.len() as u64);
+                at += piece.len() as u64;
+                let n = piece.len();
+                content.took(n);
+            }
+        }
+        self.pass_hole(sparse.size - at);
+        Ok(())
+    }
+
+    fn pass_hole(&mut self, mut length: u64) {
+        while length > 0 {
+            let piece = usize::try_from(length).map_or(ZEROS.len(), |length| length.min(ZEROS.len()));
+            self.hasher.update(&ZEROS[..piece]);
+            self.progress.add_unpacked(piece as u64);
+            length -= piece as u64;
+        }
+    }
+}
