@@ -199,10 +199,10 @@ impl Donors {
     /// Whether what was made has the bytes that belong there.
     fn is_same(&self, place: &Place<'_>, file: &DonorFile) -> fs::Result<bool> {
         let made = place.dir.open_file(place.name)?;
-        let same = match place.content {
+        let same = fs::write_back(&made).and_then(|()| match place.content {
             Content::Held(mut bytes) => same_bytes(&mut &made, &mut bytes),
-            Content::Staged(dir, name) => same_bytes(&mut &made, &mut &dir.open_file(name)?),
-        };
+            Content::Staged(dir, name) => same_bytes(&mut &made, &mut &dir.open_file(name).map_err(io::Error::other)?),
+        });
         let same = same.map_err(|e| fs::Error::new("read", &place.dir.path_of(place.name), e))?;
         if !same {
             self.tell_damage(file);

@@ -279,6 +279,7 @@ pub(super) fn content_digest(
     file: &File,
     step: &mut impl FnMut(u64) -> ControlFlow<()>,
 ) -> std::io::Result<Option<[u8; 32]>> {
+    fs::write_back(file)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     let mut at = 0u64;

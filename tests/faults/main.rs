@@ -17,18 +17,31 @@ mod archives;
 mod bombs;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod flood;
 #[path = "../hostile/mod.rs"]
 mod hostile;
+mod index;
 mod origins;
+mod races;
 mod report;
 mod slow_origins;
+mod tamper;
 
 use std::process::ExitCode;
 
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[origins::PART, slow_origins::PART, bombs::PART, archives::PART];
+const PARTS: &[Part] = &[
+    origins::PART,
+    slow_origins::PART,
+    bombs::PART,
+    index::PART,
+    tamper::PART,
+    races::PART,
+    flood::PART,
+    archives::PART,
+];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 
