@@ -12,7 +12,7 @@ use super::pins::Pins;
 use super::seal::Sealing;
 use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
-use crate::fs::{self, Dir, Lock, LockError, RelPath};
+use crate::fs::{self, Dir, Lock, LockError, RelPath, fail_point};
 use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// The on-disk format that this code reads and writes.
@@ -111,7 +111,9 @@ impl Store {
         let is_new = check_format(&root)?;
         let lock = Lock::try_take(&root, &own("lock"))?;
         if is_new {
+            fail_point("store.format.before-write");
             root.write_atomic(&own("FORMAT"), format!("{FORMAT}\n").as_bytes(), 0o644)?;
+            fail_point("store.format.after-write");
         }
         let versions = root.ensure_dir(&own("versions"), 0o755)?;
         let current = root.ensure_dir(&own("current"), 0o755)?;
@@ -192,7 +194,9 @@ impl Store {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
         let target = format!("../versions/{artifact}/{version}/tree");
+        fail_point("store.current.before-switch");
         self.current.switch_symlink(target.as_bytes(), &artifact.as_component())?;
+        fail_point("store.current.after-switch");
         self.change_inventory(|inventory| {
             inventory.entry(artifact.clone()).or_default().current = Some(version.clone());
         });
