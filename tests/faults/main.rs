@@ -15,6 +15,8 @@
 
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+#[cfg(feature = "failpoints")]
+mod kill;
 mod report;
 
 use std::process::ExitCode;
@@ -22,7 +24,10 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[
+    #[cfg(feature = "failpoints")]
+    kill::PART,
+];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

@@ -28,6 +28,8 @@ mod http_contract;
 mod http_files;
 mod index;
 mod kill9;
+#[cfg(feature = "failpoints")]
+mod kill_points;
 mod life;
 mod linux_tree;
 mod month;
