@@ -28,6 +28,7 @@ mod read_only;
 mod remove;
 mod rights;
 mod space;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod verity;

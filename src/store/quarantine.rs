@@ -59,6 +59,7 @@ impl Store {
         version: &VersionName,
         reason: &Reason,
     ) -> Result<(), StoreError> {
+        let _alone = lock(&self.switching);
         let head = self.head(artifact, version);
         self.unlink_current_if(artifact, version)?;
         self.quarantine_dir(artifact, version, reason, head.as_deref())?;

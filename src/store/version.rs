@@ -161,6 +161,7 @@ impl Store {
 
     /// Takes it out of sight; its bytes go with the next sweep.
     pub(super) fn hide_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        let _alone = lock(&self.switching);
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
