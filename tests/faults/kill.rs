@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use seedcache::fs::FAIL_POINTS;
 
-use crate::fixture::kill::{At, Kind, Runner, Violation};
+use crate::fixture::kill::ledger::{Kind, Violation};
+use crate::fixture::kill::{At, Runner};
 use crate::report::{Asked, Part, Row};
 
 /// Runs of each point where nobody says otherwise.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use regex::Regex;
 use seedcache::fs::FAIL_POINTS;
 
+use crate::fixture::kill::ledger::Violation;
 use crate::fixture::kill::{At, Runner};
 
 /// Daemons side by side: they wait for the disk most of the time.
@@ -80,8 +81,9 @@ fn once(runner: &mut Runner, point: &str) -> Vec<String> {
     for number in 0..TRIES {
         // What happens once in a store's life is met at a new one.
         let found = runner.run(Some(1), number > 0);
-        let said = found.violations.iter().map(|violation| format!("{point}: {violation:?}"));
-        let said: Vec<String> = said.collect();
+        let said = |violation: &Violation| format!("{point}: {:?}: {}", violation.kind, violation.what);
+        let said: Vec<String> = found.violations.iter().map(said).collect();
+        eprintln!("{point}: {:?} at try {number}, ready after {:?}", found.at, found.restart);
         if found.at == At::Point || !said.is_empty() {
             return said;
         }
