@@ -19,7 +19,7 @@ use super::source::{ClientError, HttpError};
 use super::transfer::{Held, Rules, WINDOW};
 use super::unpack::{UnpackError, Unpacked, unpack};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
-use crate::fs;
+use crate::fs::{self, fail_point};
 use crate::intent::{Algorithm, Artifact, Digest, FetchSettings, Source, VersionName, VersionWish};
 use crate::store::{Entry, ResolvedFrom, Staging};
 
@@ -201,6 +201,7 @@ impl AcquireError {
 /// Checks the demanded digests, then what became of the tree: wrong bytes are told as such even where they don't
 /// unpack either.
 pub(super) fn accept(outcome: Outcome, work: &Work, url: &str) -> Result<(u64, Digest, Unpacked), AcquireError> {
+    fail_point("acquire.digest.before-check");
     for expected in &work.demanded {
         let found = outcome.digests.iter().find(|found| found.algorithm() == expected.algorithm());
         if let Some(found) = found.filter(|found| *found != expected) {
@@ -212,6 +213,7 @@ pub(super) fn accept(outcome: Outcome, work: &Work, url: &str) -> Result<(u64, D
         Err(error) if error.is_no_space() => return Err(AcquireError::no_space(error, &work.staging)),
         Err(source) => return Err(AcquireError::Unpack { url: url.into(), source }),
     };
+    fail_point("acquire.digest.after-check");
     let sha256 = outcome.digests.into_iter().find(|digest| digest.algorithm() == Algorithm::Sha256);
     let Some(digest) = sha256 else { unreachable!("all of an archive that unpacks was hashed with SHA-256") };
     Ok((outcome.size, digest, unpacked))

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::source::file::Watched;
 use super::unpack::{UnpackError, Unpacked};
 use super::{Phase, Progress};
-use crate::fs::{self, Dir};
+use crate::fs::{self, Dir, fail_point};
 use crate::intent::{Algorithm, Digest, Hasher, Unpack};
 use crate::store::{Donors, Staging};
 
@@ -225,7 +225,9 @@ impl<'a> Course<'a> {
                 Some(Feed::End) => return Ok(Ended::Complete),
                 Some(Feed::Note(note)) => self.work.staging.set_download_note(&note)?,
                 Some(Feed::Bytes(bytes)) => {
+                    fail_point("acquire.download.before-write");
                     part.write_all(&bytes).map_err(|e| self.part_error(e))?;
+                    fail_point("acquire.download.after-write");
                     if !self.take(bytes) {
                         return Ok(Ended::Early);
                     }
@@ -236,7 +238,9 @@ impl<'a> Course<'a> {
 
     /// Takes in what was downloaded before, the one time that archive bytes are read back.
     fn reread(&mut self, part: &mut File, prefix: u64) -> Result<(), IngestError> {
+        fail_point("acquire.download.before-cut");
         part.set_len(prefix).and_then(|()| part.rewind()).map_err(|e| self.part_error(e))?;
+        fail_point("acquire.download.after-cut");
         let mut left = prefix;
         while left > 0 {
             if self.work.abort.load(Relaxed) {
@@ -269,7 +273,9 @@ impl<'a> Course<'a> {
             }
             piece.truncate(n);
             if let Some(part) = &mut part {
+                fail_point("acquire.copy.before-write");
                 part.write_all(&piece).map_err(|e| self.part_error(e))?;
+                fail_point("acquire.copy.after-write");
             }
             if !self.take(piece.into()) {
                 ended = Ended::Early;

@@ -199,20 +199,6 @@ impl Dir {
         parent.sync()
     }
 
-    /// A name beside `name` that nothing else uses: `.<name>.seedcache-<random>`.
-    pub fn temporary_name(&self, name: &RelPath) -> Result<RelPath> {
-        let suffix: String = std::iter::repeat_with(fastrand::alphanumeric).take(12).collect();
-        let mut bytes = Self::temporary_prefix(name);
-        bytes.extend_from_slice(suffix.as_bytes());
-        RelPath::parse(bytes).map_err(|e| invalid("name a temporary beside", &self.path_of(name), e))
-    }
-
-    /// What every [`Dir::temporary_name`] of `name` starts with.
-    pub fn temporary_prefix(name: &RelPath) -> Vec<u8> {
-        let keep = &name.as_bytes()[..name.as_bytes().len().min(200)];
-        [b".", keep, b".seedcache-"].concat()
-    }
-
     /// Metadata of this directory itself.
     pub fn stat_self(&self) -> Result<Stat> {
         sys::statx(&*self.fd, c"", AtFlags::EMPTY_PATH, STATX_MASK)
@@ -387,6 +373,6 @@ fn as_path(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
-fn invalid(op: &'static str, path: &Path, why: super::PathError) -> Error {
+pub(super) fn invalid(op: &'static str, path: &Path, why: super::PathError) -> Error {
     Error::new(op, path, std::io::Error::new(std::io::ErrorKind::InvalidInput, why))
 }

@@ -15,6 +15,7 @@ mod chain;
 pub(crate) mod crash;
 mod dir;
 mod error;
+mod fail_point;
 mod file;
 mod handle;
 mod identity;
@@ -27,6 +28,7 @@ mod read_only;
 mod remove;
 mod rights;
 mod space;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod verity;
@@ -37,6 +39,11 @@ pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
+#[cfg(feature = "failpoints")]
+pub(crate) use fail_point::arm_fail_points;
+pub(crate) use fail_point::fail_point;
+#[cfg(feature = "failpoints")]
+pub use fail_point::{ArmedFailPoints, FAIL_POINTS};
 pub use file::{Meta, apply_meta};
 pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};

@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 
 use super::claims::{Seen, claims, may_be_refused};
 use super::filling::claim_filled;
+use super::plan::{self, Facts};
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
-use crate::intent::{ArtifactName, Retain, VersionName};
+use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
 use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
 /// What keeping house works with.
@@ -202,7 +203,8 @@ impl Shared {
         }
     }
 
-    /// Removes downloads begun for documents that are gone: nobody will take them up.
+    /// Removes downloads that nobody will take up: begun for documents that are gone, or for versions that are no longer
+    /// wanted where all that is wanted is here.
     fn clear_staging(&self) -> Result<(), StoreError> {
         for name in self.store.staged()? {
             let gate = self.staging_gate(&name);
@@ -210,13 +212,28 @@ impl Shared {
             let Ok(_alone) = gate.try_lock() else { continue };
             let world = self.world();
             let declared = world.catalog.artifacts.contains_key(&name) || may_be_refused(&world.catalog, &name);
+            let in_question = self.may_fetch(&world, &name);
             drop(world);
-            if !declared {
+            if !declared || !in_question {
                 self.store.discard_staged(&name)?;
-                tracing::info!(artifact = %name, "staging of an undeclared artifact removed");
+                tracing::debug!(artifact = %name, declared, "staging removed: nothing is to be fetched there");
             }
         }
         Ok(())
+    }
+
+    /// Whether something is being fetched for a declared artifact, or may be soon.
+    fn may_fetch(&self, world: &World, name: &ArtifactName) -> bool {
+        let (Some(artifact), Some(tracked)) = (world.catalog.artifacts.get(name), world.tracked.get(name)) else {
+            return true;
+        };
+        let Facts { busy, asked, pending, failures, latest, repairing, .. } = &tracked.facts;
+        let wanted = match plan::wish(artifact, self.store.pin_of(name).as_ref()) {
+            VersionWish::Exact(version) => Some(version),
+            VersionWish::Latest => latest.clone(),
+        };
+        let is_here = wanted.is_some() && self.store.current(name) == wanted;
+        *busy || *asked || pending.is_some() || *failures > 0 || *repairing || !is_here
     }
 
     /// Promises a download so many bytes, what is in their way removed. Blocks.

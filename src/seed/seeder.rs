@@ -22,7 +22,7 @@ use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
 use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
-use crate::fs::{Dir, LinkMode, RelPath, Rename};
+use crate::fs::{Dir, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{Entry, ManifestHead, Store, Version};
 
@@ -282,7 +282,10 @@ impl Seeder {
             return self.retired.add(held_in, name);
         }
         let (aside, hidden) = self.store.out_of_sight();
-        match held_in.rename(&name, &aside, &hidden, Rename::NoReplace) {
+        fail_point("seed.retire.before-rename");
+        let moved = held_in.rename(&name, &aside, &hidden, Rename::NoReplace);
+        fail_point("seed.retire.after-rename");
+        match moved {
             Ok(()) => self.retired.add(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
             Err(_) => self.retired.add(held_in, name),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::Store;
 use super::layout::lock;
-use crate::fs::{self, Dir, RelPath, Rename};
+use crate::fs::{self, Dir, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// What drained directories in `staging/` start with; no artifact's name can.
@@ -41,7 +41,9 @@ impl Store {
         readers: impl FnOnce() -> Option<Weak<Lease>>,
     ) -> fs::Result<()> {
         let (_, aside) = self.out_of_sight();
+        fail_point("store.drain.before-rename");
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
+        fail_point("store.drain.after-rename");
         lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
         dir.sync()
     }
@@ -73,10 +75,12 @@ impl Store {
         };
         let mut outcome = Ok(());
         for name in ready {
+            fail_point("store.drain.before-removal");
             if let Err(error) = self.staging.remove_tree(&name) {
                 lock(&self.draining.0).push((name, Weak::new()));
                 outcome = outcome.and(Err(error));
             }
+            fail_point("store.drain.after-removal");
         }
         outcome
     }

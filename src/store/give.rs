@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use super::donors::{DonorFile, Donors, Found, Hand};
 use super::layout::lock;
 use super::sound::content_stayed;
-use crate::fs::{self, Dir, Meta, RelPath, Stat, apply_meta};
+use crate::fs::{self, Dir, Meta, RelPath, Stat, apply_meta, fail_point};
 
 /// An inode with so many names gets no more of them here: ext4 allows 65,000, and seeds want theirs.
 const MOST_NAMES: u64 = 32_000;
@@ -62,7 +62,9 @@ impl Donors {
             return Ok(false);
         }
         self.set_judged(wanted.sha256);
+        fail_point("store.give.before-link");
         let Some(made) = self.make(dir, name, wanted, Content::Held(content))? else { return Ok(false) };
+        fail_point("store.give.after-link");
         let mut hand = lock(&self.hand);
         hand.given.0 += 1;
         hand.given.1 += content.len() as u64;

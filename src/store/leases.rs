@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{lock, own};
 use super::{Store, StoreError};
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// The longest time that a lease is granted for; renewed, it goes on.
@@ -166,7 +166,9 @@ impl Leases {
         let written = Written { leases: rows.values().cloned().collect() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        fail_point("store.leases.before-write");
         store.write_atomic(&own("leases.json"), &json, 0o644)?;
+        fail_point("store.leases.after-write");
         *self.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
         Ok(())
     }

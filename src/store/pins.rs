@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::layout::{lock, own};
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Bytes of `pins.json`.
@@ -60,7 +60,9 @@ impl Pins {
             let written = Written { pins };
             let json = serde_json::to_vec_pretty(&written)
                 .unwrap_or_else(|e| unreachable!("names with text keys serialise: {e}"));
+            fail_point("store.pins.before-write");
             root.write_atomic(&own("pins.json"), &json, 0o644)?;
+            fail_point("store.pins.after-write");
             *self.known.write().unwrap_or_else(PoisonError::into_inner) = written.pins;
         }
         Ok(changed)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::own;
 use super::{Inventory, Store};
-use crate::fs;
+use crate::fs::{self, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Bytes of `scrub.json`.
@@ -104,7 +104,10 @@ impl Store {
     pub fn set_scrubbed(&self, scrubbed: &Scrubbed) -> fs::Result<()> {
         let json = serde_json::to_vec(scrubbed)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
-        self.root.write_atomic(&own("scrub.json"), &json, 0o644)
+        fail_point("store.scrub.before-write");
+        self.root.write_atomic(&own("scrub.json"), &json, 0o644)?;
+        fail_point("store.scrub.after-write");
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use super::layout::{lock, own};
 use super::{Entry, EntryType, Store, Version};
-use crate::fs::{self, Dir, RelPath, Stat};
+use crate::fs::{self, Dir, RelPath, Stat, fail_point};
 
 /// States remembered at most, 16 bytes each; over it all are forgotten and learnt again.
 const MOST: usize = 1_000_000;
@@ -243,6 +243,9 @@ impl Store {
 
     /// Writes down which files are known to be good, so that the next start need not read them.
     pub fn remember_sound(&self) -> fs::Result<()> {
-        self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)
+        fail_point("store.sound.before-write");
+        self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)?;
+        fail_point("store.sound.after-write");
+        Ok(())
     }
 }

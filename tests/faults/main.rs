@@ -21,6 +21,8 @@ mod flood;
 #[path = "../hostile/mod.rs"]
 mod hostile;
 mod index;
+#[cfg(feature = "failpoints")]
+mod kill;
 mod origins;
 mod races;
 mod report;
@@ -33,6 +35,7 @@ use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
 const PARTS: &[Part] = &[
+    kill::PART,
     origins::PART,
     slow_origins::PART,
     bombs::PART,

@@ -31,6 +31,8 @@ mod http_hostile;
 mod http_told;
 mod index;
 mod kill9;
+#[cfg(feature = "failpoints")]
+mod kill_points;
 mod life;
 mod linux_tree;
 mod lying_origins;
