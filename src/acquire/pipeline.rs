@@ -123,6 +123,15 @@ pub enum IngestError {
 }
 
 impl IngestError {
+    /// The disk that the store is on is at fault.
+    pub(super) fn is_of_disk(&self) -> bool {
+        match self {
+            IngestError::Staging(error) => error.is_of_disk(),
+            IngestError::Part { source, .. } => fs::is_of_disk(source),
+            _ => false,
+        }
+    }
+
     /// The disk is full.
     pub(super) fn is_no_space(&self) -> bool {
         match self {

@@ -34,7 +34,7 @@ mod verity;
 pub use at_once::{read_at_once, seems_in_memory, send_file};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
-pub(crate) use error::is_no_space;
+pub(crate) use error::{is_no_space, is_of_disk};
 pub use error::{Error, Result};
 pub use file::{Meta, apply_meta};
 pub use handle::{FileHandle, HandleError, NoHandle};

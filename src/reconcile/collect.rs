@@ -13,6 +13,7 @@ use super::claims::{Seen, claims, may_be_refused};
 use super::filling::claim_filled;
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
+use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName};
 use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
@@ -23,6 +24,8 @@ pub(super) struct House {
     pub(super) promises: Promises,
     /// One collection or promise at a time; taken on blocking threads only.
     pub(super) turn: Mutex<()>,
+    /// Downloads that found no room.
+    pub(super) shortages: Shortages,
     /// Something may have become collectable.
     pub(super) due: Notify,
     began: Timestamp,
@@ -30,8 +33,8 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
-        let (promises, turn, due) = Default::default();
-        Self { limits, promises, turn, due, began: Timestamp::now() }
+        let (promises, turn, shortages, due) = Default::default();
+        Self { limits, promises, turn, shortages, due, began: Timestamp::now() }
     }
 }
 

@@ -33,8 +33,10 @@ use crate::store::{Limits, ManifestHead, Store};
 const SEEDS_AT_ONCE: usize = 8;
 /// Longest sleep: whatever was missed is found then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// Between two rounds of keeping house.
+/// Between two rounds of keeping house,
 const HOUSE_ROUND: Duration = Duration::from_secs(60);
+/// and after one that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(15);
 
 /// What the runner works with.
 #[derive(Debug)]
@@ -335,15 +337,18 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
 /// From time to time, and when something may have become collectable: looks whether seeded targets still stand, and
 /// removes what retention and readers have let go of.
 async fn keep_house(shared: Arc<Shared>) {
+    let mut pause = HOUSE_ROUND;
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = shared.house.due.notified() => {}
-            () = tokio::time::sleep(HOUSE_ROUND) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let keeping = shared.clone();
+        pause = HOUSE_ROUND;
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
-            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again later");
+            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again soon");
+            pause = AFTER_FAILURE;
         }
         // Leases end and versions age by themselves.
         shared.changed();

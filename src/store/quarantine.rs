@@ -134,8 +134,11 @@ impl Store {
         }
         let parent = self.versions.open_dir(&artifact.as_component())?;
         parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
-        parent.sync()?;
-        place.sync()
+        // It is out of service. Should a power loss bring it back, it is found damaged again.
+        if let Err(error) = parent.sync().and_then(|()| place.sync()) {
+            tracing::warn!(%artifact, %version, error = error_chain(&error), "quarantine not synced");
+        }
+        Ok(())
     }
 
     /// `quarantine/<artifact>/<name>/` with nothing but the reason in it.

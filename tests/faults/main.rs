@@ -13,6 +13,7 @@
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
+mod disk;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
 mod report;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[disk::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 
