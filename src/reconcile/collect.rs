@@ -157,7 +157,7 @@ impl Reconciler {
         let (shared, artifact, version) = (self.shared.clone(), artifact.clone(), version.clone());
         let removed = tokio::task::spawn_blocking(move || {
             let _turn = store_turn(&shared.house.turn);
-            shared.note_records(shared.seeder.records());
+            shared.look_at_records();
             shared.look_at_filled();
             let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
@@ -237,7 +237,7 @@ impl Shared {
 
     /// Decides what goes, and what is short for the one who asks for room once all that may go is gone.
     fn decide(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Decided, crate::fs::Error> {
-        self.note_records(self.seeder.records());
+        self.look_at_records();
         self.look_at_filled();
         let inventory = self.store.inventory();
         let mut fates: Vec<Fate> = {

@@ -7,7 +7,6 @@
 //! served, no sync that failed was tried again and called success, operators are told, and once the error is gone all
 //! comes to what it should without anybody's help.
 
-mod trace;
 mod world;
 
 use std::collections::BTreeMap;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::fixture::loopfs::LoopFs;
-use crate::fixture::scratch;
+use crate::fixture::{calls, scratch};
 use crate::fixture::syscalls::{Call, Fault, Supervisor, Watch, supervised};
 use crate::report::{Asked, Part, Row};
 use world::{STEPS, Step, World};
@@ -28,7 +27,7 @@ pub(crate) const PART: Part =
 const ERRORS: [(&str, Errno); 4] =
     [("EIO", Errno::IO), ("ENOSPC", Errno::NOSPC), ("EDQUOT", Errno::DQUOT), ("EROFS", Errno::ROFS)];
 /// Nodes side by side: they mostly wait until they try again.
-const NODES: usize = 6;
+const NODES: usize = 8;
 /// For so long an error that stays stays, from when it is first met.
 const HELD: Duration = Duration::from_secs(3);
 /// In which a node must come back by itself.
@@ -85,13 +84,17 @@ fn run(asked: Asked) -> Vec<Row> {
         for (place, path) in places.iter().enumerate() {
             let here = sites_of(supervisor, path);
             eprintln!("{} call sites on {}", here.len(), if place == 0 { "the disk" } else { "XFS" });
-            let known = |site: &Site| {
-                sites.iter().any(|(_, known): &(usize, Site)| {
-                    (known.step, known.name, &known.path, known.after) == (site.step, site.name, &site.path, site.after)
+            let known = |sites: &[(usize, Site)], site: &Site| {
+                sites.iter().any(|(_, known)| {
+                    (known.name, &known.path, known.after == 0) == (site.name, &site.path, site.after == 0)
                 })
             };
-            let new: Vec<Site> = here.into_iter().filter(|site| !known(site)).collect();
-            sites.extend(new.into_iter().map(|site| (place, site)));
+            // What an earlier step does at that place is the same place in the code.
+            for site in here {
+                if !known(&sites, &site) {
+                    sites.push((place, site));
+                }
+            }
         }
         for (place, site) in &sites {
             for (at, error) in ERRORS.into_iter().enumerate() {
@@ -107,7 +110,7 @@ fn run(asked: Asked) -> Vec<Row> {
             std::fs::write(path, lines.collect::<String>()).unwrap();
         }
         if let Some(most) = asked.runs.and_then(|most| usize::try_from(most).ok()) {
-            fastrand::Rng::with_seed(7).shuffle(&mut runs);
+            fastrand::shuffle(&mut runs);
             runs.truncate(most);
         }
         if let Ok(only) = std::env::var("DISK_ONLY") {
@@ -274,9 +277,9 @@ fn try_run(world: &mut World, run: &Run) -> Found {
         found.slow.push(format!("{run}: {:.1} s", found.slowest.as_secs_f64()));
     }
     found.open.extend(world.wrong().into_iter().map(|wrong| format!("{run}: {wrong}")));
-    let calls = world.watch.calls();
-    found.retried.extend(trace::retried(&calls).into_iter().map(|line| format!("{run}: {line}")));
-    if let Some(why) = trace::version_not_durable(&calls, "root/.seedcache").filter(|_| back) {
+    let made = world.watch.calls();
+    found.retried.extend(calls::retried(&made).into_iter().map(|line| format!("{run}: {line}")));
+    if let Some(why) = calls::version_not_durable(&made, "root/.seedcache").filter(|_| back) {
         found.open.push(format!("{run}: {why}"));
     }
     found
@@ -284,7 +287,7 @@ fn try_run(world: &mut World, run: &Run) -> Found {
 
 fn acknowledged(step: &Step, watch: &Watch, was: bool, run: &str, found: &mut Found) {
     let Some((_, path)) = ACKNOWLEDGED.iter().find(|(name, _)| *name == step.name).filter(|_| was) else { return };
-    if let Some(why) = trace::not_durable(&watch.calls(), path) {
+    if let Some(why) = calls::not_durable(&watch.calls(), path) {
         found.open.push(format!("{run}: acknowledged, but {why}"));
     }
 }
