@@ -246,6 +246,10 @@ impl<'a> Course<'a> {
     /// Takes in what was downloaded before, the one time that archive bytes are read back.
     fn reread(&mut self, part: &mut File, prefix: u64) -> Result<(), IngestError> {
         part.set_len(prefix).and_then(|()| part.rewind()).map_err(|e| self.part_error(e))?;
+        if prefix > 0 && self.work.demanded.is_empty() {
+            // No digest would tell that some of it never got to the disk, and was dropped from memory since.
+            part.sync_data().map_err(|e| self.part_error(e))?;
+        }
         let mut left = prefix;
         while left > 0 {
             if self.work.abort.load(Relaxed) {

@@ -38,7 +38,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Between two rounds of keeping house,
 const HOUSE_ROUND: Duration = Duration::from_secs(60);
 /// and after one that failed.
-const AFTER_FAILURE: Duration = Duration::from_secs(15);
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// What the runner works with.
 #[derive(Debug)]

@@ -292,14 +292,14 @@ mod tests {
         assert_eq!(
             words(&fates),
             [
-                "v8 kept: newest",
-                "v7 kept: younger than 48h",
-                "v6 removed: 3rd newest, older than 48h",
-                "v5 removed: 4th newest, older than 48h",
+                "v7 kept: newest",
+                "v6 removed: 2nd newest, older than 48h",
+                "v5 removed: 3rd newest, older than 48h",
                 "v4 kept: current",
                 "v3 kept: pinned, seeded at pod",
                 "v2 kept: leased by job-1 until 2027-01-15T09:00:00Z",
                 "v1 kept: being read",
+                "v8 kept: younger than 48h",
             ]
         );
     }

@@ -74,6 +74,18 @@ struct Found {
     slowest: Duration,
 }
 
+impl Found {
+    /// At once: a campaign that is cut short has found what it has found.
+    fn tell(&self) {
+        let tell = |what: &str, lines: &[String]| lines.iter().for_each(|line| eprintln!("{what}: {line}"));
+        tell("failed open", &self.open);
+        tell("tried again and called success", &self.retried);
+        tell("not served", &self.unserved);
+        tell("slow", &self.slow);
+        tell("not told", &self.silent);
+    }
+}
+
 fn run(asked: Asked) -> Vec<Row> {
     supervised(move |supervisor| {
         let (dir, xfs) = (scratch(), LoopFs::xfs());
@@ -131,12 +143,6 @@ fn run(asked: Asked) -> Vec<Row> {
 }
 
 fn row(sites: usize, found: &Found) -> Row {
-    let tell = |what: &str, lines: &[String]| lines.iter().for_each(|line| eprintln!("{what}: {line}"));
-    tell("FAILED OPEN", &found.open);
-    tell("RETRIED", &found.retried);
-    tell("NOT SERVED", &found.unserved);
-    tell("SLOW", &found.slow);
-    tell("not told", &found.silent);
     Row {
         fault: format!(
             "disk errors at every call site: {sites} sites x {} errors, once and held, {} runs ({} met none)",
@@ -203,6 +209,7 @@ fn work(supervisor: &Supervisor, place: &std::path::Path, kind: usize, queue: &M
             queue.remove(at).1
         };
         let one = try_run(&mut world, &run);
+        one.tell();
         let broken = one.slow.iter().any(|line| line.contains("not at all"));
         let mut found = found.lock().unwrap();
         found.runs += one.runs;

@@ -10,6 +10,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     dead_code,
+    unused_imports,
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 

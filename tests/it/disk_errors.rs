@@ -31,7 +31,7 @@ const PLACES: [(&str, &str, Errno); 14] = [
     ("fsync", ".seedcache/versions/app", Errno::IO),
     ("rename", ".seedcache/current/app", Errno::DQUOT),
     ("fsync", ".seedcache/current", Errno::IO),
-    ("link", "pod/.seedcache-*/noise", Errno::IO),
+    ("link", ".pod.seedcache-*/noise", Errno::IO),
     ("rename", "pod", Errno::ROFS),
 ];
 
