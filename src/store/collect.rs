@@ -340,7 +340,10 @@ mod tests {
     fn what_came_by_a_clock_that_was_ahead_costs_no_other_its_place() {
         let versions = holding(&[("a", 3 * DAY), ("b", 2 * DAY), ("ahead", -4000 * DAY)], None);
         let fates = fates(&name("app"), &versions, &Claims::new(), &retain(1, 1), age(LONG_UP));
-        assert_eq!(words(&fates), ["b kept: newest", "a removed: 2nd newest, older than 1h", "ahead kept: younger than 1h"]);
+        assert_eq!(
+            words(&fates),
+            ["b kept: newest", "a removed: 2nd newest, older than 1h", "ahead kept: younger than 1h"]
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! served, no sync that failed was tried again and called success, operators are told, and once the error is gone all
 //! comes to what it should without anybody's help.
 
+mod full;
 mod world;
 
 use std::collections::BTreeMap;
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use crate::fixture::loopfs::LoopFs;
-use crate::fixture::{calls, scratch};
 use crate::fixture::syscalls::{Call, Fault, Supervisor, Watch, supervised};
+use crate::fixture::{calls, scratch};
 use crate::report::{Asked, Part, Row};
 use world::{STEPS, Step, World};
 
@@ -93,8 +94,11 @@ fn run(asked: Asked) -> Vec<Row> {
         let places = [dir.path(), xfs.path()];
         let mut sites = Vec::new();
         let mut runs = Vec::new();
-        for (place, path) in places.iter().enumerate() {
-            let here = sites_of(supervisor, path);
+        let noted = std::thread::scope(|scope| {
+            let noting = places.map(|path| scope.spawn(move || sites_of(supervisor, path)));
+            noting.map(|noted| noted.join().unwrap())
+        });
+        for (place, here) in noted.into_iter().enumerate() {
             eprintln!("{} call sites on {}", here.len(), if place == 0 { "the disk" } else { "XFS" });
             let known = |sites: &[(usize, Site)], site: &Site| {
                 sites.iter().any(|(_, known)| {
@@ -118,7 +122,9 @@ fn run(asked: Asked) -> Vec<Row> {
             }
         }
         if let Ok(path) = std::env::var("DISK_SITES") {
-            let lines = sites.iter().map(|(place, s)| format!("{place} {}: {} {} #{}\n", STEPS[s.step].name, s.name, s.path, s.after + 1));
+            let lines = sites
+                .iter()
+                .map(|(place, s)| format!("{place} {}: {} {} #{}\n", STEPS[s.step].name, s.name, s.path, s.after + 1));
             std::fs::write(path, lines.collect::<String>()).unwrap();
         }
         if let Some(most) = asked.runs.and_then(|most| usize::try_from(most).ok()) {
@@ -133,12 +139,14 @@ fn run(asked: Asked) -> Vec<Row> {
         std::thread::scope(|scope| {
             for worker in 0..NODES {
                 let (queue, found, places) = (&queue, &found, &places);
-                scope.spawn(move || work(supervisor, places[usize::from(worker == 0)], usize::from(worker == 0), queue, found));
+                scope.spawn(move || {
+                    work(supervisor, places[usize::from(worker == 0)], usize::from(worker == 0), queue, found)
+                });
             }
         });
         let found = found.into_inner().unwrap();
         eprintln!("{} runs in {:.0?}", found.runs, began.elapsed());
-        vec![row(sites.len(), &found)]
+        vec![row(sites.len(), &found), full::run()]
     })
 }
 
@@ -175,7 +183,7 @@ fn sites_of(supervisor: &Supervisor, place: &std::path::Path) -> Vec<Site> {
             (step.ask)(&mut world).unwrap_or_else(|error| panic!("{}: {error}", step.name));
             crate::fixture::until(step.name, crate::fixture::PATIENCE, || (step.done)(&world).then_some(()));
             // What comes of it behind everyone's back.
-            std::thread::sleep(Duration::from_secs(if round == 0 { 0 } else { 3 }));
+            std::thread::sleep(Duration::from_secs(if round == 0 { 0 } else { 2 }));
             if round == 1 {
                 sites.extend(sites_in(at, &world.watch.calls()));
             }
@@ -200,7 +208,13 @@ fn sites_in(step: usize, calls: &[Call]) -> Vec<Site> {
     counts.iter().flat_map(of).collect()
 }
 
-fn work(supervisor: &Supervisor, place: &std::path::Path, kind: usize, queue: &Mutex<Vec<(usize, Run)>>, found: &Mutex<Found>) {
+fn work(
+    supervisor: &Supervisor,
+    place: &std::path::Path,
+    kind: usize,
+    queue: &Mutex<Vec<(usize, Run)>>,
+    found: &Mutex<Found>,
+) {
     let mut world = World::new(supervisor, place);
     loop {
         let run = {

@@ -51,14 +51,21 @@ fn node(supervisor: &Supervisor) -> (Releases, Node, Watch) {
 
 fn seeded(state: &Value, version: &str) -> bool {
     let seed = &state["seeds"][0];
-    state["current"] == version && seed["version"] == version && seed["state"] == "Ready" && state["lastError"].is_null()
+    state["current"] == version
+        && seed["version"] == version
+        && seed["state"] == "Ready"
+        && state["lastError"].is_null()
 }
 
 fn holds(node: &Node, version: &str) {
     let seed = version.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     for tree in [node.tree("app", version), node.root().join("pod")] {
         assert_eq!(std::fs::read_to_string(tree.join("VERSION")).unwrap(), version);
-        assert!(std::fs::read(tree.join("noise")).unwrap() == noise(seed, 500_000), "{} has other bytes", tree.display());
+        assert!(
+            std::fs::read(tree.join("noise")).unwrap() == noise(seed, 500_000),
+            "{} has other bytes",
+            tree.display()
+        );
     }
 }
 

@@ -220,7 +220,8 @@ impl World {
     fn seed(&mut self) -> Result<(), String> {
         let held = fs::read_to_string(self.node.root().join("hand/VERSION")).unwrap_or_default();
         let other = if held == version(self.newest) { self.older() } else { self.newest };
-        self.body("POST", "/v1/artifacts/app/seed", Some(json!({"target": "hand", "version": version(other)}))).map(drop)
+        self.body("POST", "/v1/artifacts/app/seed", Some(json!({"target": "hand", "version": version(other)})))
+            .map(drop)
     }
 
     fn seeded(&self) -> bool {
