@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
-use super::note::Note;
+use super::note::{Note, boot_id};
 use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
 use super::ranges::Joins;
 use super::resolve::{Known, NamingError, by_digest, find_version};
@@ -175,10 +175,9 @@ impl AcquireError {
     /// The disk that the store is on is at fault: it may pass, and nothing is said of the bytes.
     pub fn is_of_disk(&self) -> bool {
         match self {
-            AcquireError::NoSpace { .. } => true,
             AcquireError::Ingest(error) => error.is_of_disk(),
             AcquireError::Unpack { source, .. } => source.is_of_disk(),
-            _ => false,
+            _ => self.is_no_space(),
         }
     }
 
@@ -350,12 +349,6 @@ impl Fetcher {
         });
         joined(&mut read).await.map_err(|error: fs::Error| AcquireError::from_ingest(error.into(), staging))
     }
-}
-
-fn boot_id() -> Option<String> {
-    let bytes = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
-    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
-    (!id.is_empty()).then_some(id)
 }
 
 async fn read_file(

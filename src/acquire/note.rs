@@ -75,6 +75,13 @@ impl Note {
     }
 }
 
+/// Which boot of the machine this is; `None` where the kernel does not say.
+pub(super) fn boot_id() -> Option<String> {
+    let bytes = crate::fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
+    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
+    (!id.is_empty()).then_some(id)
+}
+
 fn digest_of(url: &Url) -> Digest {
     Digest::sha256(url.as_str().as_bytes())
 }
