@@ -43,6 +43,17 @@ impl<S: Sync> FromRequestParts<S> for Addressed {
     }
 }
 
+impl Addressed {
+    /// What the path of a file's address names; `None` for all other addresses, and where it names nothing.
+    pub(super) fn of_file(path: &str) -> Option<Self> {
+        let below = path.strip_prefix("/v1/artifacts/")?;
+        let mut segments = below.splitn(5, '/');
+        let (_, versions, _, files, file) =
+            (segments.next()?, segments.next()?, segments.next()?, segments.next()?, segments.next()?);
+        (versions == "versions" && files == "files" && !file.is_empty()).then(|| read(path).ok()).flatten()
+    }
+}
+
 fn artifact<'a>(segments: &mut impl Iterator<Item = &'a str>) -> Result<ArtifactName, Problem> {
     // "", "v1", "artifacts", NAME
     let name = text(segments.nth(3))?;

@@ -27,6 +27,9 @@ use crate::fs::RelPath;
 use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
 use crate::store::{Entry, EntryType, Manifest, ManifestHead, Store, Version};
 
+/// The address of a file in a tree, as routes and metrics name it.
+pub(super) const FILES: &str = "/v1/artifacts/{name}/versions/{version}/files/{*path}";
+
 /// Where versions are read from.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
@@ -44,7 +47,7 @@ where
         .route("/v1/artifacts/{name}/versions/{version}", get(manifest))
         .route("/v1/artifacts/{name}/versions/{version}/files", get(files))
         .route("/v1/artifacts/{name}/versions/{version}/files/", get(files))
-        .route("/v1/artifacts/{name}/versions/{version}/files/{*path}", get(files))
+        .route(FILES, get(files))
         .route("/v1/artifacts/{name}/versions/{version}/tree.tar", get(tree))
         .route("/v1/artifacts/{name}/versions/{version}/archive", get(archive))
 }
@@ -70,9 +73,14 @@ impl Shelf {
         Ok(self.store.open_version(artifact, &version)?)
     }
 
-    /// The file that an address names, where nothing need be waited for: by far the most requests for small files find it so,
-    /// and handing one to another thread costs more than all the rest. `None`: ask [`node`].
-    fn at_once(&self, addressed: &Addressed) -> Option<Node> {
+    /// The answer with a file, where nothing need be waited for: by far the most requests for small files find it so, and
+    /// handing one to another thread costs more than all the rest. `None`: ask the route.
+    pub(super) fn reply_at_once(
+        &self,
+        addressed: &Addressed,
+        ask: (&Method, &HeaderMap),
+        outbox: Option<Extension<Outbox>>,
+    ) -> Option<Response> {
         let artifact = &addressed.artifact;
         let current = || self.store.current(artifact);
         let named = addressed.version.clone().or_else(current)?;
@@ -82,7 +90,8 @@ impl Shelf {
             Ok(Found::Entry(entry)) if entry.kind != EntryType::Dir && !addressed.wants_dir => {
                 let sha256 = content_of(&manifest, entry)?;
                 let file = entry_at_once(&version, entry, &sha256)?;
-                Some(Node::File(of_file(&version, addressed, entry, &sha256), file, version))
+                let what = of_file(&version, addressed, entry, &sha256);
+                reply(ask, &what, |range| FileRange::new(file, range, version).body(outbox)).ok()
             }
             _ => None,
         }
@@ -155,11 +164,7 @@ async fn files(
     outbox: Option<Extension<Outbox>>,
 ) -> Result<Response, Problem> {
     let ask = (&method, &headers);
-    let found = match shelf.at_once(&addressed) {
-        Some(found) => found,
-        None => blocking(move || node(&shelf, &addressed)).await?,
-    };
-    match found {
+    match blocking(move || node(&shelf, &addressed)).await? {
         Node::File(what, file, version) => reply(ask, &what, |range| FileRange::new(file, range, version).body(outbox)),
         Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request};
+use axum::response::Response;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -70,6 +71,12 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    pub(super) async fn of(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes());
+        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -153,12 +160,15 @@ impl Fixture {
         self.contents[path].clone()
     }
 
+    pub(super) fn shelf(&self) -> Shelf {
+        Shelf { store: self.store.clone(), manifests: Arc::default() }
+    }
+
     /// The routes of a version with the outermost layer around them, for a caller over TCP.
     pub(super) fn router(&self) -> Router {
         let observer = Observer { metrics: Metrics::new(Registry::default()), own_uid: 12345 };
         let peer = Peer::Tcp("127.0.0.1:9".parse().unwrap());
-        let shelf = Shelf { store: self.store.clone(), manifests: Arc::default() };
-        observed(files::routes().with_state(shelf), observer).layer(axum::Extension(peer))
+        observed(files::routes().with_state(self.shelf()), observer).layer(axum::Extension(peer))
     }
 
     /// Asks those routes; `what` is below the version, as in `files/hello.txt`.
@@ -171,10 +181,7 @@ impl Fixture {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes());
-        Answered { status: parts.status.as_u16(), headers: parts.headers, body }
+        Answered::of(self.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()).await
     }
 
     /// Writes through the store's back: what root can do to a published file.

@@ -1,12 +1,13 @@
 //! Accepting connections: our own loop over TCP and the Unix socket, so that the peer's credentials, the number of
 //! connections and every wait of one are ours to say.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +22,7 @@ use super::caller::Peer;
 use super::closing;
 use super::descriptor::{Taking, Waiting};
 use super::patient::Patient;
+use super::quick::Quick;
 use super::sendfile::{Sending, Socket};
 use crate::intent::error_chain;
 
@@ -110,6 +112,7 @@ impl Accept for UnixListener {
 #[derive(Debug)]
 pub(super) struct Connections {
     router: Router,
+    quick: Option<Quick>,
     limits: Limits,
     graceful: GracefulShutdown,
     tasks: TaskTracker,
@@ -120,7 +123,13 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(router: Router, limits: Limits) -> Self {
         let (graceful, tasks) = (GracefulShutdown::new(), TaskTracker::new());
-        Self { router, limits, graceful, tasks, end: CancellationToken::new() }
+        Self { router, quick: None, limits, graceful, tasks, end: CancellationToken::new() }
+    }
+
+    /// What is asked before the router is.
+    pub(super) fn with_quick(mut self, quick: Quick) -> Self {
+        self.quick = Some(quick);
+        self
     }
 
     /// Accepts until `cancel`.
@@ -144,16 +153,19 @@ impl Connections {
     }
 
     fn serve(&self, stream: impl Socket, (peer, waiting): (Peer, Waiting), place: tokio::sync::OwnedSemaphorePermit) {
-        let router = self.router.clone();
+        let (router, quick) = (self.router.clone(), self.quick.clone());
         let (stream, outbox) = Sending::new(stream);
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let descriptor = waiting.take();
+            if let Some(response) = quick.as_ref().and_then(|quick| quick.answer(&request, peer, &outbox)) {
+                return Either::Left(ready(Ok(response)));
+            }
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(outbox.clone());
-            if let Some(descriptor) = waiting.take() {
+            if let Some(descriptor) = descriptor {
                 request.extensions_mut().insert(descriptor);
             }
-            let router = router.clone();
-            router.oneshot(request.map(axum::body::Body::new))
+            Either::Right(router.clone().oneshot(request.map(axum::body::Body::new)))
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

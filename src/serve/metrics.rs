@@ -1,6 +1,7 @@
 //! What this room counts about requests, and the body wrapper that knows when one is over. Labels are route templates,
 //! a few methods and status classes: bounded, whatever is asked.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,6 +21,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::seed::Seeded;
 
 pub(super) type Labels = Vec<(&'static str, String)>;
+/// So many labels, of which those that are known beforehand take no memory of their own.
+type Few<const N: usize> = [(&'static str, Cow<'static, str>); N];
 
 /// Upper bounds in seconds: from a file out of memory to a long poll.
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0];
@@ -28,8 +31,8 @@ const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) registry: Registry,
-    requests: Family<Labels, Counter>,
-    durations: Family<Labels, Histogram, fn() -> Histogram>,
+    requests: Family<Few<3>, Counter>,
+    durations: Family<Few<1>, Histogram, fn() -> Histogram>,
     sent: Counter,
     in_flight: Gauge,
     seeds: Family<Labels, Counter>,
@@ -38,7 +41,7 @@ pub(super) struct Metrics {
 impl Metrics {
     /// Registers this room's metrics beside what `registry` has already.
     pub(super) fn new(mut registry: Registry) -> Arc<Self> {
-        let requests = Family::<Labels, Counter>::default();
+        let requests = Family::<Few<3>, Counter>::default();
         let durations = Family::<_, _, fn() -> Histogram>::new_with_constructor(|| Histogram::new(SECONDS));
         let (sent, in_flight) = (Counter::<u64, AtomicU64>::default(), Gauge::default());
         let seeds = Family::<Labels, Counter>::default();
@@ -61,15 +64,31 @@ impl Metrics {
     }
 
     /// A request's answer has begun.
-    pub(super) fn answered(&self, method: &Method, route: &str, status: StatusCode, after: Duration) {
+    pub(super) fn answered(
+        &self,
+        method: &Method,
+        route: impl Into<Cow<'static, str>>,
+        status: StatusCode,
+        after: Duration,
+    ) {
         let method = match *method {
-            Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE => method.as_str(),
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
             _ => "other",
         };
-        let route = ("route", route.to_owned());
-        let status = ("status", format!("{}xx", status.as_u16() / 100));
-        self.durations.get_or_create(&vec![route.clone()]).observe(after.as_secs_f64());
-        self.requests.get_or_create(&vec![("method", method.to_owned()), route, status]).inc();
+        let status = match status.as_u16() {
+            ..200 => "1xx",
+            ..300 => "2xx",
+            ..400 => "3xx",
+            ..500 => "4xx",
+            _ => "5xx",
+        };
+        let route = ("route", route.into());
+        self.durations.get_or_create(&[route.clone()]).observe(after.as_secs_f64());
+        self.requests.get_or_create(&[("method", method.into()), route, ("status", status.into())]).inc();
     }
 
     /// A caller's seed was done.

@@ -30,6 +30,7 @@ mod patience;
 mod patient;
 mod pin;
 mod problem;
+mod quick;
 mod range;
 mod reply;
 mod resolve;

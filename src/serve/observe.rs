@@ -1,6 +1,7 @@
 //! The outermost layer: numbers each request, counts and logs it, writes its problem if it ended in one, and keeps a
 //! panic from taking the connection down without a word.
 
+use std::fmt::{self, Display, Formatter};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,13 +10,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::X_CONTENT_TYPE_OPTIONS;
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 
 use super::caller::Peer;
-use super::metrics::{InFlight, Metrics};
+use super::metrics::{Guard, InFlight, Metrics};
 use super::problem::{self, Problem};
 
 /// What the layer works with.
@@ -40,7 +41,7 @@ pub(super) fn observed(routes: Router, observer: Observer) -> Router {
 
 async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let id = format!("{:016x}", fastrand::u64(..));
+    let id = RequestId::new();
     let peer = request.extensions().get::<Peer>().copied();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
@@ -52,24 +53,51 @@ async fn observe(State(observer): State<Observer>, request: Request, next: Next)
     if let Some(problem) = response.extensions().get::<Problem>()
         && problem.is_internal()
     {
-        tracing::error!(request = id, %method, path, error = problem.detail(), "request failed");
+        tracing::error!(request = %id, %method, path, error = problem.detail(), "request failed");
     }
-    let mut response = problem::write(response, &id, trusted);
+    let response = finish(problem::write(response, &id.to_string(), trusted), in_flight);
+    observer.metrics.answered(&method, route, response.status(), start.elapsed());
+    log(&method, &path, response.status(), peer, id, start);
+    response
+}
+
+/// What a request is called in the log and in its problem.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestId(u64);
+
+impl RequestId {
+    pub(super) fn new() -> Self {
+        Self(fastrand::u64(..))
+    }
+}
+
+impl Display for RequestId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What every answer has: the header that keeps browsers from guessing, and its place among those in flight.
+pub(super) fn finish(mut response: Response, in_flight: Guard) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let status = response.status();
-    observer.metrics.answered(&method, &route, status, start.elapsed());
-    log(&method, &path, status.as_u16(), peer, &id, start);
     response.map(|body| Body::new(InFlight::new(body, in_flight)))
 }
 
 /// The query stays out: it is where secrets end up.
-fn log(method: &Method, path: &str, status: u16, peer: Option<Peer>, request: &str, start: Instant) {
-    let milliseconds = start.elapsed().as_millis();
+pub(super) fn log(
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    peer: Option<Peer>,
+    request: RequestId,
+    start: Instant,
+) {
+    let (status, milliseconds) = (status.as_u16(), start.elapsed().as_millis());
     let peer = peer.map(tracing::field::display);
     if *method == Method::GET || *method == Method::HEAD {
-        tracing::debug!(%method, path, status, peer, request, milliseconds, "request");
+        tracing::debug!(%method, path, status, peer, %request, milliseconds, "request");
     } else {
-        tracing::info!(%method, path, status, peer, request, milliseconds, "request");
+        tracing::info!(%method, path, status, peer, %request, milliseconds, "request");
     }
 }
 

@@ -16,6 +16,9 @@ use crate::intent::VersionName;
 /// Says which version an answer comes from, `current` resolved.
 pub(super) const VERSION_HEADER: HeaderName = HeaderName::from_static("seedcache-version");
 
+/// Header fields of an answer at most, those of the outermost layer and of the library included.
+const FIELDS: usize = 12;
+
 /// What can be had at an address.
 #[derive(Debug)]
 pub(super) struct Representation {
@@ -59,13 +62,15 @@ pub(super) fn reply(
         let value = format!("bytes {}-{}/{}", range.start, range.end - 1, what.length);
         fields.insert(CONTENT_RANGE, text(&value));
     }
-    let body = if method == Method::HEAD { Body::empty() } else { body(range) };
-    Ok((status, fields, body).into_response())
+    let mut response = Response::new(if method == Method::HEAD { Body::empty() } else { body(range) });
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    Ok(response)
 }
 
 /// The header fields that a 304 has too.
 fn describe(what: &Representation) -> HeaderMap {
-    let mut fields = HeaderMap::new();
+    let mut fields = HeaderMap::with_capacity(FIELDS);
     fields.insert(ETAG, text(&what.etag));
     fields.insert(VERSION_HEADER, text(what.version.as_str()));
     if let Some(date) = what.modified.and_then(http_date) {
