@@ -284,7 +284,9 @@ fn start_logging(settings: &Settings) -> Result<bool, NodeError> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written, as on a full disk, is lost: told on standard error, that would fail, too, and panic.
+    let subscriber =
+        tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     // A second node in one process (tests) keeps the first one's log.
     let _ = if text {
         subscriber.with_ansi(terminal).with_target(false).try_init()

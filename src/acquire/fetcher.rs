@@ -172,6 +172,15 @@ impl AcquireError {
         }
     }
 
+    /// The disk that the store is on is at fault: it may pass, and nothing is said of the bytes.
+    pub fn is_of_disk(&self) -> bool {
+        match self {
+            AcquireError::Ingest(error) => error.is_of_disk(),
+            AcquireError::Unpack { source, .. } => source.is_of_disk(),
+            _ => self.is_no_space(),
+        }
+    }
+
     /// The disk is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, AcquireError::NoSpace { .. })

@@ -123,6 +123,15 @@ pub enum IngestError {
 }
 
 impl IngestError {
+    /// The disk that the store is on is at fault.
+    pub(super) fn is_of_disk(&self) -> bool {
+        match self {
+            IngestError::Staging(error) => error.is_of_disk(),
+            IngestError::Part { source, .. } => fs::is_of_disk(source),
+            _ => false,
+        }
+    }
+
     /// The disk is full.
     pub(super) fn is_no_space(&self) -> bool {
         match self {
@@ -241,6 +250,10 @@ impl<'a> Course<'a> {
         fail_point("acquire.download.before-cut");
         part.set_len(prefix).and_then(|()| part.rewind()).map_err(|e| self.part_error(e))?;
         fail_point("acquire.download.after-cut");
+        if prefix > 0 && self.work.demanded.is_empty() {
+            // No digest would tell that some of it never got to the disk, and was dropped from memory since.
+            part.sync_data().map_err(|e| self.part_error(e))?;
+        }
         let mut left = prefix;
         while left > 0 {
             if self.work.abort.load(Relaxed) {

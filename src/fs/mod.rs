@@ -37,8 +37,8 @@ mod write_out;
 pub use at_once::{read_at_once, seem_in_memory, send_file};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
-pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
+pub(crate) use error::{is_no_space, is_of_disk};
 #[cfg(feature = "failpoints")]
 pub(crate) use fail_point::arm_fail_points;
 pub(crate) use fail_point::fail_point;

@@ -15,6 +15,7 @@ use super::filling::claim_filled;
 use super::plan::{self, Facts};
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
+use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
 use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
@@ -25,6 +26,8 @@ pub(super) struct House {
     pub(super) promises: Promises,
     /// One collection or promise at a time; taken on blocking threads only.
     pub(super) turn: Mutex<()>,
+    /// Downloads that found no room.
+    pub(super) shortages: Shortages,
     /// Something may have become collectable.
     pub(super) due: Notify,
     began: Timestamp,
@@ -32,8 +35,8 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
-        let (promises, turn, due) = Default::default();
-        Self { limits, promises, turn, due, began: Timestamp::now() }
+        let (promises, turn, shortages, due) = Default::default();
+        Self { limits, promises, turn, shortages, due, began: Timestamp::now() }
     }
 }
 
@@ -156,7 +159,7 @@ impl Reconciler {
         let (shared, artifact, version) = (self.shared.clone(), artifact.clone(), version.clone());
         let removed = tokio::task::spawn_blocking(move || {
             let _turn = store_turn(&shared.house.turn);
-            shared.note_records(shared.seeder.records());
+            shared.look_at_records();
             shared.look_at_filled();
             let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
@@ -252,7 +255,7 @@ impl Shared {
 
     /// Decides what goes, and what is short for the one who asks for room once all that may go is gone.
     fn decide(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Decided, crate::fs::Error> {
-        self.note_records(self.seeder.records());
+        self.look_at_records();
         self.look_at_filled();
         let inventory = self.store.inventory();
         let mut fates: Vec<Fate> = {

@@ -19,6 +19,7 @@ mod run;
 mod scrub;
 mod seed_state;
 mod seeding;
+mod shortage;
 mod state;
 mod step;
 #[cfg(test)]

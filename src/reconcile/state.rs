@@ -200,7 +200,8 @@ impl Seen<'_> {
 /// Tells an artifact's state.
 pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
     let tracked = seen.tracked;
-    let (last_error, last_error_at) = match (tracked.and_then(|t| t.failure.as_ref()), seen.refusal) {
+    let failure = tracked.and_then(|t| t.failure.as_ref().or(t.not_switched.as_ref()));
+    let (last_error, last_error_at) = match (failure, seen.refusal) {
         (_, Some(refused)) => (Some(error_chain(&*refused.error)), None),
         (Some(failure), None) => (Some(failure.error.clone()), Some(failure.at)),
         (None, None) => (None, None),

@@ -213,7 +213,10 @@ pub fn fates(artifact: &ArtifactName, holding: &Holding, claims: &Claims, retain
             Why::Surplus { rank, age: retain.age }
         }
     };
-    let ranked = holding.newest_first().into_iter().zip(1..);
+    // What came by a clock that was ahead takes the place of the newest from none that came since.
+    let (ahead, rest): (Vec<_>, Vec<_>) =
+        holding.newest_first().into_iter().partition(|head| head.published_at > age.now);
+    let ranked = rest.into_iter().chain(ahead).zip(1..);
     ranked
         .map(|(head, rank)| Fate {
             artifact: artifact.clone(),
@@ -332,14 +335,14 @@ mod tests {
         assert_eq!(
             words(&fates),
             [
-                "v8 kept: newest",
-                "v7 kept: younger than 48h",
-                "v6 removed: 3rd newest, older than 48h",
-                "v5 removed: 4th newest, older than 48h",
+                "v7 kept: newest",
+                "v6 removed: 2nd newest, older than 48h",
+                "v5 removed: 3rd newest, older than 48h",
                 "v4 kept: current",
                 "v3 kept: pinned, seeded at pod",
                 "v2 kept: leased by job-1 until 2027-01-15T09:00:00Z",
                 "v1 kept: being read",
+                "v8 kept: younger than 48h",
             ]
         );
     }
@@ -374,6 +377,16 @@ mod tests {
         let versions = holding(&[("b", 1000 * DAY), ("a", 2000 * DAY)], None);
         let kept = fates(&name("app"), &versions, &Claims::new(), &retain(1, 48), age(Duration::from_secs(60)));
         assert_eq!(words(&kept)[1], "a kept: the daemon has run for less than 10m");
+    }
+
+    #[test]
+    fn what_came_by_a_clock_that_was_ahead_costs_no_other_its_place() {
+        let versions = holding(&[("a", 3 * DAY), ("b", 2 * DAY), ("ahead", -4000 * DAY)], None);
+        let fates = fates(&name("app"), &versions, &Claims::new(), &retain(1, 1), age(LONG_UP));
+        assert_eq!(
+            words(&fates),
+            ["b kept: newest", "a removed: 2nd newest, older than 1h", "ahead kept: younger than 1h"]
+        );
     }
 
     #[test]

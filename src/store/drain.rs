@@ -33,7 +33,7 @@ pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
 
 impl Store {
     /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more. `readers` is asked once
-    /// nobody can open it any more: whoever opened it before is among them.
+    /// nobody can open it any more: whoever opened it before is among them. Durable once the caller has synced `dir`.
     pub(super) fn drain(
         &self,
         dir: &Dir,
@@ -45,7 +45,7 @@ impl Store {
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
         fail_point("store.drain.after-rename");
         lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
-        dir.sync()
+        Ok(())
     }
 
     /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.

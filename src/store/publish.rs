@@ -1,6 +1,7 @@
 //! How a staged version becomes visible: all of it durable, then one rename, then the directories durable
 //! (invariant 1).
 
+use std::collections::HashMap;
 use std::io::BufWriter;
 use std::sync::Arc;
 
@@ -113,7 +114,7 @@ impl Store {
         let manifest = seal(new, now);
         self.seal_files(&tree, &manifest.entries);
         fail_point("store.publish.before-sync");
-        make_durable(&tree, &manifest.entries)?;
+        make_durable(staging.dir(), &tree, &manifest.entries)?;
         fail_point("store.publish.after-sync");
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
@@ -130,6 +131,10 @@ impl Store {
         let parent = self.versions.ensure_dir(&artifact.as_component(), 0o755)?;
         self.versions.sync()?;
         let how = if replace { Rename::Exchange } else { Rename::NoReplace };
+        if !replace && parent.stat(&version.as_component())?.is_some() {
+            // Not known to be whole and durable: a publish that failed could not take it back, or it cannot be read.
+            self.drain(&parent, &version.as_component(), || None)?;
+        }
         fail_point("store.publish.before-rename");
         staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
         fail_point("store.publish.after-rename");
@@ -185,14 +190,26 @@ fn seal(new: NewVersion, now: Timestamp) -> Manifest {
     Manifest { head, entries: new.entries }
 }
 
-fn make_durable(tree: &Dir, entries: &[Entry]) -> Result<(), PublishError> {
+/// `before` was opened before the tree was written: a sync of the file system tells of errors since its descriptor was
+/// opened, and one opened later would miss those that somebody else was told of meanwhile.
+fn make_durable(before: &Dir, tree: &Dir, entries: &[Entry]) -> Result<(), PublishError> {
     if entries.len() > SYNC_EACH {
-        return Ok(tree.sync_filesystem()?);
+        return Ok(before.sync_filesystem()?);
+    }
+    let mut names: HashMap<&[u8], u64> = HashMap::new();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
+        *names.entry(entry.target.as_deref().unwrap_or_default()).or_insert(1) += 1;
     }
     for entry in entries {
         match entry.kind {
             EntryType::File => {
                 let file = tree.open_file(&entry.path)?;
+                let here = names.get(entry.path.as_bytes()).copied().unwrap_or(1);
+                // Another version's, too: synced when that was published. Were it synced again, an error would be met by
+                // the next try on the same file, which would then be told of none.
+                if Dir::stat_file(&file, entry.path.as_path())?.links > here {
+                    continue;
+                }
                 file.sync_all().map_err(|e| fs::Error::new("sync", &tree.path_of(&entry.path), e))?;
             }
             EntryType::Dir => tree.open_dir(&entry.path)?.sync()?,

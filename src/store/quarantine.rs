@@ -142,8 +142,11 @@ impl Store {
         fail_point("store.quarantine.before-version");
         parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
         fail_point("store.quarantine.after-version");
-        parent.sync()?;
-        place.sync()
+        // It is out of service. Should a power loss bring it back, it is found damaged again.
+        if let Err(error) = parent.sync().and_then(|()| place.sync()) {
+            tracing::warn!(%artifact, %version, error = error_chain(&error), "quarantine not synced");
+        }
+        Ok(())
     }
 
     /// `quarantine/<artifact>/<name>/` with nothing but the reason in it.

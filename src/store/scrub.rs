@@ -50,10 +50,11 @@ pub fn next_due(
     now: Timestamp,
 ) -> Option<(ArtifactName, VersionName, Duration)> {
     let heads = inventory.values().flat_map(|holding| holding.versions.values());
-    let last = |head: &super::ManifestHead| {
-        let read = scrubbed.at(&head.artifact, &head.version);
+    let last = |head: &super::ManifestHead| match scrubbed.at(&head.artifact, &head.version) {
+        // Published by a clock that was ahead: the reading is what counts, or it would be due again at once, for ever.
+        Some(read) if head.published_at > now => read,
         // Its bytes were hashed when they came.
-        read.map_or(head.published_at, |read| read.max(head.published_at))
+        read => read.map_or(head.published_at, |read| read.max(head.published_at)),
     };
     let (at, head) = heads.map(|head| (last(head), head)).min_by(|a, b| a.0.cmp(&b.0))?;
     let age = now.duration_since(at);
@@ -163,6 +164,11 @@ mod tests {
         // A clock that was set back keeps nothing from its turn.
         assert_eq!(due(&scrubbed, 10), ("1".into(), 0));
         assert_eq!(next_due(&Inventory::new(), &scrubbed, Duration::ZERO, moment(0)), None);
+        // Nor does one that was ahead when a version came have that read again and again.
+        for version in ["1", "2", "3"] {
+            scrubbed.note(&artifact, &version.parse().unwrap(), moment(50));
+        }
+        assert_eq!(due(&scrubbed, 60), ("1".into(), 40));
         scrubbed.retain(&Inventory::new());
         assert_eq!(scrubbed, Scrubbed::default());
     }

@@ -169,8 +169,9 @@ impl Store {
         let dir = self.versions.open_dir(&artifact.as_component())?;
         let readers = || self.close(artifact, version);
         self.drain(&dir, &version.as_component(), readers)?;
+        // Before anything else can fail: it cannot be opened any more.
         self.forget(artifact, version);
-        Ok(())
+        Ok(dir.sync()?)
     }
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.

@@ -10,11 +10,13 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     dead_code,
+    unused_imports,
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
 mod archives;
 mod bombs;
+mod disk;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
 mod flood;
@@ -35,7 +37,9 @@ use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
 const PARTS: &[Part] = &[
+    #[cfg(feature = "failpoints")]
     kill::PART,
+    disk::PART,
     origins::PART,
     slow_origins::PART,
     bombs::PART,

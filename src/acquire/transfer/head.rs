@@ -60,7 +60,8 @@ impl Head {
             range: text(header::CONTENT_RANGE).and_then(ContentRange::parse),
             validators: Validators::new(text(header::ETAG), text(header::LAST_MODIFIED), date),
             gives_ranges: text(header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")),
-            retry_after: text(header::RETRY_AFTER).and_then(|after| retry_after(after, now)),
+            // By the clock that the date was written by: it and this node's may be years apart.
+            retry_after: text(header::RETRY_AFTER).and_then(|after| retry_after(after, date.unwrap_or(now))),
         }
     }
 }
@@ -148,6 +149,12 @@ mod tests {
         let dated = head(&[("retry-after", "Sun, 06 Nov 1994 09:01:00 GMT"), ("content-range", "bytes */15")]);
         assert_eq!(dated.retry_after, Some(Duration::from_secs(60)));
         assert_eq!(dated.range, Some(ContentRange { span: None, total: Some(15) }));
+        // What counts is how far apart the origin's own two times are, and there is an end to it.
+        let ahead = [("date", "Sat, 06 Nov 2094 09:00:00 GMT"), ("retry-after", "Sat, 06 Nov 2094 09:01:00 GMT")];
+        assert_eq!(head(&ahead).retry_after, Some(Duration::from_secs(60)));
+        for long in ["18446744073709551615", "Sat, 06 Nov 2094 09:00:00 GMT"] {
+            assert_eq!(head(&[("retry-after", long)]).retry_after, Some(LONGEST_PAUSE), "{long}");
+        }
         assert!(!dated.gives_ranges && !head(&[("accept-ranges", "none")]).gives_ranges);
         for bad in ["5-14/15", "bytes 5-14", "bytes -14/15", "bytes 5-+14/15", "bytes 5-14/x", "items 5-14/15"] {
             assert_eq!(head(&[("content-range", bad)]).range, None, "{bad}");
