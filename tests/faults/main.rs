@@ -10,11 +10,15 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     dead_code,
+    unused_imports,
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod disk;
+mod power;
+mod power_run;
 mod report;
 
 use std::process::ExitCode;
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[];
+const PARTS: &[Part] = &[power::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

@@ -11,6 +11,8 @@
     reason = "tests look at the disk from outside, and fail by panicking"
 )]
 
+#[path = "../faults/disk/mod.rs"]
+mod disk;
 mod fixture;
 
 mod across_mounts;
@@ -34,6 +36,9 @@ mod month;
 mod or_fetch;
 mod pins;
 mod plain;
+mod power_loss;
+#[path = "../faults/power_run.rs"]
+mod power_run;
 mod ranges;
 mod readme;
 mod reload;
