@@ -42,8 +42,12 @@ impl Store {
     ) -> fs::Result<()> {
         let (_, aside) = self.out_of_sight();
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
-        lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
-        dir.sync()
+        let readers = readers().unwrap_or_default();
+        // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
+        // stays until the next start.
+        dir.sync()?;
+        lock(&self.draining.0).push((aside, readers));
+        Ok(())
     }
 
     /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.

@@ -14,9 +14,9 @@
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
+mod disk;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
-mod disk;
 mod power;
 mod power_run;
 mod report;

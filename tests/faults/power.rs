@@ -21,8 +21,9 @@ fn all(asked: Asked) -> Vec<Row> {
     for seed in first..first + runs {
         let outcome = catch_unwind(AssertUnwindSafe(|| power_loss(&shelf, seed)));
         let outcome = outcome.unwrap_or_else(|_| panic!("the run of seed {seed} could not be ended"));
-        outcome.lost.iter().for_each(|line| eprintln!("seed {seed}: lost: {line}"));
-        outcome.partial.iter().for_each(|line| eprintln!("seed {seed}: partial: {line}"));
+        let Outcome { order, .. } = outcome;
+        outcome.lost.iter().for_each(|line| eprintln!("seed {seed}, {order:?}: lost: {line}"));
+        outcome.partial.iter().for_each(|line| eprintln!("seed {seed}, {order:?}: partial: {line}"));
         lost += outcome.lost.len();
         partial += outcome.partial.len();
         changes += outcome.losses.iter().map(|loss| loss.changes).sum::<usize>();

@@ -28,6 +28,8 @@ const MANY: usize = 300;
 /// What was found to be wrong, and what the run was like.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
+    /// In which order the disk makes metadata durable.
+    pub(crate) order: Order,
     /// Acknowledged, and gone after the loss.
     pub(crate) lost: Vec<String>,
     /// Seen, and not whole.
@@ -55,19 +57,33 @@ impl Shelf {
         let shelf = Self { dir: scratch(), small: made("small", 6), large: made("large", MANY) };
         for (kind, archives) in [("small", &shelf.small), ("large", &shelf.large)] {
             for (n, archive) in archives.iter().enumerate() {
-                let (tree, tgz) = (shelf.tree(kind, &version(n)), shelf.dir.path().join("archive"));
-                fs::create_dir_all(&tree).unwrap();
+                let tgz = shelf.dir.path().join("archive");
                 fs::write(&tgz, archive).unwrap();
-                let into = ["-C", tree.to_str().unwrap(), "--strip-components=1", "-xpzf", tgz.to_str().unwrap()];
-                run("tar", into);
+                for held in [Held::Stored, Held::Seeded] {
+                    let tree = shelf.tree(kind, &version(n), held);
+                    fs::create_dir_all(&tree).unwrap();
+                    let (into, from) = (tree.to_str().unwrap(), tgz.to_str().unwrap());
+                    let how = ["--strip-components=1", "--delay-directory-restore", "-xpzf"];
+                    run("tar", [&["-C", into], &how[..], &[from]].concat());
+                    if held == Held::Stored {
+                        run("chmod", ["-R", "a-w", into]);
+                    }
+                }
             }
         }
         shelf
     }
 
-    fn tree(&self, kind: &str, version: &str) -> PathBuf {
-        self.dir.path().join(kind).join(version)
+    fn tree(&self, kind: &str, version: &str, held: Held) -> PathBuf {
+        self.dir.path().join(kind).join(if held == Held::Stored { "stored" } else { "seeded" }).join(version)
     }
+}
+
+/// Whether a tree is the store's, which nobody writes to.
+#[derive(Clone, Copy, PartialEq)]
+enum Held {
+    Stored,
+    Seeded,
 }
 
 fn version(n: usize) -> String {
@@ -182,9 +198,9 @@ impl<'a> World<'a> {
             target("sites/place", "inPlace", "copy"),
         ];
         declared.retain(|_| rng.bool());
-        let seeds = declared.iter().map(|Target { name, swap, link }| {
-            format!("  - {{target: {name}, swap: {swap}, link: {link}}}\n")
-        });
+        let seeds = declared
+            .iter()
+            .map(|Target { name, swap, link }| format!("  - {{target: {name}, swap: {swap}, link: {link}}}\n"));
         let seeds: String = seeds.collect();
         let collecting = rng.u8(0..3) == 0;
         let more = [
@@ -222,7 +238,7 @@ impl<'a> World<'a> {
             condemned: BTreeSet::new(),
             pins: vec![None],
             currents: BTreeSet::from([version(0)]),
-            outcome: Outcome::default(),
+            outcome: Outcome { order, ..Outcome::default() },
         }
     }
 
@@ -341,23 +357,30 @@ impl<'a> World<'a> {
         self.look_at_the_disk();
     }
 
-    fn wrong(&self, version: &str, found: &Path) -> Vec<String> {
+    /// What of a version in the store is not as its archive has it.
+    fn wrong_in_store(&self, version: &str) -> Vec<String> {
+        self.wrong(version, &self.node.tree("app", version), Held::Stored)
+    }
+
+    fn wrong(&self, version: &str, found: &Path, held: Held) -> Vec<String> {
         if !found.is_dir() {
             return vec!["not there".to_owned()];
         }
-        let lines = differences(&self.shelf.tree(self.kind, version), found, Demand::LINKED);
+        // Files that are hard links have no write bits anywhere.
+        let demand = if held == Held::Stored { Demand::EXACT } else { Demand::LINKED };
+        let lines = differences(&self.shelf.tree(self.kind, version, held), found, demand);
         lines.into_iter().filter(|line| !line.starts_with(".seedcache-")).collect()
     }
 
     fn look_at_the_disk(&mut self) {
         if self.collecting {
-            let whole = self.currents.iter().any(|version| self.wrong(version, &self.node.tree("app", version)).is_empty());
+            let whole = self.currents.iter().any(|version| self.wrong_in_store(version).is_empty());
             if !self.versions.is_empty() && !whole && self.condemned.is_disjoint(&self.currents) {
                 self.outcome.lost.push(format!("none of {:?} is on the disk", self.currents));
             }
         } else {
             for version in self.versions.difference(&self.condemned) {
-                let wrong = self.wrong(version, &self.node.tree("app", version));
+                let wrong = self.wrong_in_store(version);
                 if !wrong.is_empty() {
                     self.outcome.lost.push(format!("{version}: {wrong:?}"));
                 }
@@ -366,7 +389,7 @@ impl<'a> World<'a> {
         // Who boots the node's pods before the daemon sees what `current/` leads to.
         if let Ok(to) = fs::read_link(self.node.store().join("current/app")) {
             let version = to.components().nth_back(1).unwrap().as_os_str().to_str().unwrap().to_owned();
-            let wrong = self.wrong(&version, &self.node.store().join("current/app"));
+            let wrong = self.wrong(&version, &self.node.store().join("current/app"), Held::Stored);
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("current/app leads to {}: {wrong:?}", to.display()));
             }
@@ -393,7 +416,7 @@ impl<'a> World<'a> {
                 continue;
             }
             let version = said.trim().rsplit(' ').next().unwrap();
-            let wrong = self.wrong(version, &path);
+            let wrong = self.wrong(version, &path, Held::Seeded);
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("{target:?} holds {version}: {wrong:?}"));
             }
@@ -410,9 +433,10 @@ impl<'a> World<'a> {
 
     /// The daemon starts on what is left: first without its origin, then with it.
     fn comes_back(&mut self) {
-        let paths: Vec<String> = (0..self.published).flat_map(|n| {
-            [Releases::path(&version(n)), format!("/{}/SHA256SUMS", version(n))]
-        }).chain(["/latest".to_owned()]).collect();
+        let paths: Vec<String> = (0..self.published)
+            .flat_map(|n| [Releases::path(&version(n)), format!("/{}/SHA256SUMS", version(n))])
+            .chain(["/latest".to_owned()])
+            .collect();
         paths.iter().for_each(|path| self.releases.origin.always(path, Fault::Status(503, None)));
         self.node.start();
         let state = self.node.state("app");
@@ -429,9 +453,10 @@ impl<'a> World<'a> {
                 self.outcome.lost.push(format!("not listed: {missing:?}"));
             }
         }
-        for version in &listed {
-            let wrong = self.wrong(version, &self.node.tree("app", version));
-            if !wrong.is_empty() && self.node.tree("app", version).exists() {
+        // What may go at any moment is not looked at.
+        for version in listed.iter().filter(|version| !self.collecting || state["current"] == ***version) {
+            let wrong = self.wrong_in_store(version);
+            if !wrong.is_empty() {
                 self.outcome.partial.push(format!("listed {version}: {wrong:?}"));
             }
         }
@@ -447,7 +472,7 @@ impl<'a> World<'a> {
         self.wait_for_rest();
         self.reseed();
         let current = self.node.state("app")["current"].as_str().unwrap().to_owned();
-        let wrong = self.wrong(&current, &self.node.tree("app", &current));
+        let wrong = self.wrong_in_store(&current);
         if !wrong.is_empty() {
             self.outcome.partial.push(format!("at last {current}: {wrong:?}"));
         }
@@ -472,7 +497,7 @@ impl<'a> World<'a> {
             let version = seeded["version"].as_str().unwrap_or(&current).to_owned();
             let tree = self.disk.path().join(&target.name);
             let tree = if target.swap == "symlink" { tree.join("..data") } else { tree };
-            let wrong = self.wrong(&version, &tree);
+            let wrong = self.wrong(&version, &tree, Held::Seeded);
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("{target:?} with {version} after its seed: {wrong:?}"));
             }

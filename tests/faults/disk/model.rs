@@ -20,9 +20,10 @@ pub(crate) type Ino = u64;
 pub(crate) const ROOT: Ino = 1;
 
 /// In which order metadata become durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// As they were changed: a loss takes the last ones.
+    #[default]
     Journal,
     /// None: a loss takes any.
     Strict,
@@ -147,14 +148,7 @@ impl Disk {
     pub(crate) fn new(order: Order) -> Self {
         let root = Node::new(Body::Dir(BTreeMap::new()), 0o755, (0, 0));
         let live = Image::from([(ROOT, root)]);
-        Self {
-            order,
-            durable: live.clone(),
-            live,
-            changes: Vec::new(),
-            writes: BTreeMap::new(),
-            next: ROOT + 1,
-        }
+        Self { order, durable: live.clone(), live, changes: Vec::new(), writes: BTreeMap::new(), next: ROOT + 1 }
     }
 
     pub(super) fn node(&self, ino: Ino) -> Done<&Node> {

@@ -306,7 +306,8 @@ impl Filesystem for Server {
             Ok(names) => names,
             Err(error) => return reply.error(code(error)),
         };
-        let listed = names.iter().filter_map(|(name, ino)| Some((*ino, kind(&disk.node(*ino).ok()?.body), name.clone())));
+        let listed =
+            names.iter().filter_map(|(name, ino)| Some((*ino, kind(&disk.node(*ino).ok()?.body), name.clone())));
         let dots = [".", ".."].map(|dot| (ino.0, FileType::Directory, dot.into()));
         let listing = dots.into_iter().chain(listed).collect();
         let mut listings = lock(&self.listings);
@@ -323,9 +324,9 @@ impl Filesystem for Server {
         if offset == 0 {
             let Ok(names) = disk.names(ino.0) else { return reply.error(Errno::ENOTDIR) };
             listing.truncate(2);
-            listing.extend(names.iter().filter_map(|(name, ino)| {
-                Some((*ino, kind(&disk.node(*ino).ok()?.body), name.clone()))
-            }));
+            listing.extend(
+                names.iter().filter_map(|(name, ino)| Some((*ino, kind(&disk.node(*ino).ok()?.body), name.clone()))),
+            );
         }
         for (at, (ino, kind, name)) in listing.iter().enumerate().skip(offset as usize) {
             if reply.add(INodeNo(*ino), at as u64 + 1, *kind, name) {

@@ -64,8 +64,7 @@ impl Power {
 
 /// Starts passing on what comes from the kernel; gives the server's end. It ends with the mount.
 pub(super) fn between(kernel: File, power: Arc<Power>, disk: Arc<Mutex<Disk>>) -> OwnedFd {
-    let (ours, servers) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let (ours, servers) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let (kernel, ours) = (Arc::new(kernel), Arc::new(File::from(ours)));
     std::thread::spawn({
         let (kernel, ours) = (kernel.clone(), ours.clone());
