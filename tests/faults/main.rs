@@ -19,6 +19,7 @@ mod disk;
 mod fixture;
 mod power;
 mod power_run;
+mod power_vm;
 mod report;
 
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[power::PART];
+const PARTS: &[Part] = &[power::PART, power_vm::PART];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

@@ -6,18 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::disk::{Loss, Order, VolatileDisk};
+use crate::disk::{Loss, Order, Seen, VolatileDisk};
 use crate::fixture::archive::Archive;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::{Fault, Origin};
 use crate::fixture::releases::Releases;
 use crate::fixture::system::run;
-use crate::fixture::tree::{Demand, differences};
 use crate::fixture::{PATIENCE, noise, scratch, until};
 
 const ARTIFACT: &str = "/v1/artifacts/app";
@@ -44,46 +42,41 @@ pub(crate) struct Outcome {
     pub(crate) unmarked: usize,
 }
 
-/// The versions that origins serve: each archive, and the tree that tar(1) makes of it.
+/// The versions that origins serve, each with the tree that tar(1) makes of it.
 pub(crate) struct Shelf {
-    dir: TempDir,
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    small: Vec<Release>,
+    large: Vec<Release>,
+}
+
+struct Release {
+    archive: Vec<u8>,
+    tree: Seen,
+    /// As the store holds it: nobody writes to it.
+    stored: Seen,
 }
 
 impl Shelf {
     pub(crate) fn new() -> Self {
-        let made = |kind: &str, files| -> Vec<Vec<u8>> { (0..VERSIONS).map(|n| archive(kind, n, files)).collect() };
-        let shelf = Self { dir: scratch(), small: made("small", 6), large: made("large", MANY) };
-        for (kind, archives) in [("small", &shelf.small), ("large", &shelf.large)] {
-            for (n, archive) in archives.iter().enumerate() {
-                let tgz = shelf.dir.path().join("archive");
-                fs::write(&tgz, archive).unwrap();
-                for held in [Held::Stored, Held::Seeded] {
-                    let tree = shelf.tree(kind, &version(n), held);
-                    fs::create_dir_all(&tree).unwrap();
-                    let (into, from) = (tree.to_str().unwrap(), tgz.to_str().unwrap());
-                    let how = ["--strip-components=1", "--delay-directory-restore", "-xpzf"];
-                    run("tar", [&["-C", into], &how[..], &[from]].concat());
-                    if held == Held::Stored {
-                        run("chmod", ["-R", "a-w", into]);
-                    }
-                }
-            }
-        }
-        shelf
+        let made = |kind: &str, files| (0..VERSIONS).map(|n| Release::of(archive(kind, n, files))).collect();
+        Self { small: made("small", 6), large: made("large", MANY) }
     }
 
-    fn tree(&self, kind: &str, version: &str, held: Held) -> PathBuf {
-        self.dir.path().join(kind).join(if held == Held::Stored { "stored" } else { "seeded" }).join(version)
+    fn releases(&self, kind: &str) -> &[Release] {
+        if kind == "large" { &self.large } else { &self.small }
     }
 }
 
-/// Whether a tree is the store's, which nobody writes to.
-#[derive(Clone, Copy, PartialEq)]
-enum Held {
-    Stored,
-    Seeded,
+impl Release {
+    fn of(archive: Vec<u8>) -> Self {
+        let dir = scratch();
+        let (tgz, tree) = (dir.path().join("archive"), dir.path().join("tree"));
+        fs::write(&tgz, &archive).unwrap();
+        fs::create_dir(&tree).unwrap();
+        let how = ["--strip-components=1", "--delay-directory-restore", "-xpzf"];
+        run("tar", [&["-C", tree.to_str().unwrap()], &how[..], &[tgz.to_str().unwrap()]].concat());
+        let tree = Seen::of(&tree);
+        Self { archive, stored: tree.without_write_bits(), tree }
+    }
 }
 
 fn version(n: usize) -> String {
@@ -110,6 +103,11 @@ fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
         archive = archive.file(&format!("app/deep/f{file}"), 0o444 + (file as u32 % 2) * 0o111, &content);
     }
     archive.tgz()
+}
+
+/// Archives of versions, small ones and large ones in turn.
+pub(crate) fn archives() -> Vec<Vec<u8>> {
+    (0..VERSIONS).map(|n| if n % 2 == 0 { archive("small", n, 6) } else { archive("large", n, MANY) }).collect()
 }
 
 /// A target, and how it is asked for.
@@ -357,19 +355,33 @@ impl<'a> World<'a> {
         self.look_at_the_disk();
     }
 
-    /// What of a version in the store is not as its archive has it.
-    fn wrong_in_store(&self, version: &str) -> Vec<String> {
-        self.wrong(version, &self.node.tree("app", version), Held::Stored)
+    fn release_of(&self, version: &str) -> Option<&Release> {
+        let n: usize = version.strip_prefix('v')?.parse().ok()?;
+        self.shelf.releases(self.kind).get(n.checked_sub(1)?)
     }
 
-    fn wrong(&self, version: &str, found: &Path, held: Held) -> Vec<String> {
-        if !found.is_dir() {
-            return vec!["not there".to_owned()];
+    /// What of a version in the store is not as its archive has it.
+    fn wrong_in_store(&self, version: &str) -> Vec<String> {
+        let found = self.disk.look(&format!(".seedcache/versions/app/{version}/tree"));
+        match (self.release_of(version), found) {
+            (Some(release), Some(found)) => release.stored.differences(&found, 0o7777),
+            (None, _) => vec!["no such version was ever released".to_owned()],
+            (_, None) => vec!["not there".to_owned()],
         }
-        // Files that are hard links have no write bits anywhere.
-        let demand = if held == Held::Stored { Demand::EXACT } else { Demand::LINKED };
-        let lines = differences(&self.shelf.tree(self.kind, version, held), found, demand);
-        lines.into_iter().filter(|line| !line.starts_with(".seedcache-")).collect()
+    }
+
+    /// The same of a target.
+    fn wrong_at(&self, target: &str, version: &str) -> Vec<String> {
+        match (self.release_of(version), self.disk.look(target)) {
+            (Some(release), Some(found)) => {
+                // Files that are hard links have no write bits.
+                let lines = release.tree.differences(&found, 0o7555);
+                // Its own list, and a tree from before, which stays for who is on the way through it.
+                lines.into_iter().filter(|line| !line.starts_with(".seedcache-") && !line.starts_with("..")).collect()
+            }
+            (None, _) => vec!["no such version was ever released".to_owned()],
+            (_, None) => vec!["not there".to_owned()],
+        }
     }
 
     fn look_at_the_disk(&mut self) {
@@ -386,10 +398,10 @@ impl<'a> World<'a> {
                 }
             }
         }
-        // Who boots the node's pods before the daemon sees what `current/` leads to.
-        if let Ok(to) = fs::read_link(self.node.store().join("current/app")) {
+        // Whoever reads the node before the daemon does sees what `current/` leads to.
+        if let Some(to) = self.disk.read_link(".seedcache/current/app") {
             let version = to.components().nth_back(1).unwrap().as_os_str().to_str().unwrap().to_owned();
-            let wrong = self.wrong(&version, &self.node.store().join("current/app"), Held::Stored);
+            let wrong = self.wrong_in_store(&version);
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("current/app leads to {}: {wrong:?}", to.display()));
             }
@@ -399,32 +411,18 @@ impl<'a> World<'a> {
         }
     }
 
-    /// With a journal, a hard-linked tree that was exchanged is there whole, or the one before is.
+    /// With a journal, a hard-linked tree that was exchanged is there whole, or the one before is. Those that are asked for
+    /// in one way only are looked at.
     fn look_at_whole_targets(&mut self) {
-        let whole = self.targets().into_iter().filter(|target| target.swap == "exchange" && target.link != "copy");
-        for target in whole {
-            let path = self.disk.path().join(&target.name);
-            let is_list = path.join(".seedcache-owned").exists();
-            let Ok(said) = fs::read_to_string(path.join("VERSION")) else {
-                if path.exists() && !path.join("..data").exists() && !is_list {
-                    self.outcome.partial.push(format!("{target:?} holds no version"));
-                }
-                continue;
-            };
-            // It was in place before, and may have been copied.
-            if is_list || path.join("..data").exists() || self.may_be_copied(&target.name) {
-                continue;
-            }
-            let version = said.trim().rsplit(' ').next().unwrap();
-            let wrong = self.wrong(version, &path, Held::Seeded);
+        for target in self.declared.iter().filter(|target| target.swap == "exchange") {
+            let Some(seen) = self.disk.look(&target.name) else { continue };
+            let said = seen.text("VERSION").unwrap_or_default();
+            let version = said.trim().rsplit(' ').next().unwrap().to_owned();
+            let wrong = self.wrong_at(&target.name, &version);
             if !wrong.is_empty() {
-                self.outcome.partial.push(format!("{target:?} holds {version}: {wrong:?}"));
+                self.outcome.partial.push(format!("{target:?} holds {version:?}: {wrong:?}"));
             }
         }
-    }
-
-    fn may_be_copied(&self, name: &str) -> bool {
-        name.starts_with("pods/")
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -495,9 +493,14 @@ impl<'a> World<'a> {
             };
             // Somebody, the daemon itself, may have gone on to another meanwhile.
             let version = seeded["version"].as_str().unwrap_or(&current).to_owned();
-            let tree = self.disk.path().join(&target.name);
-            let tree = if target.swap == "symlink" { tree.join("..data") } else { tree };
-            let wrong = self.wrong(&version, &tree, Held::Seeded);
+            let wrong = match target.swap {
+                "symlink" => {
+                    let data = self.disk.read_link(&format!("{}/..data", target.name));
+                    let data = data.map(|data| format!("{}/{}", target.name, data.display()));
+                    data.map_or(vec!["no ..data".to_owned()], |data| self.wrong_at(&data, &version))
+                }
+                _ => self.wrong_at(&target.name, &version),
+            };
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("{target:?} with {version} after its seed: {wrong:?}"));
             }
@@ -506,8 +509,7 @@ impl<'a> World<'a> {
 }
 
 fn publish(releases: &Releases, shelf: &Shelf, kind: &str, n: usize) {
-    let archives = if kind == "large" { &shelf.large } else { &shelf.small };
-    releases.publish(&version(n), &archives[n]);
+    releases.publish(&version(n), &shelf.releases(kind)[n].archive);
     releases.point_to(&version(n));
 }
 

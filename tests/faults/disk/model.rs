@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
@@ -41,7 +42,7 @@ pub(super) struct Attr {
 
 #[derive(Debug, Clone)]
 pub(super) enum Body {
-    File(Vec<u8>),
+    File(Arc<Vec<u8>>),
     Dir(BTreeMap<OsString, Ino>),
     Symlink(Vec<u8>),
 }
@@ -280,7 +281,7 @@ impl Disk {
         let now = SystemTime::now();
         let node = self.node_mut(ino)?;
         let Body::File(content) = &mut node.body else { return Err(Errno::ISDIR) };
-        apply(content, &write);
+        apply(Arc::make_mut(content), &write);
         (node.attr.mtime, node.attr.ctime) = (now, now);
         self.writes.entry(ino).or_default().push(write);
         Ok(())
@@ -363,7 +364,7 @@ impl Disk {
         for (ino, writes) in std::mem::take(&mut self.writes) {
             let live = self.live[&ino].attr.clone();
             let Some(Node { body: Body::File(content), attr, .. }) = self.durable.get_mut(&ino) else { continue };
-            *content = after_loss(content, &writes, self.order == Order::Strict, rng);
+            *content = Arc::new(after_loss(content, &writes, self.order == Order::Strict, rng));
             if rng.bool() {
                 (attr.mtime, attr.ctime) = (live.mtime, live.ctime);
             }

@@ -49,7 +49,8 @@ fn kind(body: &Body) -> FileType {
 fn attr(disk: &Disk, ino: Ino) -> Result<FileAttr, Code> {
     let node = disk.node(ino)?;
     let size = match &node.body {
-        Body::File(bytes) | Body::Symlink(bytes) => bytes.len() as u64,
+        Body::File(bytes) => bytes.len() as u64,
+        Body::Symlink(target) => target.len() as u64,
         Body::Dir(_) => 4096,
     };
     let attr = &node.attr;
@@ -199,7 +200,7 @@ impl Filesystem for Server {
         reply: ReplyCreate,
     ) {
         let mut disk = self.disk();
-        let made = disk.make(parent.0, name, Body::File(Vec::new()), mode & !umask, owner(request));
+        let made = disk.make(parent.0, name, Body::File(Arc::default()), mode & !umask, owner(request));
         match made.and_then(|ino| attr(&disk, ino)) {
             Ok(attr) => reply.created(&ATTRIBUTES, &attr, Generation(0), FileHandle(0), FopenFlags::empty()),
             Err(error) => reply.error(code(error)),

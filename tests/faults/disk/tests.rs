@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 use super::content::Write;
 use super::model::{Body, Ino, ROOT, Rename};
@@ -16,7 +17,7 @@ fn name(name: &str) -> &OsStr {
 }
 
 fn file(disk: &mut Disk, dir: Ino, named: &str, content: &[u8]) -> Ino {
-    let ino = disk.make(dir, name(named), Body::File(Vec::new()), 0o644, (0, 0)).unwrap();
+    let ino = disk.make(dir, name(named), Body::File(Arc::default()), 0o644, (0, 0)).unwrap();
     disk.write(ino, Write::At(0, content.to_vec())).unwrap();
     ino
 }
@@ -27,7 +28,7 @@ fn dir(disk: &mut Disk, named: &str) -> Ino {
 
 fn read(disk: &Disk, dir: Ino, named: &str) -> Option<Vec<u8>> {
     let Body::File(content) = &disk.node(disk.lookup(dir, name(named)).ok()?).unwrap().body else { panic!("no file") };
-    Some(content.clone())
+    Some(content.to_vec())
 }
 
 /// What is seen after each of many losses of what `made` leaves.
