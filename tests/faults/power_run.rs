@@ -19,9 +19,9 @@ use crate::fixture::system::run;
 use crate::fixture::{PATIENCE, noise, scratch, until};
 
 const ARTIFACT: &str = "/v1/artifacts/app";
-const VERSIONS: usize = 6;
+pub(crate) const VERSIONS: usize = 6;
 /// Files of a large version: more than the store syncs one by one.
-const MANY: usize = 300;
+pub(crate) const MANY: usize = 300;
 
 /// What was found to be wrong, and what the run was like.
 #[derive(Debug, Default)]
@@ -84,7 +84,7 @@ fn version(n: usize) -> String {
 }
 
 /// A version with what versions share, what is its own, and one of each kind of entry.
-fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
+pub(crate) fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
     let version = version(n);
     let mut archive = Archive::new()
         .dir("app/", 0o755)
@@ -103,11 +103,6 @@ fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
         archive = archive.file(&format!("app/deep/f{file}"), 0o444 + (file as u32 % 2) * 0o111, &content);
     }
     archive.tgz()
-}
-
-/// Archives of versions, small ones and large ones in turn.
-pub(crate) fn archives() -> Vec<Vec<u8>> {
-    (0..VERSIONS).map(|n| if n % 2 == 0 { archive("small", n, 6) } else { archive("large", n, MANY) }).collect()
 }
 
 /// A target, and how it is asked for.
@@ -264,10 +259,7 @@ impl<'a> World<'a> {
     }
 
     fn is_rest(&self, state: &Value) -> bool {
-        let wanted = match &self.pins[..] {
-            [Some(pin)] => pin.clone(),
-            _ => version(self.published - 1),
-        };
+        let wanted = state["pin"].as_str().map_or(version(self.published - 1), str::to_owned);
         state["state"] == "Ready" && state["current"] == wanted && state["progress"].is_null()
     }
 

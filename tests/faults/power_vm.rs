@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::fixture::cli::PROGRAM;
 use crate::fixture::system::{command, run, tool};
 use crate::fixture::{scratch, sha256};
-use crate::power_run::archives;
+use crate::power_run::{MANY, VERSIONS, archive};
 use crate::report::{Asked, Part, Row};
 
 const RUNS: u64 = 20;
@@ -140,16 +140,17 @@ impl Kit {
 
     fn lay_out_origin(&mut self) {
         let (root, tree) = (self.root(), self.dir.path().join("tree"));
-        let archives = archives();
-        fs::write(root.join("versions"), archives.len().to_string()).unwrap();
+        fs::write(root.join("versions"), VERSIONS.to_string()).unwrap();
         let script = fs::read_to_string(root.join("init")).unwrap();
         let digest = &script[script.find("digest() {").unwrap()..script.find("serve() {").unwrap()];
-        for (n, archive) in archives.iter().enumerate() {
+        for n in 0..VERSIONS {
+            // Small ones and large ones in turn.
+            let archive = if n % 2 == 0 { archive("small", n, 6) } else { archive("large", n, MANY) };
             let version = format!("v{}", n + 1);
             let served = root.join("origin").join(&version);
             fs::create_dir_all(&served).unwrap();
-            fs::write(served.join("app.tgz"), archive).unwrap();
-            fs::write(served.join("SHA256SUMS"), format!("{}  app.tgz\n", sha256(archive))).unwrap();
+            fs::write(served.join("app.tgz"), &archive).unwrap();
+            fs::write(served.join("SHA256SUMS"), format!("{}  app.tgz\n", sha256(&archive))).unwrap();
             let into = tree.join(&version);
             fs::create_dir_all(&into).unwrap();
             let tgz = served.join("app.tgz");

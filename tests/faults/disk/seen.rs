@@ -39,12 +39,13 @@ impl Seen {
     /// Below a directory of the machine.
     pub(crate) fn of(root: &Path) -> Self {
         let entries = crate::fixture::tree::walk(root).into_iter().map(|(path, meta)| {
-            let what = match () {
-                () if meta.is_dir() => What::Dir,
-                () if meta.is_symlink() => {
-                    What::Symlink(fs::read_link(root.join(&path)).unwrap().as_os_str().as_bytes().to_owned())
-                }
-                () => What::File(Arc::new(fs::read(root.join(&path)).unwrap())),
+            let at = root.join(&path);
+            let what = if meta.is_dir() {
+                What::Dir
+            } else if meta.is_symlink() {
+                What::Symlink(fs::read_link(at).unwrap().as_os_str().as_bytes().to_owned())
+            } else {
+                What::File(Arc::new(fs::read(at).unwrap()))
             };
             let mtime = Duration::new(meta.mtime() as u64, meta.mtime_nsec() as u32);
             let entry =
@@ -67,11 +68,6 @@ impl Seen {
             What::File(content) => Some(String::from_utf8_lossy(content).into_owned()),
             _ => None,
         }
-    }
-
-    /// Whether anything is at a path.
-    pub(crate) fn has(&self, path: &str) -> bool {
-        self.0.contains_key(Path::new(path))
     }
 
     /// What of these differs in `found`, a line each; of modes of files those bits count that are in `mask`.
