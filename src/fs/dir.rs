@@ -55,10 +55,26 @@ impl Dir {
         Ok(Self { fd: Arc::new(fd), path: path.into() })
     }
 
-    /// Makes a configured directory with all its parents (mode 0755), then opens it.
+    /// Makes a configured directory with all its parents (mode 0755), durably, then opens it.
     pub fn create_all(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(|e| Error::new("create directory", path, e))?;
-        Self::open(path)
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        let found = Self::open(path);
+        if let (Err(e), Some(parent)) = (&found, parent)
+            && e.is_not_found()
+        {
+            Self::create_all(parent)?;
+            match std::fs::create_dir(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::new("create directory", path, e));
+                }
+                _ => {}
+            }
+        }
+        // Also of one that stood there: whoever made it may have been ended before this.
+        if let Some(Ok(parent)) = parent.map(Self::open) {
+            parent.sync()?;
+        }
+        found.or_else(|_| Self::open(path))
     }
 
     /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.

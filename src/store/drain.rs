@@ -44,7 +44,11 @@ impl Store {
         fail_point("store.drain.before-rename");
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
         fail_point("store.drain.after-rename");
-        lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
+        let readers = readers().unwrap_or_default();
+        // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
+        // stays until the next start.
+        dir.sync()?;
+        lock(&self.draining.0).push((aside, readers));
         Ok(())
     }
 

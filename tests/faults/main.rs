@@ -26,10 +26,15 @@ mod index;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod origins;
+#[path = "../it/fixture/mod.rs"]
+mod power;
+mod power_run;
+mod power_vm;
 mod races;
 mod report;
 mod slow_origins;
 mod tamper;
+mod volatile_disk;
 
 use std::process::ExitCode;
 
@@ -39,6 +44,8 @@ use report::{Asked, Part, Table, machine};
 const PARTS: &[Part] = &[
     #[cfg(feature = "failpoints")]
     kill::PART,
+    power::PART,
+    power_vm::PART,
     disk::PART,
     origins::PART,
     slow_origins::PART,

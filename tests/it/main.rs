@@ -12,6 +12,8 @@
 )]
 
 mod fixture;
+#[path = "../faults/volatile_disk/mod.rs"]
+mod volatile_disk;
 
 mod across_mounts;
 mod bad_upstream;
@@ -42,6 +44,9 @@ mod month;
 mod or_fetch;
 mod pins;
 mod plain;
+mod power_loss;
+#[path = "../faults/power_run.rs"]
+mod power_run;
 mod ranges;
 mod readme;
 mod reload;

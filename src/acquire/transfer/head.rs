@@ -153,7 +153,7 @@ mod tests {
         let ahead = [("date", "Sat, 06 Nov 2094 09:00:00 GMT"), ("retry-after", "Sat, 06 Nov 2094 09:01:00 GMT")];
         assert_eq!(head(&ahead).retry_after, Some(Duration::from_secs(60)));
         for long in ["18446744073709551615", "Sat, 06 Nov 2094 09:00:00 GMT"] {
-            assert_eq!(head(&[("retry-after", long)]).retry_after, Some(LONGEST_PAUSE), "{long}");
+            assert_eq!(head(&[("retry-after", long)]).retry_after, Some(LONGEST_AFTER), "{long}");
         }
         assert!(!dated.gives_ranges && !head(&[("accept-ranges", "none")]).gives_ranges);
         for bad in ["5-14/15", "bytes 5-14", "bytes -14/15", "bytes 5-+14/15", "bytes 5-14/x", "items 5-14/15"] {
