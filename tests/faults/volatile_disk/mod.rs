@@ -116,7 +116,7 @@ impl VolatileDisk {
     /// Nothing comes from the kernel any more, whoever still holds a copy of the mount.
     fn disconnect(&self) {
         const LOOP: u32 = 7 << 20;
-        let minor: u32 = self.device.trim_start_matches("/dev/loop").parse().unwrap();
+        let Ok(minor) = self.device.trim_start_matches("/dev/loop").parse::<u32>() else { return };
         // It has gone with the mount where nobody has a copy.
         let _ = std::fs::write(self.connections.join((LOOP | minor).to_string()).join("abort"), "1");
         let _ = command("losetup", ["-d", &self.device]).output();
