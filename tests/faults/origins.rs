@@ -37,14 +37,9 @@ fn lying(runs: u64) -> Row {
     let all = ways.into_iter().flat_map(|way| lies::all().into_iter().map(move |lie| (lie, way)));
     let all: Vec<_> = all.filter(|(lie, way)| share(*way, lie.is_of_the_archive(), runs) > 0).collect();
     let kinds = lies::all().len();
-    let liars = Liars::start(all, "4s");
+    let liars = Liars::start(all, "8s");
     let counts = Counts::default();
-    std::thread::scope(|scope| {
-        for liar in liars.liars() {
-            let name = format!("{} {:?}", liar.lie.name, liar.way);
-            std::thread::Builder::new().name(name).spawn_scoped(scope, || tell(&liars, liar, runs, &counts)).unwrap();
-        }
-    });
+    liars.each(|liar| tell(&liars, liar, runs, &counts));
     let [made, bad, restarts] = [&counts.runs, &counts.bad, &counts.restarts].map(|count| count.load(Relaxed));
     let rss = liars.node.peak_rss_kib() >> 10;
     let staged = tree::walk(&liars.node.store().join("staging")).into_iter().filter(|(_, meta)| meta.is_file()).count();
