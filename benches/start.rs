@@ -9,20 +9,16 @@
     reason = "a bench looks at the disk from outside, and fails by panicking"
 )]
 
+#[path = "../tests/it/fixture/many.rs"]
+mod many;
+
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use seedcache::intent::{Digest, load_catalog, recipe_digest};
-use seedcache::store::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, tree_digest};
-
-/// Versions of each artifact.
-const EACH: usize = 100;
 /// How long a start may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,9 +27,9 @@ fn main() {
     let versions: usize = asked.unwrap_or(10_000);
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (config, root) = (dir.path().join("config"), dir.path().join("root"));
-    declare(&config, versions.div_ceil(EACH));
+    many::declare(&config, versions);
     let from = Instant::now();
-    generate(&config, &root.join(".seedcache"), versions);
+    many::generate(&config, &root.join(".seedcache"), versions);
     println!("{:<44} {:>8} ms", format!("{versions} versions generated"), from.elapsed().as_millis());
     for (what, limit) in [("start with no index", 15), ("start with a good index", 2), ("the same once more", 2)] {
         let took = start(dir.path(), &config, &root, versions);
@@ -44,92 +40,6 @@ fn main() {
     let found = Command::new("find").arg(&root).args(["-name", "manifest.json"]).output().unwrap();
     assert_eq!(found.stdout.split(|&b| b == b'\n').count(), versions + 1);
     println!("{:<44} {:>8} ms", "find -name manifest.json", from.elapsed().as_millis());
-}
-
-fn name(artifact: usize) -> String {
-    format!("artifact-{artifact:03}")
-}
-
-/// Documents that ask for the newest generated version: there is nothing to fetch.
-fn declare(config: &Path, artifacts: usize) {
-    fs::create_dir_all(config).unwrap();
-    for artifact in 0..artifacts {
-        let name = name(artifact);
-        let document = format!(
-            "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: {name}}}\nspec:\n  version: v000\n  \
-             source: {{http: {{url: 'http://127.0.0.1:9/{{version}}.tar'}}}}\n"
-        );
-        fs::write(config.join(format!("{name}.yaml")), document).unwrap();
-    }
-}
-
-/// Writes a store as `publish` would, without waiting for the disk at each version.
-fn generate(config: &Path, store: &Path, versions: usize) {
-    fs::create_dir_all(store).unwrap();
-    fs::write(store.join("FORMAT"), "1\n").unwrap();
-    fs::create_dir(store.join("current")).unwrap();
-    let catalog = load_catalog(config).unwrap();
-    let recipes: Vec<Digest> = catalog.artifacts.values().map(|artifact| recipe_digest(&artifact.unpack)).collect();
-    for i in 0..versions {
-        let (artifact, version) = (name(i / EACH), format!("v{:03}", i % EACH));
-        let dir = store.join("versions").join(&artifact).join(&version);
-        let entries = tree(&dir.join("tree"), &format!("{artifact} {version}\n"));
-        let digest = Digest::sha256(version.as_bytes());
-        let head = ManifestHead {
-            format: 1,
-            artifact: artifact.parse().unwrap(),
-            version: version.parse().unwrap(),
-            source_url: format!("http://127.0.0.1:9/{version}.tar"),
-            archive: Archive {
-                digest: digest.clone(),
-                size: 4096,
-                verified_by: vec![digest],
-                weak: false,
-                kept: false,
-            },
-            resolved_from: ResolvedFrom::default(),
-            published_at: Timestamp::from_second(1_767_225_600 + i as i64).unwrap(),
-            recipe: recipes[i / EACH].clone(),
-            tree_digest: tree_digest(&entries),
-            bytes: entries.iter().map(|entry| entry.size).sum(),
-            files: 3,
-        };
-        let manifest = fs::File::create(dir.join("manifest.json")).unwrap();
-        Manifest { head, entries }.write(&manifest).unwrap();
-        manifest.set_permissions(fs::Permissions::from_mode(0o444)).unwrap();
-        if i % EACH == 0 {
-            symlink(format!("../versions/{artifact}/{version}/tree"), store.join("current").join(&artifact)).unwrap();
-        }
-    }
-}
-
-/// Three small files in a directory.
-fn tree(root: &Path, content: &str) -> Vec<Entry> {
-    fs::create_dir_all(root.join("etc")).unwrap();
-    let mut entries = vec![entry(root, "etc", EntryType::Dir, "")];
-    for file in ["etc/build", "etc/name", "etc/version"] {
-        fs::write(root.join(file), content).unwrap();
-        fs::set_permissions(root.join(file), fs::Permissions::from_mode(0o444)).unwrap();
-        entries.push(entry(root, file, EntryType::File, content));
-    }
-    entries[0].mtime = fs::metadata(root.join("etc")).unwrap().modified().unwrap().try_into().unwrap();
-    entries
-}
-
-fn entry(root: &Path, path: &str, kind: EntryType, content: &str) -> Entry {
-    let meta = fs::metadata(root.join(path)).unwrap();
-    let sha256 = hex::decode(Digest::sha256(content.as_bytes()).hex()).unwrap().try_into().unwrap();
-    Entry {
-        path: path.parse().unwrap(),
-        kind,
-        mode: meta.mode() & 0o777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        mtime: meta.modified().unwrap().try_into().unwrap(),
-        size: content.len() as u64,
-        sha256: (kind == EntryType::File).then_some(sha256),
-        target: None,
-    }
 }
 
 /// From the exec of the daemon to the last byte of its answer.

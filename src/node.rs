@@ -126,7 +126,8 @@ impl Node {
         let Opened { catalog, store, seeder, records, filled, repairs } = opened.await??;
         tell_catalog(&catalog);
         let fetcher = Fetcher::new(&settings.fetch).map_err(NodeError::Client)?;
-        let server = Server::bind(&settings.listen).await.map_err(NodeError::Bind)?;
+        let name = node_name();
+        let server = Server::bind(&settings.listen, &name).await.map_err(NodeError::Bind)?;
         let (http, socket) = (server.address(), server.socket().map(std::path::Path::to_path_buf));
         let vital = Vital::new(TaskTracker::new());
         let cancel = CancellationToken::new();
@@ -134,7 +135,7 @@ impl Node {
         let limits =
             Limits { max_bytes: settings.store.max_bytes.map(|bytes| bytes.0), min_free: settings.store.min_free };
         let scrub = settings.scrub.clone();
-        let renderer = renderer(&settings);
+        let renderer = renderer(name, &settings);
         let parts =
             Parts { store, fetcher, seeder, renderer, catalog, records, filled, concurrency, limits, scrub, repairs };
         let reconciler = Reconciler::start(parts, &vital, cancel.child_token());
@@ -187,12 +188,18 @@ fn tell_catalog(catalog: &intent::Catalog) {
     }
 }
 
-/// Renders with the variables that the settings list. The node's name is NODE_NAME, as the DaemonSet sets it, else the
-/// host's.
-fn renderer(settings: &Settings) -> Renderer {
-    let set = |name: &str| std::env::var(name).ok();
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// NODE_NAME, as the DaemonSet sets it, else the host's name.
+fn node_name() -> String {
     let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let node = set("NODE_NAME").filter(|name| !name.is_empty()).unwrap_or_else(host);
+    set("NODE_NAME").filter(|name| !name.is_empty()).unwrap_or_else(host)
+}
+
+/// Renders with the variables that the settings list.
+fn renderer(node: String, settings: &Settings) -> Renderer {
     let env = settings.seed.env.iter().map(|name| (name.clone(), set(name))).collect();
     Renderer::new(node, env)
 }
@@ -277,7 +284,9 @@ fn start_logging(settings: &Settings) -> Result<bool, NodeError> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written, as on a full disk, is lost: told on standard error, that would fail, too, and panic.
+    let subscriber =
+        tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     // A second node in one process (tests) keeps the first one's log.
     let _ = if text {
         subscriber.with_ansi(terminal).with_target(false).try_init()

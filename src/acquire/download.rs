@@ -108,7 +108,7 @@ impl Download<'_> {
         loop {
             let (transfer, step) = at;
             at = match step {
-                Step::Ask { location, range } => match self.ask(location, range).await {
+                Step::Ask { location, range } => match self.work.progress.waits(self.ask(location, range)).await {
                     Ok(answer) => {
                         let next = transfer.on(Event::Head(head_of(&answer)));
                         if !matches!(next.1, Step::Receive { .. } | Step::Judge) {
@@ -118,7 +118,11 @@ impl Download<'_> {
                         next
                     }
                     Err(error) => {
-                        let event = if error.is_transient() { Event::Failed } else { Event::Refused };
+                        let event = match &error {
+                            error if error.is_slow() => Event::Slow,
+                            error if error.is_transient() => Event::Failed,
+                            _ => Event::Refused,
+                        };
                         self.failed(location, error);
                         transfer.on(event)
                     }
@@ -135,7 +139,7 @@ impl Download<'_> {
                     }
                 }
                 Step::Wait(wait) => {
-                    tokio::time::sleep(wait).await;
+                    self.work.progress.waits(tokio::time::sleep(wait)).await;
                     transfer.on(Event::Waited)
                 }
                 Step::Judge => {
@@ -202,7 +206,7 @@ impl Download<'_> {
         let mut pending = BytesMut::new();
         let mut transfer = transfer;
         loop {
-            let chunk = match body.next().await {
+            let chunk = match self.work.progress.waits(body.next()).await {
                 Ok(Some(chunk)) => chunk,
                 ended => {
                     if body.lied() {
@@ -213,8 +217,9 @@ impl Download<'_> {
                     }
                     return Ok(match ended {
                         Err(error) => {
+                            let event = if error.is_slow() { Event::Slow } else { Event::Failed };
                             self.failed(location, error);
-                            transfer.on(Event::Failed)
+                            transfer.on(event)
                         }
                         Ok(_) => {
                             let next = transfer.on(Event::End);
@@ -226,6 +231,7 @@ impl Download<'_> {
                     });
                 }
             };
+            self.work.progress.came(chunk.len() as u64);
             if body.is_joined() {
                 transfer = transfer.joined();
             }

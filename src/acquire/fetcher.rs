@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::download::Download;
-use super::note::Note;
+use super::note::{Note, boot_id};
 use super::pipeline::{AbortOnDrop, IngestError, Input, Outcome, Sink, Work, ingest};
 use super::ranges::Joins;
 use super::resolve::{Known, NamingError, by_digest, find_version};
@@ -19,7 +19,7 @@ use super::source::{ClientError, HttpError};
 use super::transfer::{Held, Rules, WINDOW};
 use super::unpack::{UnpackError, Unpacked, unpack};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
-use crate::fs;
+use crate::fs::{self, fail_point};
 use crate::intent::{Algorithm, Artifact, Digest, FetchSettings, Source, VersionName, VersionWish};
 use crate::store::{Entry, ResolvedFrom, Staging};
 
@@ -172,6 +172,15 @@ impl AcquireError {
         }
     }
 
+    /// The disk that the store is on is at fault: it may pass, and nothing is said of the bytes.
+    pub fn is_of_disk(&self) -> bool {
+        match self {
+            AcquireError::Ingest(error) => error.is_of_disk(),
+            AcquireError::Unpack { source, .. } => source.is_of_disk(),
+            _ => self.is_no_space(),
+        }
+    }
+
     /// The disk is full.
     pub fn is_no_space(&self) -> bool {
         matches!(self, AcquireError::NoSpace { .. })
@@ -201,6 +210,7 @@ impl AcquireError {
 /// Checks the demanded digests, then what became of the tree: wrong bytes are told as such even where they don't
 /// unpack either.
 pub(super) fn accept(outcome: Outcome, work: &Work, url: &str) -> Result<(u64, Digest, Unpacked), AcquireError> {
+    fail_point("acquire.digest.before-check");
     for expected in &work.demanded {
         let found = outcome.digests.iter().find(|found| found.algorithm() == expected.algorithm());
         if let Some(found) = found.filter(|found| *found != expected) {
@@ -212,6 +222,7 @@ pub(super) fn accept(outcome: Outcome, work: &Work, url: &str) -> Result<(u64, D
         Err(error) if error.is_no_space() => return Err(AcquireError::no_space(error, &work.staging)),
         Err(source) => return Err(AcquireError::Unpack { url: url.into(), source }),
     };
+    fail_point("acquire.digest.after-check");
     let sha256 = outcome.digests.into_iter().find(|digest| digest.algorithm() == Algorithm::Sha256);
     let Some(digest) = sha256 else { unreachable!("all of an archive that unpacks was hashed with SHA-256") };
     Ok((outcome.size, digest, unpacked))
@@ -226,6 +237,11 @@ impl Fetcher {
         };
         let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
         Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
+    }
+
+    /// Bytes per second that a download must get: `fetch.minThroughput`.
+    pub fn min_throughput(&self) -> u64 {
+        self.http.floor().bytes_per_second
     }
 
     /// Asks the source what `wish` is now.
@@ -298,7 +314,7 @@ impl Fetcher {
                 let urls: Vec<_> = resolution.locations.iter().map(only_url).collect::<Result<_, _>>()?;
                 let rules = Rules { max_bytes: artifact.unpack.limits.bytes.0, ..self.rules };
                 let joins = Joins { connections: source.connections.0, ahead: self.ahead.clone() };
-                let http = if joins.connections > 1 { self.http.apart().await } else { self.http.clone() };
+                let http = self.http.clone();
                 let (run, wrong, noted, errors) = (None, None, Vec::new(), urls.iter().map(|_| None).collect());
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
@@ -340,12 +356,6 @@ impl Fetcher {
         });
         joined(&mut read).await.map_err(|error: fs::Error| AcquireError::from_ingest(error.into(), staging))
     }
-}
-
-fn boot_id() -> Option<String> {
-    let bytes = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
-    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
-    (!id.is_empty()).then_some(id)
 }
 
 async fn read_file(

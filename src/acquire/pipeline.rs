@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::source::file::Watched;
 use super::unpack::{UnpackError, Unpacked};
 use super::{Phase, Progress};
-use crate::fs::{self, Dir};
+use crate::fs::{self, Dir, fail_point};
 use crate::intent::{Algorithm, Digest, Hasher, Unpack};
 use crate::store::{Donors, Staging};
 
@@ -123,6 +123,15 @@ pub enum IngestError {
 }
 
 impl IngestError {
+    /// The disk that the store is on is at fault.
+    pub(super) fn is_of_disk(&self) -> bool {
+        match self {
+            IngestError::Staging(error) => error.is_of_disk(),
+            IngestError::Part { source, .. } => fs::is_of_disk(source),
+            _ => false,
+        }
+    }
+
     /// The disk is full.
     pub(super) fn is_no_space(&self) -> bool {
         match self {
@@ -225,7 +234,9 @@ impl<'a> Course<'a> {
                 Some(Feed::End) => return Ok(Ended::Complete),
                 Some(Feed::Note(note)) => self.work.staging.set_download_note(&note)?,
                 Some(Feed::Bytes(bytes)) => {
+                    fail_point("acquire.download.before-write");
                     part.write_all(&bytes).map_err(|e| self.part_error(e))?;
+                    fail_point("acquire.download.after-write");
                     if !self.take(bytes) {
                         return Ok(Ended::Early);
                     }
@@ -236,7 +247,13 @@ impl<'a> Course<'a> {
 
     /// Takes in what was downloaded before, the one time that archive bytes are read back.
     fn reread(&mut self, part: &mut File, prefix: u64) -> Result<(), IngestError> {
+        fail_point("acquire.download.before-cut");
         part.set_len(prefix).and_then(|()| part.rewind()).map_err(|e| self.part_error(e))?;
+        fail_point("acquire.download.after-cut");
+        if prefix > 0 && self.work.demanded.is_empty() {
+            // No digest would tell that some of it never got to the disk, and was dropped from memory since.
+            part.sync_data().map_err(|e| self.part_error(e))?;
+        }
         let mut left = prefix;
         while left > 0 {
             if self.work.abort.load(Relaxed) {
@@ -269,7 +286,9 @@ impl<'a> Course<'a> {
             }
             piece.truncate(n);
             if let Some(part) = &mut part {
+                fail_point("acquire.copy.before-write");
                 part.write_all(&piece).map_err(|e| self.part_error(e))?;
+                fail_point("acquire.copy.after-write");
             }
             if !self.take(piece.into()) {
                 ended = Ended::Early;

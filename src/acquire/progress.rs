@@ -1,11 +1,13 @@
 //! How far an acquisition is: counters that its threads add to and anyone may read.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
     /// Asking the source what is to be had.
@@ -29,6 +31,8 @@ pub struct Progress {
     total: AtomicU64,
     unpacked: AtomicU64,
     entries: AtomicU64,
+    came: AtomicU64,
+    waits: AtomicBool,
 }
 
 /// The counters at one moment.
@@ -77,6 +81,24 @@ impl Progress {
     pub fn reset_unpacked(&self) {
         self.unpacked.store(0, Relaxed);
         self.entries.store(0, Relaxed);
+    }
+
+    /// So many bytes came from the source, wherever they belong.
+    pub(super) fn came(&self, bytes: u64) {
+        self.came.fetch_add(bytes, Relaxed);
+    }
+
+    /// Waits for the source, which is seen meanwhile.
+    pub(super) async fn waits<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.waits.store(true, Relaxed);
+        let answer = answer.await;
+        self.waits.store(false, Relaxed);
+        answer
+    }
+
+    /// Bytes that came from the source so far, those of earlier tries too; and whether more are being waited for.
+    pub fn flow(&self) -> (u64, bool) {
+        (self.came.load(Relaxed), self.waits.load(Relaxed))
     }
 
     /// The counters now.

@@ -210,6 +210,7 @@ impl<'a> Ranges<'a> {
                     self.put_by(lane);
                     let next = match &ended {
                         Ok(_) => self.plan.ended(lane),
+                        Err(error) if error.is_slow() => self.plan.slow(lane),
                         Err(_) => self.plan.failed(lane),
                     };
                     let error = ended.err().unwrap_or_else(|| self.cut_short());

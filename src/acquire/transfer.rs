@@ -7,6 +7,7 @@
 
 mod head;
 mod rules;
+mod step;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub(super) use head::ContentRange;
 pub(super) use head::{Head, Validators};
 pub(super) use rules::{Rules, WINDOW};
+pub(super) use step::{Event, GiveUp, Range, Step};
 
 /// What the part on disk is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,80 +26,6 @@ pub(super) struct Held {
     pub validators: Validators,
     /// Bytes of the whole object, where they are known.
     pub total: Option<u64>,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Event {
-    /// A response's head came.
-    Head(Head),
-    /// So many bytes of the body came. They are the part's only if the next step is [`Step::Take`].
-    Chunk(u64),
-    /// The body ended as it should.
-    End,
-    /// No connection, no answer, a broken or a stalled one.
-    Failed,
-    /// This address will not do, however often it is asked.
-    Refused,
-    /// The wait is over.
-    Waited,
-    /// The bytes are what they should be.
-    Good,
-    /// The bytes are not what they should be: a digest differs, or they don't unpack.
-    Wrong,
-}
-
-/// What to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Send a request; answer with [`Event::Head`], [`Event::Failed`] or [`Event::Refused`].
-    Ask {
-        /// Index of the address.
-        location: usize,
-        /// The rest only.
-        range: Option<Range>,
-    },
-    /// Read the body to the part at `from`, 0 meaning that the part and the tree are emptied first; answer with
-    /// [`Event::Chunk`]s and then [`Event::End`] or [`Event::Failed`].
-    Receive {
-        /// Where the body belongs.
-        from: u64,
-    },
-    /// The chunk belongs to the part; go on reading.
-    Take,
-    /// Wait, then answer with [`Event::Waited`].
-    Wait(Duration),
-    /// All bytes are here: answer with [`Event::Good`] or [`Event::Wrong`].
-    Judge,
-    /// The bytes are good.
-    Done,
-    /// There is nothing left to try.
-    GiveUp(GiveUp),
-}
-
-/// The rest of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Range {
-    /// First byte asked for.
-    pub from: u64,
-    /// For If-Range.
-    pub if_range: Option<String>,
-}
-
-/// Why there is nothing left to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GiveUp {
-    /// No address gives the bytes.
-    Unavailable {
-        /// When one of them wants to be asked again.
-        retry_after: Option<Duration>,
-    },
-    /// The object kept changing while it was read.
-    Unstable,
-    /// More bytes than are allowed.
-    TooLarge,
-    /// The last address gave wrong bytes.
-    Wrong,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +58,8 @@ pub(super) struct Transfer {
     /// Failures of this address without [`Rules::progress`] bytes between them.
     failures: u32,
     since_failure: u64,
+    /// It gave [`Rules::progress`] bytes since it failed last.
+    progressed: bool,
     /// How often this address made the download start anew.
     anew: u32,
     /// This address does not do ranges right.
@@ -165,6 +95,7 @@ impl Transfer {
             tried: 0,
             failures: 0,
             since_failure: 0,
+            progressed: false,
             anew: 0,
             barred: false,
             spliced: held.is_some(),
@@ -218,6 +149,7 @@ impl Transfer {
                 (self, Step::Done)
             }
             (State::Judging | State::Receiving { .. }, Event::Wrong) => self.wrong(),
+            (_, Event::Slow) => self.slow(),
             (_, Event::Refused) => self.next(GiveUp::Unavailable { retry_after: None }),
             _ => self.retry(None),
         }
@@ -256,7 +188,7 @@ impl Transfer {
     /// The whole object from its first byte.
     fn whole(mut self, head: Head) -> (Self, Step) {
         if head.length.is_some_and(|length| length > self.rules.max_bytes) {
-            return self.give_up(GiveUp::TooLarge);
+            return self.next(GiveUp::TooLarge);
         }
         if self.offset > 0 {
             self.anew += 1;
@@ -283,7 +215,7 @@ impl Transfer {
         });
         let Some(((_, last), total)) = fits.filter(|_| !self.changed(&head)) else { return self.bar() };
         if total > self.rules.max_bytes {
-            return self.give_up(GiveUp::TooLarge);
+            return self.next(GiveUp::TooLarge);
         }
         let kept = self.held.take().filter(|held| held.location == self.location).map(|held| held.validators);
         // A 206 need not repeat what the first answer said.
@@ -305,7 +237,7 @@ impl Transfer {
 
     fn chunk(mut self, end: Option<u64>, bytes: u64) -> (Self, Step) {
         let Some(offset) = self.offset.checked_add(bytes).filter(|offset| *offset <= self.rules.max_bytes) else {
-            return self.give_up(GiveUp::TooLarge);
+            return self.next(GiveUp::TooLarge);
         };
         if end.is_some_and(|end| offset > end) {
             // More than was announced: nothing that this address says about lengths counts.
@@ -317,6 +249,7 @@ impl Transfer {
         if self.since_failure >= self.rules.progress {
             self.failures = 0;
             self.since_failure = 0;
+            self.progressed = true;
         }
         (self, Step::Take)
     }
@@ -357,12 +290,18 @@ impl Transfer {
     fn retry(mut self, after: Option<Duration>) -> (Self, Step) {
         self.failures = self.failures.saturating_add(1);
         self.since_failure = 0;
+        self.progressed = false;
         if after.is_some_and(|after| after > self.rules.patience) || self.failures >= self.rules.attempts {
             return self.next(GiveUp::Unavailable { retry_after: after });
         }
         self.state = State::Waiting;
         let wait = after.unwrap_or_else(|| self.rules.back_off(self.failures, self.chance.f64()));
         (self, Step::Wait(wait))
+    }
+
+    /// Asked again at once where it had been of use; else others are, since each try costs a whole window of waiting.
+    fn slow(self) -> (Self, Step) {
+        if self.progressed { self.retry(None) } else { self.next(GiveUp::Unavailable { retry_after: None }) }
     }
 
     /// The next address, or the end.
@@ -381,7 +320,8 @@ impl Transfer {
             };
         }
         self.location = (self.location + 1) % self.locations;
-        (self.failures, self.since_failure, self.anew, self.barred) = (0, 0, 0, false);
+        (self.failures, self.since_failure, self.anew) = (0, 0, 0);
+        (self.progressed, self.barred) = (false, false);
         self.ask()
     }
 

@@ -128,6 +128,8 @@ enum Format {
 
 /// Reads the command line, does what it says, and tells how that went.
 pub fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::fs::arm_fail_points();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(told) => {

@@ -55,10 +55,26 @@ impl Dir {
         Ok(Self { fd: Arc::new(fd), path: path.into() })
     }
 
-    /// Makes a configured directory with all its parents (mode 0755), then opens it.
+    /// Makes a configured directory with all its parents (mode 0755), durably, then opens it.
     pub fn create_all(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(|e| Error::new("create directory", path, e))?;
-        Self::open(path)
+        let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        let found = Self::open(path);
+        if let (Err(e), Some(parent)) = (&found, parent)
+            && e.is_not_found()
+        {
+            Self::create_all(parent)?;
+            match std::fs::create_dir(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::new("create directory", path, e));
+                }
+                _ => {}
+            }
+        }
+        // Also of one that stood there: whoever made it may have been ended before this.
+        if let Some(Ok(parent)) = parent.map(Self::open) {
+            parent.sync()?;
+        }
+        found.or_else(|_| Self::open(path))
     }
 
     /// A directory that is open already. `path` is for messages only. What is none fails at whatever is done in it.
@@ -197,20 +213,6 @@ impl Dir {
         }
         moved?;
         parent.sync()
-    }
-
-    /// A name beside `name` that nothing else uses: `.<name>.seedcache-<random>`.
-    pub fn temporary_name(&self, name: &RelPath) -> Result<RelPath> {
-        let suffix: String = std::iter::repeat_with(fastrand::alphanumeric).take(12).collect();
-        let mut bytes = Self::temporary_prefix(name);
-        bytes.extend_from_slice(suffix.as_bytes());
-        RelPath::parse(bytes).map_err(|e| invalid("name a temporary beside", &self.path_of(name), e))
-    }
-
-    /// What every [`Dir::temporary_name`] of `name` starts with.
-    pub fn temporary_prefix(name: &RelPath) -> Vec<u8> {
-        let keep = &name.as_bytes()[..name.as_bytes().len().min(200)];
-        [b".", keep, b".seedcache-"].concat()
     }
 
     /// Metadata of this directory itself.
@@ -387,6 +389,6 @@ fn as_path(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
-fn invalid(op: &'static str, path: &Path, why: super::PathError) -> Error {
+pub(super) fn invalid(op: &'static str, path: &Path, why: super::PathError) -> Error {
     Error::new(op, path, std::io::Error::new(std::io::ErrorKind::InvalidInput, why))
 }

@@ -43,10 +43,33 @@ impl Error {
         is_no_space(&self.source)
     }
 
+    /// The disk is at fault, or what this process may have open: it may pass, and nothing is said of what was to be written.
+    pub fn is_of_disk(&self) -> bool {
+        is_of_disk(&self.source)
+    }
+
     /// The raw `errno`, where the system gave one.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
     }
+}
+
+/// Whether an I/O error says that the disk, or a limit of this machine, is at fault.
+pub(crate) fn is_of_disk(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const OF_DISK: [Errno; 10] = [
+        Errno::IO,
+        Errno::NOSPC,
+        Errno::DQUOT,
+        Errno::ROFS,
+        Errno::UCLEAN,
+        Errno::STALE,
+        Errno::NXIO,
+        Errno::NOMEM,
+        Errno::MFILE,
+        Errno::NFILE,
+    ];
+    is_no_space(error) || Errno::from_io_error(error).is_some_and(|errno| OF_DISK.contains(&errno))
 }
 
 /// Whether an I/O error, or any error it wraps, says that the disk is full or the quota used up.

@@ -1,9 +1,11 @@
 //! Directories by file handle: opened anew through another mount of their file system, without any path.
 //!
-//! The one file with `unsafe`: no safe crate wraps `name_to_handle_at` and `open_by_handle_at`. What must hold: a handle
-//! is at most [`LONGEST`] bytes long, and the kernel is never told that more room stands behind a pointer than does.
-#![allow(unsafe_code, reason = "two system calls that no crate wraps; each block says why it is sound")]
+//! The one file with `unsafe`: no safe crate wraps `name_to_handle_at` and `open_by_handle_at`, nor [`write_back`]. What
+//! must hold: a handle is at most [`LONGEST`] bytes long, and the kernel is never told that more room stands behind a
+//! pointer than does.
+#![allow(unsafe_code, reason = "three system calls that no crate wraps; each block says why it is sound")]
 
+use std::fs::File;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -141,6 +143,17 @@ impl Dir {
             Ok((reopened, handle))
         }
     }
+}
+
+/// Has what was written to a file go to its file system, and waits for that, but for no journal. A mapping through which a
+/// page was written may be written through once more with no trace in the file's times, until the page goes there: from
+/// then on the next such write shows in its ctime.
+pub fn write_back(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the call takes numbers only, of which the descriptor is open for the call, since `file` holds it. From 0 on
+    // for 0 bytes is all of the file.
+    let outcome = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl std::fmt::Display for FileHandle {

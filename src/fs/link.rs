@@ -5,12 +5,13 @@ use std::io::{self, Read as _, Write as _};
 
 use rustix::fs::{self as sys, AtFlags};
 use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Dir, RelPath, Result};
 
 /// How a file's content reached its target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum LinkMode {
     /// Shared extents, own inode (FICLONE).

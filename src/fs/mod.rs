@@ -15,6 +15,7 @@ mod chain;
 pub(crate) mod crash;
 mod dir;
 mod error;
+mod fail_point;
 mod file;
 mod handle;
 mod identity;
@@ -27,20 +28,28 @@ mod read_only;
 mod remove;
 mod rights;
 mod space;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod verity;
+mod write_out;
 
-pub use at_once::{read_at_once, seems_in_memory, send_file};
+pub use at_once::{read_at_once, seem_in_memory, send_file};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
-pub(crate) use error::is_no_space;
 pub use error::{Error, Result};
+pub(crate) use error::{is_no_space, is_of_disk};
+#[cfg(feature = "failpoints")]
+pub(crate) use fail_point::arm_fail_points;
+pub(crate) use fail_point::fail_point;
+#[cfg(feature = "failpoints")]
+pub use fail_point::{ArmedFailPoints, FAIL_POINTS};
 pub use file::{Meta, apply_meta};
-pub use handle::{FileHandle, HandleError, NoHandle};
+pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};
 pub use lock::{DirLock, Lock, LockError};
+pub use passed::is_dir_unsynced;
 pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};
@@ -48,3 +57,4 @@ pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, 
 pub use rights::may_give_away;
 pub use space::Space;
 pub use verity::Verity;
+pub use write_out::begin_write_out;

@@ -1,5 +1,7 @@
 //! What is asked of a directory that somebody else opened, or that lies anywhere.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -9,6 +11,13 @@ use super::{Dir, Error, Result, Stat};
 const DEEPEST: usize = 512;
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAY: sys::FsWord = 0x794c_7630;
+
+/// Whether a descriptor is of a directory, as this kernel remembers it: no server is asked.
+pub fn is_dir_unsynced(fd: impl AsFd) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let of = |x: sys::Statx| sys::FileType::from_raw_mode(u32::from(x.stx_mode));
+    sys::statx(fd, c"", flags, StatxFlags::TYPE).is_ok_and(|x| of(x) == sys::FileType::Directory)
+}
 
 impl Dir {
     /// Whether the mount that this directory was opened in lets nothing be written.

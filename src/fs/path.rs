@@ -10,6 +10,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The longest component that Linux file systems take, in bytes (`NAME_MAX`).
@@ -18,7 +19,8 @@ const NAME_MAX: usize = 255;
 const PATH_MAX: usize = 4096;
 
 /// A relative path of plain components.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(with = "lossless::Written")]
 pub struct RelPath(Box<[u8]>);
 
 /// Why bytes are no [`RelPath`].
@@ -208,8 +210,19 @@ impl std::str::FromStr for RelPath {
 pub(crate) mod lossless {
     use super::*;
 
-    #[derive(Serialize)]
-    struct Encoded {
+    /// How they are written, for those who read the JSON.
+    #[derive(JsonSchema)]
+    #[serde(untagged)]
+    #[schemars(inline)]
+    #[allow(dead_code, reason = "told, never made")]
+    pub(crate) enum Written {
+        Text(String),
+        Bytes(Encoded),
+    }
+
+    #[derive(Serialize, JsonSchema)]
+    #[schemars(deny_unknown_fields, inline)]
+    pub(crate) struct Encoded {
         base64: String,
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use rustix::fs::{self as sys, AtFlags, StatVfs, StatxFlags};
+use rustix::fs::{self as sys, AtFlags, FallocateFlags, Mode, OFlags, StatVfs, StatxFlags};
+use rustix::io::Errno;
 
 use super::{Dir, Error, Kind, Result};
 
@@ -27,6 +28,25 @@ impl Space {
 const BLOCK: u64 = 512;
 
 impl Dir {
+    /// Whether so many bytes in so many new files fit; else the error that writing them would end with. Quotas are counted:
+    /// the bytes are taken, by a file without a name, and given back.
+    pub fn try_room(&self, bytes: u64, files: u64) -> Result<()> {
+        let fail = |e: Errno| Error::new("make room in", self.path(), e);
+        let room = sys::fstatvfs(self).map_err(fail)?;
+        let few_inodes = room.f_files > 0 && room.f_favail < files;
+        if few_inodes || Space::from_statvfs(&room).free < bytes {
+            return Err(fail(Errno::NOSPC));
+        }
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let taken = sys::openat(self, c".", flags, Mode::RUSR | Mode::WUSR)
+            .and_then(|file| sys::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes.max(1)));
+        match taken {
+            // A file system without it tells when it is written to.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::ISDIR) => Ok(()),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
     /// Bytes of disk that this directory and all below it take: an inode with several names counts once, extents shared
     /// by reflink count for each file. What vanishes meanwhile is left out.
     pub fn disk_use(&self) -> Result<u64> {

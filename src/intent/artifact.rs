@@ -103,6 +103,10 @@ pub struct HttpSource {
     /// connection.
     #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Connections::is_one")]
     pub connections: Connections,
+    /// Hosts on private networks that redirects may lead to besides those of the addresses here: names or addresses, without
+    /// scheme, port and path. Hosts on the internet need not be named.
+    #[serde(default, deserialize_with = "blank_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub redirects_to: Vec<String>,
 }
 
 /// How many connections one download may read at once, 1 to 16.

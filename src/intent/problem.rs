@@ -162,6 +162,9 @@ pub enum Problem {
     /// Not an address.
     #[error("it is no http or https address; write it like `https://host/path`")]
     Url,
+    /// Not a host.
+    #[error("it is no host; write it like `s3.internal`, `10.0.0.5` or `[fd00::5]`, without scheme, port and path")]
+    Host,
     /// An address where a path belongs.
     #[error("a file source takes paths on the node; for an address declare `source.http`")]
     NotAPath,

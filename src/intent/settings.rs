@@ -96,7 +96,7 @@ impl Default for Listen {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct FetchSettings {
-    /// Downloads at once.
+    /// Downloads at once. One that gets less than `minThroughput` does not count while it does, up to 16 such.
     pub concurrency: u32,
     /// Bytes per second below which a download is given up and tried again elsewhere.
     pub min_throughput: Bytes,

@@ -24,6 +24,7 @@ spec:
       mirrors: ['https://mirror.example/{version}/{file}']
       headers: {X-Token: {fromFile: secret/token}, X-Plain: text}
       connections: 4
+      redirectsTo: [s3.internal, 10.0.0.5]
   version: latest
   pin: 20260101T000000Z
   refresh: 1h
@@ -76,6 +77,7 @@ fn every_field_of_the_contract_is_read() {
     assert_eq!(http.headers["X-Token"], HeaderValue::File { from_file: "/etc/secret/token".into() });
     assert!(!format!("{artifact:?}").contains("text"), "header values are not shown");
     assert_eq!(http.connections, Connections(4));
+    assert_eq!(http.redirects_to, ["s3.internal", "10.0.0.5"]);
 }
 
 #[test]
@@ -119,6 +121,12 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("connections: 4", "connections: 17", ["spec.source.http.connections", "from 1 to 16"]),
         ("connections: 4", "connections: 400", ["spec.source.http.connections", "whole number"]),
         ("connections: 4", "connection: 4", ["spec.source.http.connection", "did you mean `connections`?"]),
+        ("[s3.internal, 10.0.0.5]", "s3.internal", ["redirectsTo", "a list belongs here"]),
+        ("[s3.internal, 10.0.0.5]", "['https://s3.internal']", ["redirectsTo[0]", "without scheme, port and path"]),
+        ("[s3.internal, 10.0.0.5]", "[a.b, 's3.internal:9000']", ["redirectsTo[1]", "without scheme, port and path"]),
+        ("[s3.internal, 10.0.0.5]", "['[fd00::5]:80']", ["redirectsTo[0]", "without scheme, port and path"]),
+        ("[s3.internal, 10.0.0.5]", "['[fd00::5]', '*.internal']", ["redirectsTo[1]", "without scheme, port and path"]),
+        ("[s3.internal, 10.0.0.5]", "['']", ["redirectsTo[0]", "without scheme, port and path"]),
         ("link: auto", "link: symbolic", ["spec.seeds[0].link", "symbolic"]),
         ("  version: latest\n", "  version: latest\n  sha256: abc\n", ["spec.sha256", "no digest"]),
         ("spec:", "spec: [", ["/etc/d.yaml", ""]),
@@ -402,11 +410,17 @@ fn a_generation_changes_with_what_the_spec_says_and_with_nothing_else() {
     for unsaid in ["connections: 1", "connections:"] {
         assert_eq!(generation(&without), generation(&GOOD.replace("connections: 4", unsaid)), "{unsaid}");
     }
+    let without = GOOD.replace("      redirectsTo: [s3.internal, 10.0.0.5]\n", "");
+    for unsaid in ["redirectsTo: []", "redirectsTo:"] {
+        let said = GOOD.replace("redirectsTo: [s3.internal, 10.0.0.5]", unsaid);
+        assert_eq!(generation(&without), generation(&said), "{unsaid}");
+    }
     for (from, to) in [
         ("refresh: 1h", "refresh: 2h"),
         ("bytes: 4GiB", "bytes: 4294967297"),
         ("X-Plain: text", "X-Plain: other"),
         ("connections: 4", "connections: 3"),
+        ("10.0.0.5", "10.0.0.6"),
         ("fromFile: secret/token", "fromFile: secret/other"),
         ("pin: 20260101T000000Z", "pin: 20260102T000000Z"),
         ("swap: exchange", "swap: symlink"),
@@ -495,8 +509,8 @@ prop_compose! {
         let source = if flag {
             let url = format!("https://{}.example/{}", words[3], words[4]);
             let mirrors = vec![url.clone()];
-            let connections = Connections(1 + choice as u8);
-            Source::Http(HttpSource { url, latest: None, checksums: None, mirrors, headers, connections })
+            let (connections, redirects_to) = (Connections(1 + choice as u8), vec![format!("{}.example", words[5])]);
+            Source::Http(HttpSource { url, latest: None, checksums: None, mirrors, headers, connections, redirects_to })
         } else {
             let latest = Latest { url: Some("/latest".into()), pattern: Some(words[5].replace('.', "\\.")), from: None };
             let checksums = Checksums { url: "/sums".into(), file: Some(format!("{}*", words[6])) };

@@ -96,6 +96,9 @@ fn source(spec: &Spec, declared: &Declared<'_>) -> Result<(), Wrong> {
             let problem = Problem::OutOfRange { least: 1, most: Connections::MOST };
             return wrong("source.http.connections", problem);
         }
+        if let Some(i) = http.redirects_to.iter().position(|text| !is_host(text)) {
+            return wrong(format!("source.http.redirectsTo[{i}]"), Problem::Host);
+        }
     }
     if let Some(glob) = declared.checksums.and_then(|sums| sums.file.as_ref()) {
         let field = format!("{}.checksums.file", declared.base);
@@ -210,6 +213,16 @@ fn url(text: &str) -> Result<(), Problem> {
     let url = reqwest::Url::parse(&filled).ok();
     let known = url.is_some_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     if known { Ok(()) } else { Err(Problem::Url) }
+}
+
+/// A name or an address, and nothing around it.
+fn is_host(text: &str) -> bool {
+    let bare = match text.strip_prefix('[') {
+        Some(rest) => rest.ends_with(']'),
+        None => !text.contains(':'),
+    };
+    let around = |c: char| matches!(c, '/' | '\\' | '?' | '#' | '@' | '*' | '{') || c.is_whitespace();
+    bare && !text.contains(around) && reqwest::Url::parse(&format!("http://{text}/")).is_ok()
 }
 
 fn path(text: &str) -> Result<(), Problem> {

@@ -6,14 +6,17 @@
 use std::sync::Mutex;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::claims::{Seen, claims, may_be_refused};
 use super::filling::claim_filled;
+use super::plan::{self, Facts};
 use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
-use crate::intent::{ArtifactName, Retain, VersionName};
+use super::shortage::Shortages;
+use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
 use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
 /// What keeping house works with.
@@ -23,6 +26,8 @@ pub(super) struct House {
     pub(super) promises: Promises,
     /// One collection or promise at a time; taken on blocking threads only.
     pub(super) turn: Mutex<()>,
+    /// Downloads that found no room.
+    pub(super) shortages: Shortages,
     /// Something may have become collectable.
     pub(super) due: Notify,
     began: Timestamp,
@@ -30,8 +35,8 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
-        let (promises, turn, due) = Default::default();
-        Self { limits, promises, turn, due, began: Timestamp::now() }
+        let (promises, turn, shortages, due) = Default::default();
+        Self { limits, promises, turn, shortages, due, began: Timestamp::now() }
     }
 }
 
@@ -44,7 +49,7 @@ struct Decided {
 }
 
 /// Whether a version stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// It does.
@@ -54,7 +59,7 @@ pub enum Verdict {
 }
 
 /// What becomes of one version, as the API tells it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FateState {
     /// Which artifact.
@@ -82,7 +87,7 @@ impl From<&Fate> for FateState {
 }
 
 /// What a collection did, or would do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Collected {
     /// Every version, by artifact, newest first.
@@ -154,7 +159,7 @@ impl Reconciler {
         let (shared, artifact, version) = (self.shared.clone(), artifact.clone(), version.clone());
         let removed = tokio::task::spawn_blocking(move || {
             let _turn = store_turn(&shared.house.turn);
-            shared.note_records(shared.seeder.records());
+            shared.look_at_records();
             shared.look_at_filled();
             let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
@@ -163,7 +168,7 @@ impl Reconciler {
             if let Why::Claimed(claims) = &mut fate.why {
                 claims.retain(Claim::forbids_removal);
                 if !force && !claims.is_empty() {
-                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.to_string() });
+                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.in_full() });
                 }
             }
             shared.store.remove_version(&artifact, &version)?;
@@ -201,7 +206,8 @@ impl Shared {
         }
     }
 
-    /// Removes downloads begun for documents that are gone: nobody will take them up.
+    /// Removes downloads that nobody will take up: begun for documents that are gone, or for versions that are no longer
+    /// wanted where all that is wanted is here.
     fn clear_staging(&self) -> Result<(), StoreError> {
         for name in self.store.staged()? {
             let gate = self.staging_gate(&name);
@@ -209,13 +215,28 @@ impl Shared {
             let Ok(_alone) = gate.try_lock() else { continue };
             let world = self.world();
             let declared = world.catalog.artifacts.contains_key(&name) || may_be_refused(&world.catalog, &name);
+            let in_question = self.may_fetch(&world, &name);
             drop(world);
-            if !declared {
+            if !declared || !in_question {
                 self.store.discard_staged(&name)?;
-                tracing::info!(artifact = %name, "staging of an undeclared artifact removed");
+                tracing::debug!(artifact = %name, declared, "staging removed: nothing is to be fetched there");
             }
         }
         Ok(())
+    }
+
+    /// Whether something is being fetched for a declared artifact, or may be soon.
+    fn may_fetch(&self, world: &World, name: &ArtifactName) -> bool {
+        let (Some(artifact), Some(tracked)) = (world.catalog.artifacts.get(name), world.tracked.get(name)) else {
+            return true;
+        };
+        let Facts { busy, asked, pending, failures, latest, repairing, .. } = &tracked.facts;
+        let wanted = match plan::wish(artifact, self.store.pin_of(name).as_ref()) {
+            VersionWish::Exact(version) => Some(version),
+            VersionWish::Latest => latest.clone(),
+        };
+        let is_here = wanted.is_some() && self.store.current(name) == wanted;
+        *busy || *asked || pending.is_some() || *failures > 0 || *repairing || !is_here
     }
 
     /// Promises a download so many bytes, what is in their way removed. Blocks.
@@ -234,7 +255,7 @@ impl Shared {
 
     /// Decides what goes, and what is short for the one who asks for room once all that may go is gone.
     fn decide(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Decided, crate::fs::Error> {
-        self.note_records(self.seeder.records());
+        self.look_at_records();
         self.look_at_filled();
         let inventory = self.store.inventory();
         let mut fates: Vec<Fate> = {

@@ -5,9 +5,10 @@ use std::sync::{Arc, PoisonError};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::downloads::Place;
 use super::run::Shared;
 use super::step::StepError;
-use crate::acquire::{AcquireError, Acquired, Phase, Resolution};
+use crate::acquire::{AcquireError, Acquired, Phase, Progress, Resolution};
 use crate::intent::{Artifact, ArtifactName, VersionWish, error_chain, recipe_digest};
 use crate::store::{ManifestHead, NewVersion, Reason, Staging};
 
@@ -19,9 +20,9 @@ impl Shared {
     }
 
     /// Waits until nobody else uses the artifact's staging directory, and for a download's place.
-    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn<'_> {
+    pub(super) async fn turn(&self, artifact: &ArtifactName) -> Turn {
         let gate = self.staging_gate(artifact);
-        Turn { _alone: gate.lock_owned().await, _permit: self.downloads.acquire().await.ok() }
+        Turn { _alone: gate.lock_owned().await, place: self.downloads.enter(artifact, || self.now()).await }
     }
 
     /// With what is being repaired: it comes back as it was.
@@ -31,17 +32,40 @@ impl Shared {
         wish: &VersionWish,
         resolution: &Resolution,
         repaired: Option<&Arc<ManifestHead>>,
+        turn: &mut Turn,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<ManifestHead>, StepError> {
+        let progress = self.progress(artifact);
+        let fetched = self.fetch(artifact, wish, resolution, repaired, (&progress, turn), cancel).await;
+        match &fetched {
+            Ok(_) => self.house.shortages.forget(&artifact.name),
+            Err(error) if error.is_no_room() => {
+                let need = self.need_of(artifact, progress.snapshot(), error);
+                self.house.shortages.note(&artifact.name, resolution, need);
+            }
+            Err(_) => {}
+        }
+        fetched
+    }
+
+    async fn fetch(
+        self: &Arc<Self>,
+        artifact: &Arc<Artifact>,
+        wish: &VersionWish,
+        resolution: &Resolution,
+        repaired: Option<&Arc<ManifestHead>>,
+        (progress, turn): (&Arc<Progress>, &mut Turn),
         cancel: &CancellationToken,
     ) -> Result<Arc<ManifestHead>, StepError> {
         let (store, name) = (self.store.clone(), artifact.name.clone());
         let likely = resolution.version().cloned();
         let stage = move || Ok::<_, StepError>(store.staging(&name)?.with_donors(store.donors(&name, likely.as_ref())));
         let staging = tokio::task::spawn_blocking(stage).await??;
-        let progress = self.progress(artifact);
+        let short = self.house.shortages.of(&artifact.name, resolution).map(|need| (need, staging.dir().clone()));
         let began = tokio::time::Instant::now();
         let stop = cancel.child_token();
-        let work = self.fetcher.acquire(artifact, resolution, &staging, &progress, &stop);
-        let acquired = match self.within_room(artifact, &progress, &stop, work).await {
+        let work = self.fetcher.acquire(artifact, resolution, &staging, progress, &stop);
+        let acquired = match self.within_room(artifact, progress, short, &mut turn.place, &stop, work).await {
             Ok(Ok(acquired)) => acquired,
             Err(error) => {
                 // What does not fit takes no room while it waits for more.
@@ -111,7 +135,7 @@ impl Shared {
         Ok(tokio::task::spawn_blocking(put_aside).await??)
     }
 
-    fn progress(&self, artifact: &Artifact) -> Arc<crate::acquire::Progress> {
+    fn progress(&self, artifact: &Artifact) -> Arc<Progress> {
         let mut progress = Arc::default();
         self.update(artifact, |tracked| {
             if let Some(running) = &tracked.running {
@@ -123,9 +147,16 @@ impl Shared {
 }
 
 /// One's turn to fetch, until it is dropped.
-pub(super) struct Turn<'a> {
+pub(super) struct Turn {
     _alone: tokio::sync::OwnedMutexGuard<()>,
-    _permit: Option<tokio::sync::SemaphorePermit<'a>>,
+    place: Place,
+}
+
+impl Turn {
+    /// What follows takes little: others may download meanwhile.
+    pub(super) fn lend(&mut self) {
+        self.place.step_aside();
+    }
 }
 
 /// What is said of a repaired version is what was said of it before, the time that it came included.

@@ -1,6 +1,6 @@
 //! Directories that peers hold open: filled when asked for, shown, and held against collection while they stand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -299,8 +299,11 @@ impl Shared {
 /// Adds the claims of the directories whose files are the store's own.
 pub(super) fn claim_filled(claims: &mut Claims, filled: &[Filled], name: &ArtifactName, holding: &Holding) {
     let linked = filled.iter().filter(|filled| filled.artifact == *name && filled.mode == LinkMode::Hardlink);
+    let mut by_version: BTreeMap<&VersionName, Vec<Box<str>>> = BTreeMap::new();
     for filled in linked.filter(|filled| holding.versions.contains_key(&filled.version)) {
-        let claim = Claim::Seeded { target: filled.target.as_str().into() };
-        claims.entry(filled.version.clone()).or_default().push(claim);
+        by_version.entry(&filled.version).or_default().push(filled.target.as_str().into());
+    }
+    for (version, targets) in by_version {
+        claims.entry(version.clone()).or_default().push(Claim::Filled { targets });
     }
 }

@@ -51,6 +51,7 @@ impl Shared {
             });
         }
         let mut world = self.world();
+        world.seeded += 1;
         match world.records.iter_mut().find(|known| known.target == record.target) {
             Some(known) => *known = record,
             None => world.records.push(record),

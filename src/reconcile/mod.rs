@@ -5,6 +5,7 @@ mod ask;
 mod claims;
 mod collect;
 mod counts;
+mod downloads;
 mod fetch;
 mod filling;
 mod follow;
@@ -18,6 +19,7 @@ mod run;
 mod scrub;
 mod seed_state;
 mod seeding;
+mod shortage;
 mod state;
 mod step;
 #[cfg(test)]

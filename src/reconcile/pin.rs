@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ArtifactState;
@@ -15,7 +16,7 @@ use crate::store::StoreError;
 const SWITCH: Duration = Duration::from_secs(10);
 
 /// What became of a pin, or of taking one away.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PinAnswer {
     /// How the artifact stands now.

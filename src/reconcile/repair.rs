@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::Caller;
+use super::fetch::Turn;
 use super::plan::{self, Moment, Step};
 use super::run::Shared;
 use super::step::StepError;
@@ -234,7 +235,7 @@ impl Shared {
         head: &Arc<ManifestHead>,
         cancel: &CancellationToken,
     ) -> Result<(), StepError> {
-        let _turn = tokio::select! {
+        let mut turn = tokio::select! {
             () = cancel.cancelled() => return Err(StepError::Resolve(ResolveError::Cancelled)),
             turn = self.turn(&artifact.name) => turn,
         };
@@ -245,18 +246,19 @@ impl Shared {
         let (store, head_) = (self.store.clone(), head.clone());
         if let Some(path) = tokio::task::spawn_blocking(move || store.quarantined_archive(&head_)).await?? {
             let kept = Resolution::recorded(head, Location::File(path));
-            match self.fetch_and_publish(artifact, &wish, &kept, Some(head), cancel).await {
+            match self.fetch_and_publish(artifact, &wish, &kept, Some(head), &mut turn, cancel).await {
                 Ok(_) => return Ok(()),
                 Err(error) => tracing::warn!(artifact = %head.artifact, version = %head.version,
                     error = error_chain(&error), "the kept archive is no good either; fetched from the source"),
             }
         }
-        let declared = self.as_declared(artifact, head, cancel).await;
+        let declared = self.as_declared(artifact, head, &mut turn, cancel).await;
         let Err(error) = declared else { return Ok(()) };
         let Some(location) = Location::recorded(&head.source_url) else { return Err(error) };
         tracing::info!(artifact = %head.artifact, version = %head.version, error = error_chain(&error),
             url = head.source_url, "fetched from where it came from");
-        match self.fetch_and_publish(artifact, &wish, &Resolution::recorded(head, location), Some(head), cancel).await {
+        let recorded = Resolution::recorded(head, location);
+        match self.fetch_and_publish(artifact, &wish, &recorded, Some(head), &mut turn, cancel).await {
             Ok(_) => Ok(()),
             // What the document leads to is what its author can mend.
             Err(_) => Err(error),
@@ -267,9 +269,11 @@ impl Shared {
         self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         head: &Arc<ManifestHead>,
+        turn: &mut Turn,
         cancel: &CancellationToken,
     ) -> Result<(), StepError> {
         let wish = VersionWish::Exact(head.version.clone());
+        turn.lend();
         let found = self.fetcher.resolve(artifact, &wish, cancel).await?;
         if let Some((found, held)) = plan::contradiction(&found.demanded, head) {
             return Err(StepError::OtherBytes { version: head.version.clone(), found, held });
@@ -279,7 +283,7 @@ impl Shared {
             demanded.push(head.archive.digest.clone());
         }
         let resolution = Resolution { naming: Naming::Known(head.version.clone()), demanded, ..found };
-        self.fetch_and_publish(artifact, &wish, &resolution, Some(head), cancel).await.map(drop)
+        self.fetch_and_publish(artifact, &wish, &resolution, Some(head), turn, cancel).await.map(drop)
     }
 
     /// Targets whose files are the damaged inodes get the good ones. A declared one that fails is tried again.

@@ -6,11 +6,18 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::downloads::{Place, Seen};
 use super::run::Shared;
+use super::shortage::Need;
+use super::step::StepError;
 use crate::acquire::{Progress, Snapshot};
+use crate::fs::Dir;
 use crate::intent::{Artifact, ArtifactName, Bytes, Source};
 use crate::store::{ManifestHead, Room, StoreError};
 
+/// A download that found no room needs so much more than it had taken, at least.
+const MORE: u64 = 1 << 20;
+const MORE_FILES: u64 = 16;
 /// How often a running download is held against its promise.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -78,26 +85,34 @@ impl Drop for Promised<'_> {
 }
 
 impl Shared {
-    /// Carries a download out within the room that there is: `work` ends early when `stop` is cancelled.
+    /// Carries a download out within the room that there is: `work` ends early when `stop` is cancelled. What an
+    /// earlier try was `short` of in its staging directory must be there before this one begins.
     pub(super) async fn within_room<T>(
         self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         progress: &Progress,
+        short: Option<(Need, Dir)>,
+        place: &mut Place,
         stop: &CancellationToken,
         work: impl Future<Output = T>,
     ) -> Result<T, RoomError> {
         let holding = self.store.holding(&artifact.name);
         let previous = holding.newest_first().first().map(|head| (**head).clone());
-        let need = |seen: Option<Snapshot>| need(artifact, previous.as_deref(), seen);
+        let at_least = short.as_ref().map_or(0, |(need, _)| need.bytes);
+        let need = |seen: Option<Snapshot>| need(artifact, previous.as_deref(), seen).max(at_least);
         let _promised = Promised(self, &artifact.name);
         let mut promised = need(None);
         self.ask_room(artifact, promised, 0).await?;
+        if let Some((Need { bytes, entries }, staging)) = short {
+            tokio::task::spawn_blocking(move || staging.try_room(bytes, entries)).await??;
+        }
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
                 () = tokio::time::sleep(LOOK) => {}
             }
+            place.look(flow(progress), self.now());
             let seen = progress.snapshot();
             let (needed, written) = (need(Some(seen)), written(artifact, seen));
             if needed <= promised {
@@ -111,13 +126,29 @@ impl Shared {
                 return Err(error);
             }
             promised = needed;
+            place.look_anew(flow(progress), self.now());
         }
+    }
+
+    /// What a download that found no room would have needed at least.
+    pub(super) fn need_of(&self, artifact: &Artifact, seen: Snapshot, error: &StepError) -> Need {
+        let told = if let StepError::Room(RoomError::NoRoom(no_room)) = error { no_room.bytes } else { 0 };
+        let holding = self.store.holding(&artifact.name);
+        let likely = need(artifact, holding.newest_first().first().map(|head| &***head), Some(seen));
+        // What it took is free again by now: more than that is needed.
+        let more = written(artifact, seen).saturating_add(MORE);
+        Need { bytes: likely.max(told).max(more), entries: seen.entries.saturating_add(MORE_FILES) }
     }
 
     async fn ask_room(self: &Arc<Self>, artifact: &Arc<Artifact>, bytes: u64, written: u64) -> Result<(), RoomError> {
         let (shared, artifact) = (self.clone(), artifact.clone());
         tokio::task::spawn_blocking(move || shared.promise(&artifact.name, bytes, written)).await?
     }
+}
+
+fn flow(progress: &Progress) -> Seen {
+    let (came, waits) = progress.flow();
+    Seen { came, waits }
 }
 
 /// Whether the archive itself is written to the store.

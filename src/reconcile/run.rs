@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::collect::House;
 use super::counts::Counts;
+use super::downloads::Downloads;
 use super::filling::Fills;
 use super::follow;
 use super::plan::{self, Moment, Plan, Step};
@@ -31,10 +32,14 @@ use crate::store::{Limits, ManifestHead, Store};
 
 /// Seeds carried out at once; more wait.
 const SEEDS_AT_ONCE: usize = 8;
+/// Looks at all targets before it is given up to see them while none is seeded.
+const LOOKS: usize = 3;
 /// Longest sleep: whatever was missed is found then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-/// Between two rounds of keeping house.
+/// Between two rounds of keeping house,
 const HOUSE_ROUND: Duration = Duration::from_secs(60);
+/// and after one that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// What the runner works with.
 #[derive(Debug)]
@@ -75,7 +80,7 @@ pub(super) struct Shared {
     pub(super) fetcher: Fetcher,
     pub(super) seeder: Arc<Seeder>,
     pub(super) renderer: Renderer,
-    pub(super) downloads: Semaphore,
+    pub(super) downloads: Arc<Downloads>,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
     pub(super) fills: Fills,
@@ -97,6 +102,8 @@ pub(super) struct World {
     pub(super) catalog: Catalog,
     /// What was seeded where, as it was last looked at.
     pub(super) records: Vec<Record>,
+    /// How many seedings were noted there.
+    pub(super) seeded: u64,
     /// Directories that were filled for peers, as they were last looked at.
     pub(super) filled: Vec<Filled>,
     pub(super) tracked: BTreeMap<ArtifactName, Tracked>,
@@ -108,10 +115,10 @@ impl Reconciler {
     pub fn start(parts: Parts, vital: &Vital, cancel: CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             store: parts.store,
-            fetcher: parts.fetcher,
             seeder: parts.seeder,
             renderer: parts.renderer,
-            downloads: Semaphore::new(parts.concurrency.max(1)),
+            downloads: Arc::new(Downloads::new(parts.concurrency, parts.fetcher.min_throughput())),
+            fetcher: parts.fetcher,
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
             fills: Fills::default(),
@@ -255,11 +262,26 @@ impl Shared {
         state
     }
 
-    /// Takes a new look at the targets: a declared one that stands no more is seeded again.
-    pub(super) fn note_records(&self, records: Vec<Record>) {
+    /// Takes a new look at the targets: a declared one that stands no more is seeded again. Where one was seeded meanwhile it
+    /// may have been seen as it was before, so that all are looked at again. Blocks.
+    pub(super) fn look_at_records(&self) {
+        // On a node that never rests what is known stays: of what was seeded it is as new as can be.
+        for _ in 0..LOOKS {
+            let seeded = self.world().seeded;
+            if self.note_records(self.seeder.records(), seeded) {
+                return;
+            }
+        }
+    }
+
+    /// False where something was seeded since there were so many seedings.
+    fn note_records(&self, records: Vec<Record>, seeded: u64) -> bool {
         let mut world = self.world();
+        if world.seeded != seeded {
+            return false;
+        }
         if world.records == records {
-            return;
+            return true;
         }
         let World { tracked, .. } = &mut *world;
         for (name, tracked) in tracked {
@@ -271,6 +293,7 @@ impl Shared {
         world.records = records;
         drop(world);
         self.changed();
+        true
     }
 
     /// Changes what is known of an artifact, unless its document changed since the step began.
@@ -335,15 +358,18 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
 /// From time to time, and when something may have become collectable: looks whether seeded targets still stand, and
 /// removes what retention and readers have let go of.
 async fn keep_house(shared: Arc<Shared>) {
+    let mut pause = HOUSE_ROUND;
     loop {
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             () = shared.house.due.notified() => {}
-            () = tokio::time::sleep(HOUSE_ROUND) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let keeping = shared.clone();
+        pause = HOUSE_ROUND;
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keeping.collect()).await {
-            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again later");
+            tracing::warn!(error = crate::intent::error_chain(&error), "not all was collected; tried again soon");
+            pause = AFTER_FAILURE;
         }
         // Leases end and versions age by themselves.
         shared.changed();

@@ -1,5 +1,6 @@
 //! What stands at an artifact's targets, as the API tells it, and whether it can be used.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ArtifactState;
@@ -9,7 +10,7 @@ use crate::intent::{ArtifactName, VersionName};
 use crate::seed::Record;
 
 /// One seeded or declared target.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedState {
     /// Directory below `seed.root`; with `byHandle`, what the peer that has it called it.
@@ -35,7 +36,7 @@ pub struct SeedState {
 }
 
 /// How far a seeding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedProgressState {
     /// Entries done.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{self, Moment};
@@ -15,7 +16,7 @@ use crate::seed::Record;
 use crate::store::{Fate, HolderName, Holding, ManifestHead, Report, TimedLease};
 
 /// Where an artifact stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum State {
     /// Not tried yet.
     Pending,
@@ -39,7 +40,7 @@ impl std::fmt::Display for State {
 }
 
 /// Where a pin stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum PinnedBy {
     /// In `spec.pin`, which wins.
@@ -49,7 +50,7 @@ pub enum PinnedBy {
 }
 
 /// One artifact, as `GET /v1/artifacts/{name}` gives it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactState {
     /// Its name.
@@ -88,7 +89,7 @@ pub struct ArtifactState {
 }
 
 /// One version on the node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VersionState {
     /// Its name.
@@ -110,7 +111,7 @@ pub struct VersionState {
 }
 
 /// What is being done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProgressState {
     /// Which step.
@@ -128,7 +129,7 @@ pub struct ProgressState {
 }
 
 /// A consumer's hold on a version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LeaseState {
     /// Who holds it.
@@ -140,7 +141,7 @@ pub struct LeaseState {
 }
 
 /// What a verification found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VerifyResult {
     /// Which artifact.
@@ -199,7 +200,8 @@ impl Seen<'_> {
 /// Tells an artifact's state.
 pub(super) fn view(name: &ArtifactName, seen: &Seen<'_>) -> ArtifactState {
     let tracked = seen.tracked;
-    let (last_error, last_error_at) = match (tracked.and_then(|t| t.failure.as_ref()), seen.refusal) {
+    let failure = tracked.and_then(|t| t.failure.as_ref().or(t.not_switched.as_ref()));
+    let (last_error, last_error_at) = match (failure, seen.refusal) {
         (_, Some(refused)) => (Some(error_chain(&*refused.error)), None),
         (Some(failure), None) => (Some(failure.error.clone()), Some(failure.at)),
         (None, None) => (None, None),

@@ -53,8 +53,9 @@ impl StepError {
     pub(super) fn failing(&self) -> Failing {
         let content = match self {
             StepError::Resolve(error) => !error.is_transient(),
-            StepError::Acquire(error) => !error.is_transient(),
-            StepError::Room(error) => matches!(error, RoomError::NoRoom(_)),
+            StepError::Acquire(error) => !error.is_transient() && !error.is_of_disk(),
+            // Room may be made at any time; until there is, nothing is fetched.
+            StepError::Room(_) => false,
             StepError::Publish(PublishError::OtherBytes { .. })
             | StepError::OtherBytes { .. }
             | StepError::OtherVersion { .. }
@@ -63,6 +64,18 @@ impl StepError {
             StepError::Publish(_) | StepError::Fs(_) | StepError::Store(_) | StepError::Task(_) => false,
         };
         if content { Failing::Content } else { Failing::Passing }
+    }
+
+    /// What is to come finds no room on this node.
+    pub(super) fn is_no_room(&self) -> bool {
+        match self {
+            StepError::Acquire(error) => error.is_no_space(),
+            StepError::Publish(error) => error.is_no_space(),
+            StepError::Fs(error) => error.is_no_space(),
+            StepError::Room(RoomError::NoRoom(_)) => true,
+            StepError::Room(RoomError::Fs(error)) => error.is_no_space(),
+            _ => false,
+        }
     }
 
     fn retry_after(&self) -> Option<std::time::Duration> {
@@ -156,13 +169,13 @@ impl Shared {
     ) {
         let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            _turn = self.turn(&artifact.name) => {
+            mut turn = self.turn(&artifact.name) => {
                 // Whoever had the turn before may have brought it: given up, but too late to be stopped.
                 let holding = self.store.holding(&artifact.name);
                 if let Judgement::Here(version) = plan::judge(artifact, resolution, &holding) {
                     return self.succeeded(artifact, wish, Some(version));
                 }
-                self.fetch_and_publish(artifact, wish, resolution, None, cancel).await
+                self.fetch_and_publish(artifact, wish, resolution, None, &mut turn, cancel).await
             }
         };
         match outcome {
@@ -207,7 +220,7 @@ impl Shared {
             tracked.facts.next_ask = Some(now + wait);
             tracing::warn!(artifact = %artifact.name, error = %text, failures = tracked.facts.failures,
                 retry_ms = wait.as_millis() as u64, "try failed; the last good version stays current");
-            let standing = failing == Failing::Content;
+            let standing = failing == Failing::Content || error.is_no_room();
             tracked.failure = Some(Failure { error: text, standing, at: Timestamp::now() });
         });
     }
@@ -219,7 +232,10 @@ impl Shared {
         match done.map_err(StepError::from).and_then(|done| done.map_err(StepError::from)) {
             Ok(()) => {
                 tracing::info!(artifact = %artifact.name, %version, "current switched");
-                self.update(artifact, |tracked| tracked.facts.switching = false);
+                self.update(artifact, |tracked| {
+                    tracked.facts.switching = false;
+                    tracked.not_switched = None;
+                });
                 self.house.due.notify_one();
             }
             Err(error) => self.not_switched(artifact, &version, &error).await,
@@ -227,7 +243,11 @@ impl Shared {
     }
 
     async fn not_switched(&self, artifact: &Artifact, version: &VersionName, error: &StepError) {
-        tracing::error!(artifact = %artifact.name, %version, error = %error_chain(error), "current not switched");
+        let text = error_chain(error);
+        tracing::error!(artifact = %artifact.name, %version, error = %text, "current not switched");
+        let error = format!("{version} is here, but current cannot be switched to it: {text}");
+        let failure = Failure { error, standing: false, at: Timestamp::now() };
+        self.update(artifact, |tracked| tracked.not_switched = Some(failure));
         // Tried again when the next round is due, not in a loop.
         tokio::select! {
             () = self.cancel.cancelled() => {}

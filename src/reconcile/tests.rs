@@ -147,12 +147,12 @@ async fn what_came_while_one_waited_for_the_turn_is_not_fetched_again() {
     let node = Running::start("", Running::fetcher());
     let (name, shared): (ArtifactName, _) = ("thing".parse().unwrap(), &node.reconciler.shared);
     // No task has run yet. As an acquisition that its document's change gave up while it was publishing:
-    let turn = shared.staging_gate(&name).try_lock_owned().unwrap();
+    let mut turn = shared.turn(&name).await;
     let pending = || shared.world().tracked[&name].facts.pending.clone();
     let look = |there: bool| if there { wait::Look::Done } else { wait::Look::NotYet };
     node.reconciler.wait_until(&name, LONG, |_| look(pending().is_some())).await.unwrap();
     let ((wish, resolution), artifact) = (pending().unwrap(), shared.world().catalog.artifacts[&name].clone());
-    shared.fetch_and_publish(&artifact, &wish, &resolution, None, &node.cancel).await.unwrap();
+    shared.fetch_and_publish(&artifact, &wish, &resolution, None, &mut turn, &node.cancel).await.unwrap();
     std::fs::remove_file(node.root.path().join("config/bytes")).unwrap();
     drop(turn);
     node.reconciler.wait_until(&name, LONG, |_| look(shared.world().tracked[&name].answers > 0)).await.unwrap();

@@ -18,6 +18,8 @@ pub(super) struct Tracked {
     pub(super) generation: Digest,
     pub(super) facts: Facts,
     pub(super) failure: Option<Failure>,
+    /// Why `current` could not be switched.
+    pub(super) not_switched: Option<Failure>,
     pub(super) refreshed_at: Option<Timestamp>,
     /// What the source named last, whether it can be had or not.
     pub(super) named: Option<VersionName>,
@@ -45,6 +47,7 @@ impl Tracked {
             generation,
             facts: Facts::default(),
             failure: None,
+            not_switched: None,
             refreshed_at: None,
             answers: 0,
             running: None,

@@ -4,7 +4,7 @@ use super::entry::{Maker, own_name};
 use super::tree::{Directory, Layout, walk};
 use super::unread::read_large;
 use super::{Next, Rung, SeedError, next_rung};
-use crate::fs::{self, Dir, Meta};
+use crate::fs::{self, Dir, Meta, fail_point};
 use crate::intent::Link;
 use crate::store::Entry;
 
@@ -69,7 +69,9 @@ fn fill<'a>(maker: &Maker, layout: &Layout<'a>, directory: &Directory<'a>, above
         here.to.make_dir(&own_name(entry), FILLING)?;
     }
     for entry in &directory.leaves {
+        fail_point("seed.build.before-entry");
         maker.leaf(entry, &here.from, &here.to, &own_name(entry))?;
+        fail_point("seed.build.after-entry");
         maker.count_written();
         maker.count_done();
     }

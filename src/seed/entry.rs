@@ -6,9 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::lock;
+use super::mend::content_digest;
 use super::{Next, Rung, SeedError, SeedProgress, Why, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Stat};
 use crate::store::{Entry, EntryType, ManifestHead, Version, store_mode};
+
+/// Looks at a file whose state changes between one and the next.
+const LOOKS: usize = 8;
 
 /// Makes the entries of one tree; shared by the threads that do.
 #[derive(Debug)]
@@ -152,6 +156,18 @@ impl<'a> Maker<'a> {
     /// The store's file, held against its manifest: published files never change, so any difference is somebody's
     /// doing. Its content is read only where its state is not one that is known to be good.
     pub(super) fn sound(&self, entry: &Entry, from: &Dir) -> Result<Stat, SeedError> {
+        for _ in 0..LOOKS {
+            let (stat, known) = self.look(entry, from)?;
+            if known {
+                return Ok(stat);
+            }
+        }
+        Err(self.damaged(entry, "its state changes all the time"))
+    }
+
+    /// What is in a state that was not known is read, and then looked at again: who writes to it meanwhile and sets the
+    /// time back would else be taken for the daemon itself, which gives it a name more.
+    fn look(&self, entry: &Entry, from: &Dir) -> Result<(Stat, bool), SeedError> {
         let stat = from.stat(&own_name(entry))?.ok_or_else(|| self.damaged(entry, "it is missing"))?;
         let what = if stat.kind != Kind::File {
             "it is no regular file any more"
@@ -163,21 +179,20 @@ impl<'a> Maker<'a> {
             "its mode changed"
         } else if (stat.uid, stat.gid) != (entry.uid, entry.gid) {
             "its owner changed"
-        } else if !self.content_is_sound(entry, from, &stat)? {
-            "its content has another digest"
         } else {
-            return Ok(stat);
+            let sha256 = self.sha256(entry)?;
+            let known = self.version.knows(&stat, sha256);
+            let name = own_name(entry);
+            if known || self.version.is_sound(&from.open_file(&name)?, sha256, &from.path_of(&name))? {
+                return Ok((stat, known));
+            }
+            "its content has another digest"
         };
         Err(self.damaged(entry, what))
     }
 
-    fn content_is_sound(&self, entry: &Entry, from: &Dir, stat: &Stat) -> Result<bool, SeedError> {
-        let Some(sha256) = &entry.sha256 else { return Err(self.damaged(entry, "the manifest has no digest of it")) };
-        if self.version.knows(stat, sha256) {
-            return Ok(true);
-        }
-        let name = own_name(entry);
-        Ok(self.version.is_sound(&from.open_file(&name)?, sha256, &from.path_of(&name))?)
+    fn sha256<'e>(&self, entry: &'e Entry) -> Result<&'e [u8; 32], SeedError> {
+        entry.sha256.as_ref().ok_or_else(|| self.damaged(entry, "the manifest has no digest of it"))
     }
 
     /// Makes a file at `name` in `to`, where nothing is, of the sound one in the store's directory `from`.
@@ -285,6 +300,7 @@ impl<'a> Maker<'a> {
     /// The inner result is that of the reflink itself, to decide on; nothing is left at `name` when it failed.
     fn reflink(&self, entry: &Entry, from: &Dir, to: &Dir, name: &RelPath) -> Result<io::Result<()>, SeedError> {
         let source = from.open_file(&own_name(entry))?;
+        let before = Dir::stat_file(&source, &from.path_of(name))?;
         let file = to.create_file(name, 0o600)?;
         if let Err(failure) = fs::reflink(&source, &file) {
             to.remove_file(name)?;
@@ -292,18 +308,31 @@ impl<'a> Maker<'a> {
         }
         self.finish_file(entry, &file, to, name)?;
         self.count_bytes(entry.size);
+        self.stayed(entry, &before, &source, to, name)?;
         Ok(Ok(()))
     }
 
     fn copy(&self, entry: &Entry, from: &Dir, to: &Dir, name: &RelPath) -> Result<(), SeedError> {
         let source = from.open_file(&own_name(entry))?;
+        let before = Dir::stat_file(&source, &from.path_of(name))?;
         let file = to.create_file(name, 0o600)?;
         let copied = fs::copy_file(&source, &file, |bytes| self.count_bytes(bytes))
             .map_err(|e| fs::Error::new("copy to", &to.path_of(name), e))?;
         if copied != entry.size {
             return Err(self.damaged(entry, "its size changed while it was read"));
         }
-        self.finish_file(entry, &file, to, name)
+        self.finish_file(entry, &file, to, name)?;
+        self.stayed(entry, &before, &source, to, name)
+    }
+
+    /// What was copied is what was sound, where the store's file is still in the state that was known; else it is read.
+    fn stayed(&self, entry: &Entry, before: &Stat, source: &File, to: &Dir, name: &RelPath) -> Result<(), SeedError> {
+        let (path, sha256) = (to.path_of(name), self.sha256(entry)?);
+        if self.version.knows(before, sha256) && Dir::stat_file(source, &path)?.stamp == before.stamp {
+            return Ok(());
+        }
+        let read = content_digest(&to.open_file(name)?).map_err(|e| fs::Error::new("read", &path, e))?;
+        if read == *sha256 { Ok(()) } else { Err(self.damaged(entry, "it was written to while it was copied")) }
     }
 
     fn finish_file(&self, entry: &Entry, file: &File, to: &Dir, name: &RelPath) -> Result<(), SeedError> {

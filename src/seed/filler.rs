@@ -22,7 +22,7 @@ use super::owned::{Head, Names};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
-use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename, Stamp};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename, Stamp, fail_point};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType, Manifest, Version};
 
@@ -262,7 +262,9 @@ impl Seeder {
     fn finish(&self, work: &Work<'_>, maker: &Maker<'_>, dir: &Dir) -> Result<Done, SeedError> {
         dir.apply_meta(&Meta { mode: TOP_MODE, owner: None, mtime: dir.stat_self()?.mtime })?;
         let mark = Mark::new((&**work.version.head()).into(), maker.mode(), maker.reason(), dir)?;
+        fail_point("seed.fill.before-mark");
         OnTargets.put(dir, &mark)?;
+        fail_point("seed.fill.after-mark");
         Ok(Done { mark, written: maker.written(), changed: true })
     }
 
@@ -331,7 +333,10 @@ fn is_other(peer: Peer) -> bool {
 /// Renames all that `made` holds into `dir`, where none of these names may be.
 fn move_in(made: &Dir, dir: &Dir) -> Result<Result<(), Receive>, SeedError> {
     for entry in made.entries()? {
-        match made.rename(&entry.name, dir, &entry.name, Rename::NoReplace) {
+        fail_point("seed.fill.before-move");
+        let moved = made.rename(&entry.name, dir, &entry.name, Rename::NoReplace);
+        fail_point("seed.fill.after-move");
+        match moved {
             Ok(()) => {}
             Err(error) if is_apart(&error) => return Ok(Err(Receive::Apart)),
             Err(error) => return Err(error.into()),

@@ -3,7 +3,7 @@
 
 use super::SeedError;
 use super::staged::Scratch;
-use crate::fs::{Dir, RelPath};
+use crate::fs::{Dir, RelPath, fail_point};
 use crate::store::Store;
 
 /// It; removed with all that is left in it when this is dropped.
@@ -17,7 +17,9 @@ pub(super) struct Hidden {
 impl Hidden {
     pub(super) fn new(store: &Store) -> Result<Self, SeedError> {
         let (aside, name) = store.out_of_sight();
+        fail_point("seed.hidden.before-directory");
         aside.make_dir(&name, 0o700)?;
+        fail_point("seed.hidden.after-directory");
         let dir = aside.open_dir(&name)?;
         Ok(Self { aside, name, dir })
     }
@@ -30,8 +32,10 @@ impl Hidden {
 
 impl Drop for Hidden {
     fn drop(&mut self) {
+        fail_point("seed.hidden.before-removal");
         if let Err(error) = self.aside.remove_tree(&self.name) {
             tracing::warn!(%error, "what was made for a seed is left in the store until the next start");
         }
+        fail_point("seed.hidden.after-removal");
     }
 }

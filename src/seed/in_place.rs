@@ -11,7 +11,7 @@ use super::place::Inside;
 use super::staged::{Settled, Staged};
 use super::symlink;
 use super::target::is_reserved;
-use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat};
+use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, Stat, fail_point};
 use crate::intent::Swap;
 
 /// Whether something that stands in the way may be replaced.
@@ -85,7 +85,10 @@ fn names_of(tree: &Dir) -> Result<Names, SeedError> {
 /// Makes a finished tree a target that nobody sees yet.
 pub(super) fn arrange(tree: &Dir) -> Result<(), SeedError> {
     let names = names_of(tree)?;
-    Ok(Head::new(tree, Swap::InPlace, true, None)?.write(tree, &names)?)
+    fail_point("seed.in-place.before-arranging");
+    Head::new(tree, Swap::InPlace, true, None)?.write(tree, &names)?;
+    fail_point("seed.in-place.after-arranging");
+    Ok(())
 }
 
 /// Puts what is in the finished tree into a standing directory.
@@ -96,7 +99,9 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
     let clashes = Clashes { before, force };
     clashes.check(&staged.dir, target, None, &mut shared)?;
     names.directories.retain(|path| !shared.contains(path));
+    fail_point("seed.in-place.before-list");
     Head::new(target, Swap::InPlace, false, None)?.write(target, &before.and(&names))?;
+    fail_point("seed.in-place.after-list");
 
     let mut moving = Moving { clashes: &clashes, shared: &shared, late: Vec::new(), stranger: None };
     if let Err(error) = moving.put(&staged.dir, target, None) {
@@ -108,7 +113,9 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
         return Err(error);
     }
     let late = moving.late;
+    fail_point("seed.in-place.before-removal");
     let mut removed = before.remove_all_but(&names, target)?;
+    fail_point("seed.in-place.after-removal");
     let mut old = Vec::new();
     if was.is_some() {
         old = symlink::dismantle(target)?;
@@ -120,13 +127,17 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
     }
     if let Some(mut mark) = marks.of(&staged.dir)? {
         mark.id = Identity::of(target)?;
+        fail_point("seed.in-place.before-mark");
         marks.put(target, &mark)?;
+        fail_point("seed.in-place.after-mark");
     }
     if removed {
         // What is no longer listed must be gone, also after a loss of power.
         target.sync_filesystem()?;
     }
+    fail_point("seed.in-place.before-whole");
     Head::new(target, Swap::InPlace, true, None)?.write(target, &names)?;
+    fail_point("seed.in-place.after-whole");
     old.push(staged.swapped_out());
     Ok(Settled { dir: target.clone(), old })
 }
@@ -197,7 +208,10 @@ impl Moving<'_> {
             self.stranger = Some(own.clone());
             return Err(clash);
         }
-        match from.rename(name, to, name, how) {
+        fail_point("seed.in-place.before-rename");
+        let moved = from.rename(name, to, name, how);
+        fail_point("seed.in-place.after-rename");
+        match moved {
             Err(e) if e.is_exists() => {
                 self.stranger = Some(own.clone());
                 Err(SeedError::Clash { path: to.path_of(name) })

@@ -19,7 +19,7 @@ use super::staged::{Scratch, Staged};
 use super::tree::{Directory, Layout, walk};
 use super::unread::read_large;
 use super::{Next, Rung, SeedError, lock, next_rung};
-use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat};
+use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat, fail_point};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType};
 
@@ -84,7 +84,10 @@ impl Spot {
     /// Renames what was made in `scratch` to `name`. A directory on either side takes an exchange.
     fn take(&self, maker: &Maker, scratch: &Dir, made: &RelPath, name: &RelPath, how: Rename) -> Result<(), SeedError> {
         self.make_workable(maker)?;
-        Ok(scratch.rename(made, &self.pair.to, name, how)?)
+        fail_point("seed.mend.before-rename");
+        scratch.rename(made, &self.pair.to, name, how)?;
+        fail_point("seed.mend.after-rename");
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::lock;
 use super::place::component;
-use crate::fs::{self, Dir};
+use crate::fs::{self, Dir, fail_point};
 
 const NAME: &[u8] = b"seeds.recent";
 /// Bytes of it. It is emptied every few seconds, so that no more come together.
@@ -86,9 +86,11 @@ impl Recent {
             if at + line.len() as u64 > LIMIT {
                 return Err(std::io::ErrorKind::FileTooLarge.into());
             }
+            fail_point("seed.recent.before-append");
             // Half a line would spoil the next.
             file.write_all(line).inspect_err(|_| drop(file.set_len(at)))
         });
+        fail_point("seed.recent.after-append");
         written.map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
     }
 
@@ -110,6 +112,7 @@ impl Held<'_> {
                 _ => Ok(()),
             },
         };
+        fail_point("seed.recent.after-emptying");
         if let Err(error) = emptied {
             tracing::warn!(%error, "seeds.recent not emptied; what it says is known");
         }

@@ -19,7 +19,7 @@ use super::mark::{Identity, Mark, Marks, boot_id};
 use super::recent::Recent;
 use super::standing::Standing;
 use super::{SeedError, lock};
-use crate::fs::{self, Dir, LinkMode, RelPath, Rename};
+use crate::fs::{self, Dir, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Targets that a node may have.
@@ -167,7 +167,9 @@ impl Records {
 
     /// Marks a directory that is about to stand at `target`, or stands there.
     pub(super) fn announce(&self, target: &RelPath, dir: &Dir, mark: &Mark) -> fs::Result<()> {
+        fail_point("seed.mark.before-put");
         if self.attributes && mark.put(dir)? {
+            fail_point("seed.mark.after-put");
             return Ok(());
         }
         let mut rows = lock(&self.rows);
@@ -289,6 +291,7 @@ impl Records {
             recent.empty(&self.recent);
             return Ok(());
         }
+        fail_point("seed.records.before-write");
         // Nothing here that the targets do not say themselves: not worth two syncs a seed.
         let temporary = self.store.temporary_name(&name)?;
         let mut file = self.store.create_file(&temporary, 0o644)?;
@@ -296,6 +299,7 @@ impl Records {
             .write_all(&json)
             .map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
             .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace));
+        fail_point("seed.records.after-write");
         match moved {
             Ok(()) => recent.empty(&self.recent),
             Err(_) => drop(self.store.remove_file(&temporary)),

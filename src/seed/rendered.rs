@@ -8,7 +8,7 @@ use super::place::component;
 use super::renderer::Rendered;
 use super::staged::{Scratch, Staged};
 use super::standing::kind_words;
-use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename};
+use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, fail_point};
 use crate::store::{Entry, EntryType};
 
 /// Without these its owner cannot work in a directory.
@@ -47,7 +47,9 @@ fn above(path: &RelPath) -> impl Iterator<Item = RelPath> {
 pub(super) fn build(top: &Dir, files: &[Rendered]) -> Result<u64, SeedError> {
     for file in files {
         let dir = holding(top, &file.path)?;
+        fail_point("seed.rendered.before-write");
         among(&dir, || write(&dir, &component(file.path.file_name()), file))?;
+        fail_point("seed.rendered.after-write");
     }
     Ok(files.len() as u64)
 }
@@ -93,7 +95,9 @@ fn replace(top: &Dir, scratch: &Scratch, staged: &mut Option<Staged>, file: &Ren
         none => none.insert(scratch.stage()?),
     };
     write(staged.dir(), &name, file)?;
+    fail_point("seed.rendered.before-rename");
     among(&dir, || staged.dir().rename(&name, &dir, &name, Rename::Replace))?;
+    fail_point("seed.rendered.after-rename");
     Ok(true)
 }
 
@@ -106,7 +110,9 @@ fn remove(top: &Dir, path: &RelPath, entries: &[Entry]) -> Result<bool, SeedErro
     if let Some(parent) = directory(top, path.parent())? {
         let name = component(path.file_name());
         if parent.stat(&name)?.is_some_and(|stat| stat.kind == Kind::File) {
+            fail_point("seed.rendered.before-removal");
             among(&parent, || parent.remove_file(&name))?;
+            fail_point("seed.rendered.after-removal");
             removed = true;
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fs::{Dir, RelPath};
+use crate::fs::{Dir, RelPath, fail_point};
 
 /// How long a tree that was swapped out stays: far longer than the resolution of any path takes.
 pub const GRACE: Duration = Duration::from_secs(3);
@@ -36,9 +36,11 @@ impl Retired {
     pub(super) fn remove(&self, age: Duration) {
         let ready: Vec<Tree> = self.lock().extract_if(.., |tree| tree.since.elapsed() >= age).collect();
         for Tree { parent, name, .. } in ready {
+            fail_point("seed.retired.before-removal");
             if let Err(error) = parent.remove_tree(&name) {
                 tracing::warn!(%error, "tree swapped out of its target left behind; the next seed of the target clears it");
             }
+            fail_point("seed.retired.after-removal");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Pair, build};
@@ -21,7 +22,7 @@ use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
 use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
-use crate::fs::{Dir, LinkMode, RelPath, Rename};
+use crate::fs::{Dir, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{Entry, ManifestHead, Store, Version};
 
@@ -50,7 +51,7 @@ pub struct Request {
 }
 
 /// What was done; the answer that people and machines get.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seeded {
     /// Which artifact.
@@ -59,7 +60,7 @@ pub struct Seeded {
     pub version: VersionName,
     /// SHA-256 of its archive.
     pub digest: Digest,
-    /// The target, from the root of the daemon's file system.
+    /// The target, from the root of the daemon's file system; over HTTP for operators alone, for others as they asked for it.
     pub target: String,
     /// How the files got there.
     pub mode: LinkMode,
@@ -281,7 +282,10 @@ impl Seeder {
             return self.retired.add(held_in, name);
         }
         let (aside, hidden) = self.store.out_of_sight();
-        match held_in.rename(&name, &aside, &hidden, Rename::NoReplace) {
+        fail_point("seed.retire.before-rename");
+        let moved = held_in.rename(&name, &aside, &hidden, Rename::NoReplace);
+        fail_point("seed.retire.after-rename");
+        match moved {
             Ok(()) => self.retired.add(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
             Err(_) => self.retired.add(held_in, name),

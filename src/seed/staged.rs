@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::SeedError;
 use super::place::{component, same_inode};
 use super::target::is_leftover;
-use crate::fs::{self, Dir, DirEntry, DirLock, Kind, RelPath};
+use crate::fs::{self, Dir, DirEntry, DirLock, Kind, RelPath, fail_point};
 
 /// Tries to make a directory that nobody takes for a leftover meanwhile.
 const TRIES: usize = 8;
@@ -64,7 +64,9 @@ impl Scratch {
     pub(crate) fn stage(&self) -> Result<Staged, SeedError> {
         for _ in 0..TRIES {
             let name = self.dir.temporary_name(&self.stem)?;
+            fail_point("seed.stage.before-directory");
             self.dir.make_dir(&name, 0o700)?;
+            fail_point("seed.stage.after-directory");
             match self.take(&name) {
                 Ok(Some((dir, lock))) => {
                     let (top, lock) = (dir.clone(), Arc::new(lock));
@@ -113,7 +115,9 @@ pub(super) fn clear(
                 Err(e) => return Err(e.into()),
             };
             tracing::info!(path = %dir.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
+            fail_point("seed.leftovers.before-removal");
             dir.remove_tree(&entry.name)?;
+            fail_point("seed.leftovers.after-removal");
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use super::owned::{DATA, Head, Names, is_tree};
 use super::place::{Inside, component};
 use super::staged::{Scratch, Settled, Staged, SwappedOut};
 use super::target::is_reserved;
-use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename};
+use crate::fs::{self, Dir, Kind, Meta, RelPath, Rename, fail_point};
 use crate::intent::{Swap, VersionName};
 
 /// A name for a tree of `version`.
@@ -46,11 +46,13 @@ pub(super) fn arrange(staged: &Staged) -> Result<(), SeedError> {
         return Err(SeedError::NotOurs { target: top.path().into(), what: "a directory without its tree" });
     };
     let names = top_names(&staged.dir)?;
+    fail_point("seed.symlink.before-arranging");
     for name in &names.files {
         top.symlink(&through_data(name), name)?;
     }
     top.symlink(tree.as_bytes(), &component(DATA))?;
     Head::new(top, Swap::Symlink, true, None)?.write(top, &names)?;
+    fail_point("seed.symlink.after-arranging");
     Ok(top.apply_meta(&Meta { mode: 0o755, owner: None, mtime: top.stat_self()?.mtime })?)
 }
 
@@ -65,14 +67,19 @@ pub(super) fn settle(inside: &Inside, staged: Staged, version: &VersionName) -> 
     let Standing { missing, real } = sort(target, &names, before, force)?;
     let earlier = Head::of(target)?.and_then(|head| head.previous);
     let previous = current_tree(target)?;
+    fail_point("seed.symlink.before-list");
     Head::new(target, Swap::Symlink, false, previous.clone())?.write(target, &before.and(&names))?;
+    fail_point("seed.symlink.after-list");
 
     let tree = tree_name(version);
     staged.held_in.rename(&staged.name, target, &tree, Rename::NoReplace)?;
+    fail_point("seed.symlink.after-tree");
     for name in missing {
         target.symlink(&through_data(name), name)?;
     }
+    fail_point("seed.symlink.before-data");
     target.switch_symlink(tree.as_bytes(), &data)?;
+    fail_point("seed.symlink.after-data");
 
     // From here on readers find the new tree: what stood at a name itself gives way to a link through `..data`.
     let mut old = Vec::new();
@@ -80,13 +87,17 @@ pub(super) fn settle(inside: &Inside, staged: Staged, version: &VersionName) -> 
         let scratch = Scratch::within(target).stage()?;
         for name in real {
             scratch.dir.symlink(&through_data(name), name)?;
+            fail_point("seed.symlink.before-name");
             scratch.dir.rename(name, target, name, Rename::Exchange)?;
+            fail_point("seed.symlink.after-name");
         }
         old.push(scratch.swapped_out());
     }
     before.remove_all_but(&names, target)?;
     remove_stale(target, &names)?;
+    fail_point("seed.symlink.after-removal");
     Head::new(target, Swap::Symlink, true, previous.clone())?.write(target, &names)?;
+    fail_point("seed.symlink.after-whole");
     if let Some(name) = earlier.filter(|earlier| Some(earlier) != previous.as_ref() && is_tree(earlier.as_bytes())) {
         old.push(SwappedOut { held_in: target.clone(), name, by_name: true });
     }
@@ -159,7 +170,9 @@ pub(super) fn mend(target: &Dir, tree: &Dir) -> Result<u64, SeedError> {
 /// Removes what made a directory a target of this swap, and names its trees for removal.
 pub(super) fn dismantle(target: &Dir) -> Result<Vec<SwappedOut>, SeedError> {
     if current_tree(target)?.is_some() {
+        fail_point("seed.symlink.before-dismantling");
         target.remove_file(&component(DATA))?;
+        fail_point("seed.symlink.after-dismantling");
     }
     let trees = target.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir && is_tree(entry.name.as_bytes()));
     Ok(trees.map(|entry| SwappedOut { held_in: target.clone(), name: entry.name, by_name: true }).collect())

@@ -96,7 +96,8 @@ enum TreePathError {
 }
 
 fn tree_path(raw: &str) -> Result<Option<RelPath>, TreePathError> {
-    let raw = raw.strip_suffix('/').unwrap_or(raw);
+    // One slash may end it; a slash alone would be a second one after `files/`.
+    let raw = raw.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(raw);
     if raw.is_empty() {
         return Ok(None);
     }
@@ -135,6 +136,8 @@ mod tests {
             ("a//b", PathError::Dot),
             ("./a", PathError::Dot),
             ("/etc/passwd", PathError::Absolute),
+            ("/", PathError::Absolute),
+            ("//", PathError::Absolute),
             ("a%00b", PathError::Nul),
         ] {
             assert_eq!(path(raw), Err(why.into()), "{raw}");

@@ -7,6 +7,7 @@ use axum::extract::Request;
 use axum::extract::rejection::QueryRejection;
 use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -18,7 +19,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The body of `POST …/seed`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct SeedBody {
     pub(super) target: String,
@@ -35,7 +36,7 @@ pub(super) struct SeedBody {
 }
 
 /// The body of `POST …/verify`; none at all is all of its defaults.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(super) struct VerifyBody {
     pub(super) version: Option<VersionName>,
@@ -53,7 +54,7 @@ pub(super) struct WaitQuery {
 }
 
 /// The body of `PUT …/pin`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PinBody {
     pub(super) version: VersionName,
@@ -67,7 +68,7 @@ pub(super) struct RefreshQuery {
 }
 
 /// The body of what takes none: empty, or an object without fields.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoBody {}
 

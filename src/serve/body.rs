@@ -18,7 +18,7 @@ use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::sendfile::{self, Held, Outbox};
-use crate::fs::{read_at_once, seems_in_memory};
+use crate::fs::read_at_once;
 use crate::intent::error_chain;
 use crate::store::Version;
 
@@ -114,7 +114,7 @@ impl FileRange {
             return Body::from(bytes);
         }
         match outbox {
-            Some(Extension(outbox)) => Body::new(Sent { range: self, outbox, reading: None }),
+            Some(Extension(outbox)) => Body::new(Sent { range: self, outbox }),
             None => {
                 let length = self.left;
                 stream(self, length)
@@ -138,42 +138,18 @@ struct Sent {
     /// What was not given to the outbox yet.
     range: FileRange,
     outbox: Outbox,
-    /// Bringing the next piece into memory, for sending it must not wait for a disk.
-    reading: Option<JoinHandle<io::Result<()>>>,
-}
-
-/// Reads a piece, so that it is in memory.
-fn bring_in(held: &Held, at: u64, length: usize) -> io::Result<()> {
-    let mut buffer = vec![0; length.min(64 * 1024)];
-    (0..length).step_by(buffer.len()).try_for_each(|done| {
-        let part = (length - done).min(buffer.len());
-        held.file().read_exact_at(&mut buffer[..part], at + done as u64)
-    })
 }
 
 impl http_body::Body for Sent {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let (at, left) = (self.range.at, self.range.left);
         if left == 0 {
             return Poll::Ready(None);
         }
         let length = usize::try_from(left).map_or(sendfile::PIECE, |left| left.min(sendfile::PIECE));
-        let held = &self.range.held;
-        if self.reading.is_none() && !seems_in_memory(held.file(), at, length) {
-            let held = held.clone();
-            self.reading = Some(spawn_blocking(move || bring_in(&held, at, length)));
-        }
-        if let Some(reading) = &mut self.reading {
-            let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read);
-            self.reading = None;
-            if let Err(error) = read {
-                tracing::error!(error = error_chain(&error), left, "body cut short");
-                return Poll::Ready(Some(Err(error)));
-            }
-        }
         let piece = self.outbox.put(self.range.held.clone(), at, length);
         self.range.at += length as u64;
         self.range.left -= length as u64;

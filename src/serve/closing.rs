@@ -1,44 +1,52 @@
-//! Closing what peers passed, on threads that may wait: what lies on somebody's own file system, and sockets that linger,
-//! take as long as they like.
+//! Closing what peers passed, on threads that may wait: files on somebody's own file system, and sockets that linger,
+//! take as long as they like. Directories do not: no server is asked when one is closed. They are all that a peer has
+//! reason to pass, so they have threads of their own: who passes a few others that hang holds up nobody.
 //!
 //! What must hold: nothing of it is closed on an async thread, and while very much waits to be closed no more is taken.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use crate::fs::is_dir_unsynced;
 
 /// Threads that close.
 const THREADS: usize = 4;
 /// What may wait to be closed before no more is taken.
 const MOST: usize = 1024;
 
-static CLOSER: LazyLock<Closer> = LazyLock::new(|| Closer::start(THREADS));
+static DIRECTORIES: LazyLock<Closer> = LazyLock::new(|| Closer::start(THREADS));
+static OTHERS: LazyLock<Closer> = LazyLock::new(|| Closer::start(THREADS));
 
 /// Closed by a thread that may wait.
 #[derive(Debug)]
-pub(super) struct Closing<T: Send + 'static>(Option<T>);
+pub(super) struct Closing<T: Send + 'static> {
+    held: Option<T>,
+    is_dir: bool,
+}
 
-impl<T: Send + 'static> Closing<T> {
+impl<T: AsFd + Send + 'static> Closing<T> {
     pub(super) fn new(held: T) -> Self {
-        Self(Some(held))
+        Self { is_dir: is_dir_unsynced(&held), held: Some(held) }
     }
 
     pub(super) fn get(&self) -> &T {
-        self.0.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"))
+        self.held.as_ref().unwrap_or_else(|| unreachable!("taken out when it is dropped, and never before"))
     }
 }
 
 impl<T: Send + 'static> Drop for Closing<T> {
     fn drop(&mut self) {
-        if let Some(held) = self.0.take() {
-            CLOSER.close(held);
+        if let Some(held) = self.held.take() {
+            if self.is_dir { &DIRECTORIES } else { &OTHERS }.close(held);
         }
     }
 }
 
 /// Whether so much waits to be closed that nothing more is to be taken.
 pub(super) fn is_full() -> bool {
-    CLOSER.waiting.load(Relaxed) >= MOST
+    [&DIRECTORIES, &OTHERS].iter().any(|closer| closer.waiting.load(Relaxed) >= MOST)
 }
 
 struct Closer {

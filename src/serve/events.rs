@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -23,6 +24,7 @@ use super::ask::EventsQuery;
 use super::feed::{Event, Feed, PACE, is_moving};
 use super::problem::{Kind, Problem};
 use super::routes::App;
+use super::view::View;
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler};
 
@@ -37,6 +39,7 @@ const HELLO: &[u8] = b"retry: 1000\n\n";
 /// told for the first time, `synced` with their number.
 pub(super) async fn events(
     State(app): State<App>,
+    Extension(view): Extension<View>,
     headers: HeaderMap,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -48,7 +51,7 @@ pub(super) async fn events(
     if let Some(name) = &query.artifact {
         app.state_of(name)?;
     }
-    let watcher = Watcher::new(app.reconciler, query.artifact);
+    let watcher = Watcher::new(app.reconciler, query.artifact, view);
     let body = Body::from_stream(stream::unfold(watcher, async |mut watcher| {
         let bytes = watcher.next().await?;
         Some((Ok::<_, Infallible>(bytes), watcher))
@@ -73,6 +76,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
 struct Watcher {
     reconciler: Reconciler,
     only: Option<ArtifactName>,
+    view: View,
     changes: watch::Receiver<u64>,
     stopping: CancellationToken,
     feed: Feed,
@@ -87,11 +91,12 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(reconciler: Reconciler, only: Option<ArtifactName>) -> Self {
+    fn new(reconciler: Reconciler, only: Option<ArtifactName>, view: View) -> Self {
         let (changes, stopping, now) = (reconciler.changes(), reconciler.stopping(), Instant::now());
         Self {
             reconciler,
             only,
+            view,
             changes,
             stopping,
             feed: Feed::default(),
@@ -145,6 +150,7 @@ impl Watcher {
             Some(name) => self.reconciler.state(name).into_iter().collect(),
             None => self.reconciler.states(),
         };
+        let states = self.view.states(states);
         self.moving = states.iter().any(is_moving);
         let (now, artifacts) = (Instant::now(), states.len());
         for event in self.feed.look(states, now - self.started) {

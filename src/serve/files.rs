@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::address::Addressed;
@@ -219,9 +220,9 @@ fn of_file(version: &Version, addressed: &Addressed, entry: &Entry, sha256: &[u8
 }
 
 /// A directory as JSON.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Listing<'a> {
+pub(super) struct Listing<'a> {
     artifact: &'a ArtifactName,
     version: &'a VersionName,
     /// Below the tree; null for its top.
@@ -230,7 +231,7 @@ struct Listing<'a> {
 }
 
 /// What a directory holds: the manifest's fields, the name in the path's place.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Listed<'a> {
     name: Option<RelPath>,

@@ -3,6 +3,7 @@
 use axum::extract::{Request, State};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address::Addressed;
@@ -22,10 +23,10 @@ pub(super) fn routes() -> Router<App> {
     Router::new().route("/v1/artifacts/{name}/versions/{version}/fill", post(fill))
 }
 
-/// The body.
-#[derive(Debug, Deserialize)]
+/// The body of `POST …/fill`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct FillBody {
+pub(super) struct FillBody {
     #[serde(default)]
     link: Link,
     /// Where the caller has it: for display only.

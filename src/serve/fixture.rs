@@ -17,6 +17,8 @@ use tower::ServiceExt as _;
 
 use super::caller::Peer;
 use super::files::{self, Shelf};
+use super::gate::Gate;
+use super::host::OwnNames;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use crate::fs::{Meta, RelPath, apply_meta};
@@ -166,7 +168,8 @@ impl Fixture {
 
     /// The routes of a version with the outermost layer around them, for a caller over TCP.
     pub(super) fn router(&self) -> Router {
-        let observer = Observer { metrics: Metrics::new(Registry::default()), own_uid: 12345 };
+        let gate = Gate { token_file: None, own_uid: 12345 };
+        let observer = Observer { metrics: Metrics::new(Registry::default()), gate, names: OwnNames::default() };
         let peer = Peer::Tcp("127.0.0.1:9".parse().unwrap());
         observed(files::routes().with_state(self.shelf()), observer).layer(axum::Extension(peer))
     }

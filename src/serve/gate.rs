@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use super::caller::{Denied, Peer, Rights, Token, bearer, compare, may_change, rights};
 use super::files::blocking;
 use super::problem::Problem;
+use super::view::View;
 use crate::fs;
 
 /// Longer than any token.
@@ -38,6 +39,15 @@ impl Gate {
     pub(super) async fn may_change(&self, peer: Peer, headers: &HeaderMap) -> Result<(), Problem> {
         let token = self.token(peer, headers).await?;
         may_change(peer, self.own_uid, token).map_err(|denied| refused(peer, denied))
+    }
+
+    /// What the caller is shown. Reading is open: a token that is wrong, or cannot be compared, shows nothing more.
+    pub(super) async fn view(&self, peer: Option<Peer>, headers: &HeaderMap) -> View {
+        let Some(peer) = peer else { return View::Reader };
+        match peer.is_owner(self.own_uid) || matches!(self.token(peer, headers).await, Ok(Token::Right)) {
+            true => View::Operator,
+            false => View::Reader,
+        }
     }
 
     async fn token(&self, peer: Peer, headers: &HeaderMap) -> Result<Token, Problem> {
@@ -102,5 +112,30 @@ mod tests {
         assert_eq!(problem.into_response().status(), StatusCode::FORBIDDEN);
         assert_eq!(gate.rights(peer, &with_token("any")).await.unwrap(), Rights::Declared);
         assert!(gate.may_change(Peer::Unix { uid: 5, gid: 5, outside: false }, &HeaderMap::new()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn operators_are_shown_all_and_nobody_is_refused_for_looking() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let gate = Gate { token_file: Some(path.as_path().into()), own_uid: 5 };
+        let tcp = Some(Peer::Tcp("127.0.0.1:9".parse().unwrap()));
+        let unix = |uid, outside| Some(Peer::Unix { uid, gid: uid, outside });
+        assert_eq!(gate.view(tcp, &with_token("old")).await, View::Reader, "no file");
+        std::fs::write(&path, "old\n").unwrap();
+        for (peer, headers, view) in [
+            (tcp, with_token("old"), View::Operator),
+            (tcp, with_token("new"), View::Reader),
+            (tcp, HeaderMap::new(), View::Reader),
+            (unix(5, false), HeaderMap::new(), View::Operator),
+            (unix(0, false), HeaderMap::new(), View::Operator),
+            (unix(0, true), HeaderMap::new(), View::Reader),
+            (unix(7, false), with_token("old"), View::Reader),
+            (None, with_token("old"), View::Reader),
+        ] {
+            assert_eq!(gate.view(peer, &headers).await, view, "{peer:?} {headers:?}");
+        }
+        let open = Gate { token_file: None, own_uid: 5 };
+        assert_eq!(open.view(tcp, &with_token("any")).await, View::Reader);
     }
 }

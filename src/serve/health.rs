@@ -1,20 +1,22 @@
 //! Alive and ready, as orchestrators ask.
 
-use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::problem::{Kind, Problem};
 use super::routes::App;
+use super::view::View;
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, State as Stand};
 
 /// Whether what documents declare is here, or known not to come by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Readiness {
+pub(super) struct Readiness {
     ready: bool,
     /// Neither here nor tried to the end yet.
     missing: Vec<ArtifactName>,
@@ -22,7 +24,7 @@ struct Readiness {
     failed: Vec<Failed>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Failed {
     name: ArtifactName,
@@ -50,7 +52,7 @@ impl Readiness {
 }
 
 /// Why an artifact that was asked for by name cannot be used yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct NotReady {
     name: ArtifactName,
@@ -63,14 +65,16 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn readyz(
     State(app): State<App>,
+    Extension(view): Extension<View>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query?;
     let names = named(&query)?;
     if names.is_empty() {
-        return respond(Readiness::of(&app.reconciler.states()));
+        return respond(Readiness::of(&view.states(app.reconciler.states())));
     }
-    let states = names.iter().map(|name| app.state_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let states =
+        names.iter().map(|name| app.state_of(name).map(|state| view.state(state))).collect::<Result<Vec<_>, _>>()?;
     respond_for(&states)
 }
 

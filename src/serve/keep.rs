@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{delete, post, put};
 use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::address::{Addressed, Named};
@@ -76,9 +77,9 @@ fn no_current(artifact: &crate::intent::ArtifactName) -> Problem {
 }
 
 /// The body of `PUT …/leases/{holder}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct LeaseBody {
+pub(super) struct LeaseBody {
     version: String,
     ttl: Interval,
 }

@@ -1,12 +1,15 @@
 //! Accepting connections: our own loop over TCP and the Unix socket, so that the peer's credentials, the number of
 //! connections and every wait of one are ours to say.
 
+use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -157,7 +160,10 @@ impl Connections {
         let (stream, outbox) = Sending::new(stream);
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             let descriptor = waiting.take();
-            if let Some(response) = quick.as_ref().and_then(|quick| quick.answer(&request, peer, &outbox)) {
+            // Of one that also had a length, which hyper does not tell of, the sides may differ on where it ends.
+            let ends = request.headers().contains_key(TRANSFER_ENCODING);
+            let quick = quick.as_ref().filter(|_| !ends);
+            if let Some(response) = quick.and_then(|quick| quick.answer(&request, peer, &outbox)) {
                 return Either::Left(ready(Ok(response)));
             }
             request.extensions_mut().insert(peer);
@@ -165,7 +171,14 @@ impl Connections {
             if let Some(descriptor) = descriptor {
                 request.extensions_mut().insert(descriptor);
             }
-            Either::Right(router.clone().oneshot(request.map(axum::body::Body::new)))
+            let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+            Either::Right(async move {
+                let mut answer = answer.await?;
+                if ends {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            })
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

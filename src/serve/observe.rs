@@ -16,14 +16,17 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
 
 use super::caller::Peer;
+use super::gate::Gate;
+use super::host::{ForeignHost, OwnNames};
 use super::metrics::{Guard, InFlight, Metrics};
-use super::problem::{self, Problem};
+use super::problem::{self, Kind, Problem};
 
 /// What the layer works with.
 #[derive(Debug, Clone)]
 pub(super) struct Observer {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) own_uid: u32,
+    pub(super) gate: Gate,
+    pub(super) names: OwnNames,
 }
 
 /// A handler that panicked.
@@ -39,7 +42,7 @@ pub(super) fn observed(routes: Router, observer: Observer) -> Router {
         .layer(from_fn_with_state(observer, observe))
 }
 
-async fn observe(State(observer): State<Observer>, request: Request, next: Next) -> Response {
+async fn observe(State(observer): State<Observer>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = RequestId::new();
     let peer = request.extensions().get::<Peer>().copied();
@@ -47,15 +50,19 @@ async fn observe(State(observer): State<Observer>, request: Request, next: Next)
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let in_flight = observer.metrics.begin();
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let view = observer.gate.view(peer, request.headers()).await;
+    request.extensions_mut().insert(view);
+    let response = match observer.names.check(peer, request.uri(), request.headers()) {
+        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await,
+        Err(foreign) => Ok(Problem::from(foreign).into_response()),
+    };
     let response = response.unwrap_or_else(|_| Problem::internal(&Panicked).into_response());
-    let trusted = peer.is_some_and(|peer| peer.is_owner(observer.own_uid));
     if let Some(problem) = response.extensions().get::<Problem>()
         && problem.is_internal()
     {
         tracing::error!(request = %id, %method, path, error = problem.detail(), "request failed");
     }
-    let response = finish(problem::write(response, &id.to_string(), trusted), in_flight);
+    let response = finish(problem::write(response, &id.to_string(), view), in_flight);
     observer.metrics.answered(&method, route, response.status(), start.elapsed());
     log(&method, &path, response.status(), peer, id, start);
     response
@@ -81,6 +88,14 @@ impl Display for RequestId {
 pub(super) fn finish(mut response: Response, in_flight: Guard) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response.map(|body| Body::new(InFlight::new(body, in_flight)))
+}
+
+impl From<ForeignHost> for Problem {
+    fn from(error: ForeignHost) -> Self {
+        let next = "call it by its IP address, as localhost, by the name of its node or its Service, or by one word; or set \
+                    listen.http to the name";
+        Self::new(Kind::Misdirected, error, next)
+    }
 }
 
 /// The query stays out: it is where secrets end up.
@@ -115,7 +130,8 @@ mod tests {
     }
 
     async fn ask(peer: Peer, uri: &str) -> (u16, serde_json::Value) {
-        let observer = Observer { metrics: Metrics::new(Registry::default()), own_uid: 5 };
+        let gate = Gate { token_file: None, own_uid: 5 };
+        let observer = Observer { metrics: Metrics::new(Registry::default()), gate, names: OwnNames::default() };
         let failing = async || Problem::internal(&std::io::Error::other("cannot read /secret/place"));
         let routes = Router::new().route("/boom", get(boom)).route("/failing", get(failing));
         let router = observed(routes, observer).layer(axum::Extension(peer));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::intent::Interval;
@@ -9,8 +10,9 @@ use crate::intent::Interval;
 /// The longest wait: over it the request is refused, not shortened.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// A wait of at most an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A wait of at most an hour: `30s`, `10m`, or a number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "Written")]
 pub(super) struct Patience(pub(super) Duration);
 
 /// Why a text is no such wait.
@@ -36,14 +38,16 @@ impl std::str::FromStr for Patience {
     }
 }
 
+/// As machines and people write it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a time like `10m`, or a number of seconds")]
+enum Written {
+    Seconds(#[schemars(range(max = 3600))] u64),
+    Text(#[schemars(regex(pattern = "^([0-9]{1,3}s?|[1-5]?[0-9]m|1h)$"))] String),
+}
+
 impl<'de> Deserialize<'de> for Patience {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a time like `10m`, or a number of seconds")]
-        enum Written {
-            Seconds(u64),
-            Text(String),
-        }
         let text = match Written::deserialize(deserializer)? {
             Written::Seconds(seconds) => seconds.to_string(),
             Written::Text(text) => text,

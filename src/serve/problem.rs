@@ -1,7 +1,8 @@
 //! The one place that turns errors into RFC 9457 problem documents: what happened, and what to do next.
 //!
-//! A handler returns a [`Problem`]; the outermost layer, which knows the caller, writes it. So what tells of the host's
-//! paths goes to the log with the request's id, and to callers over TCP only the id.
+//! A handler returns a [`Problem`]; the outermost layer, which knows the caller, writes it. What went wrong in the daemon
+//! goes to the log with the request's id, and to callers who are no operators only the id; of what else is told to them,
+//! the host's paths are left out.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -9,10 +10,12 @@ use std::error::Error;
 use axum::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::caller::Denied;
+use super::view::View;
 use crate::fs;
 use crate::intent::error_chain;
 use crate::reconcile::{ArtifactState, PinError, RefreshError, SeedAskError, VerifyAskError, WaitError};
@@ -35,6 +38,7 @@ pub(super) enum Kind {
     TooLarge,
     MediaType,
     Range,
+    Misdirected,
     Internal,
     Unavailable,
     NotReady,
@@ -64,6 +68,9 @@ impl Kind {
             Kind::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
             Kind::MediaType => ("media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON"),
             Kind::Range => ("range", StatusCode::RANGE_NOT_SATISFIABLE, "The range lies past the end"),
+            Kind::Misdirected => {
+                ("misdirected", StatusCode::MISDIRECTED_REQUEST, "The request is meant for somebody else")
+            }
             Kind::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "The daemon failed"),
             Kind::Unavailable => ("unavailable", StatusCode::BAD_GATEWAY, "The artifact cannot be had"),
             Kind::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "Not ready yet"),
@@ -75,12 +82,39 @@ impl Kind {
     }
 }
 
+/// A problem as it is written (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Problem")]
+pub(super) struct Document {
+    /// Tells kinds apart: `urn:seedcache:problem:KIND`.
+    r#type: String,
+    /// The kind in words.
+    title: &'static str,
+    /// That of the answer.
+    status: u16,
+    /// What went wrong this time.
+    detail: String,
+    /// What to do next.
+    next: Cow<'static, str>,
+    /// By which the daemon's log knows the request.
+    request_id: String,
+    /// Where the artifact stands that was waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<Box<ArtifactState>>,
+    /// What the kind has besides.
+    #[serde(flatten)]
+    extra: Map<String, Value>,
+}
+
 /// An error as callers get it.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     kind: Kind,
     detail: String,
     next: Cow<'static, str>,
+    /// Where the artifact stands.
+    state: Option<Box<ArtifactState>>,
     extra: Map<String, Value>,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The detail is for the log and for the daemon's owner.
@@ -89,8 +123,8 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(kind: Kind, detail: impl ToString, next: impl Into<Cow<'static, str>>) -> Self {
-        let (extra, headers) = (Map::new(), Vec::new());
-        Self { kind, detail: detail.to_string(), next: next.into(), extra, headers, internal: false }
+        let (state, extra, headers) = Default::default();
+        Self { kind, detail: detail.to_string(), next: next.into(), state, extra, headers, internal: false }
     }
 
     /// An error that the caller has no part in.
@@ -149,25 +183,26 @@ impl Problem {
         &self.detail
     }
 
-    /// The document, for a caller who may (`trusted`) or may not see the host's paths.
-    pub(super) fn render(self, request_id: &str, trusted: bool) -> Response {
+    /// The answer, for a caller who is shown so much.
+    pub(super) fn render(self, request_id: &str, view: View) -> Response {
         let (slug, status, title) = self.kind.words();
-        let detail = match self.internal && !trusted {
+        let detail = match self.internal && view != View::Operator {
             true => format!("{title}: the daemon's log says more under request {request_id}"),
-            false => self.detail,
+            false => view.text(&self.detail).into_owned(),
         };
-        let mut document = json!({
-            "type": format!("urn:seedcache:problem:{slug}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": detail,
-            "next": self.next,
-        });
-        if let Value::Object(members) = &mut document {
-            members.insert("requestId".into(), request_id.into());
-            members.extend(self.extra);
-        }
-        let mut response = (status, document.to_string()).into_response();
+        let document = Document {
+            r#type: format!("urn:seedcache:problem:{slug}"),
+            title,
+            status: status.as_u16(),
+            detail,
+            next: self.next,
+            request_id: request_id.into(),
+            state: self.state.map(|state| Box::new(view.state(*state))),
+            extra: self.extra,
+        };
+        let json = serde_json::to_string(&document)
+            .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
+        let mut response = (status, json).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.extend(self.headers);
@@ -185,10 +220,10 @@ impl IntoResponse for Problem {
 }
 
 /// Writes the problem that a handler left in its answer, headers that routing set (`Allow`) kept.
-pub(super) fn write(mut response: Response, request_id: &str, trusted: bool) -> Response {
+pub(super) fn write(mut response: Response, request_id: &str, view: View) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let allow = response.headers_mut().remove(ALLOW);
-    let mut written = problem.render(request_id, trusted);
+    let mut written = problem.render(request_id, view);
     if let Some(allow) = allow {
         written.headers_mut().insert(ALLOW, allow);
     }
@@ -233,7 +268,7 @@ impl From<StoreError> for Problem {
 }
 
 fn with_state(kind: Kind, error: &WaitError, state: &ArtifactState, next: String) -> Problem {
-    Problem::new(kind, error, next).with("state", state)
+    Problem { state: Some(Box::new(state.clone())), ..Problem::new(kind, error, next) }
 }
 
 impl From<WaitError> for Problem {
@@ -367,8 +402,8 @@ mod tests {
     use crate::reconcile::State;
     use http_body_util::BodyExt as _;
 
-    async fn written(problem: Problem, trusted: bool) -> (u16, Value) {
-        let response = write(problem.into_response(), "77", trusted);
+    async fn written(problem: Problem, view: View) -> (u16, Value) {
+        let response = write(problem.into_response(), "77", view);
         let status = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap())
@@ -402,35 +437,35 @@ mod tests {
             (Denied::NotConfigured.into(), 403, "forbidden"),
         ];
         for (problem, status, slug) in table {
-            let (found, document) = written(problem, false).await;
+            let (found, document) = written(problem, View::Reader).await;
             assert_eq!(found, status, "{document}");
             assert_eq!(document["type"], format!("urn:seedcache:problem:{slug}"));
             assert!(!document["next"].as_str().unwrap().is_empty() && !document["title"].as_str().unwrap().is_empty());
         }
-        let (_, timed_out) = written(WaitError::TimedOut { state: failed() }.into(), false).await;
+        let (_, timed_out) = written(WaitError::TimedOut { state: failed() }.into(), View::Reader).await;
         assert_eq!(timed_out["state"]["name"], "thing");
         assert!(timed_out["detail"].as_str().unwrap().starts_with("thing is not ready yet"), "{timed_out}");
         let at_one = ArtifactState { current: Some("v1".parse().unwrap()), ..state("thing", State::Ready) };
-        let (_, other) = written(WaitError::TimedOut { state: Box::new(at_one) }.into(), false).await;
+        let (_, other) = written(WaitError::TimedOut { state: Box::new(at_one) }.into(), View::Reader).await;
         assert_eq!(other["detail"], "thing is at v1; what was waited for has not come");
-        let (_, unavailable) = written(WaitError::Failed { state: failed() }.into(), false).await;
+        let (_, unavailable) = written(WaitError::Failed { state: failed() }.into(), View::Reader).await;
         assert!(unavailable["detail"].as_str().unwrap().contains("no route"), "{unavailable}");
     }
 
     #[tokio::test]
     async fn host_paths_are_for_the_daemons_owner() {
         for error in [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::StorageFull] {
-            let (_, hidden) = written(SeedError::Fs(file_problem(error)).into(), false).await;
+            let (_, hidden) = written(SeedError::Fs(file_problem(error)).into(), View::Reader).await;
             assert!(!hidden.to_string().contains("secret"), "{hidden}");
             assert!(hidden["detail"].as_str().unwrap().contains("77"), "{hidden}");
-            let (_, shown) = written(SeedError::Fs(file_problem(error)).into(), true).await;
+            let (_, shown) = written(SeedError::Fs(file_problem(error)).into(), View::Operator).await;
             assert!(shown["detail"].as_str().unwrap().contains("/secret/place: "), "{shown}");
         }
     }
 
     #[test]
     fn a_missing_token_is_challenged() {
-        let response = Problem::from(Denied::NoToken).render("1", false);
+        let response = Problem::from(Denied::NoToken).render("1", View::Reader);
         assert!(response.headers()[WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
     }
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::address::Named;
@@ -19,10 +20,12 @@ use super::caller::{Peer, Rights};
 use super::descriptor::Descriptor;
 use super::files::Shelf;
 use super::gate::Gate;
+use super::host::OwnNames;
 use super::metrics::Metrics;
 use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
-use super::{events, files, fill, health, keep, page, pin, scrape};
+use super::view::View;
+use super::{events, files, fill, health, keep, openapi, page, pin, scrape};
 use crate::intent::ArtifactName;
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
@@ -48,13 +51,19 @@ impl FromRef<App> for Shelf {
 }
 
 /// All of the API.
-pub(super) fn router(app: App) -> Router {
-    let observer = Observer { metrics: app.metrics.clone(), own_uid: app.gate.own_uid };
-    let routes = Router::new()
+pub(super) fn router(app: App, names: OwnNames) -> Router {
+    let observer = Observer { metrics: app.metrics.clone(), gate: app.gate.clone(), names };
+    observed(endpoints().with_state(app), observer)
+}
+
+/// What can be asked for.
+pub(super) fn endpoints() -> Router<App> {
+    Router::new()
         .route("/", get(page::page))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(scrape::metrics))
+        .route("/openapi.json", get(openapi::openapi))
         .route("/v1/events", get(events::events))
         .route("/v1/artifacts", get(list))
         .route("/v1/artifacts/{name}", get(one))
@@ -66,8 +75,6 @@ pub(super) fn router(app: App) -> Router {
         .merge(files::routes())
         .merge(keep::routes())
         .merge(fill::routes())
-        .with_state(app);
-    observed(routes, observer)
 }
 
 impl App {
@@ -77,26 +84,32 @@ impl App {
     }
 }
 
-async fn list(State(app): State<App>) -> Json<Vec<ArtifactState>> {
-    Json(app.reconciler.states())
+async fn list(State(app): State<App>, Extension(view): Extension<View>) -> Json<Vec<ArtifactState>> {
+    Json(view.states(app.reconciler.states()))
 }
 
-async fn one(State(app): State<App>, Named(name): Named) -> Result<Json<ArtifactState>, Problem> {
-    app.state_of(&name).map(Json)
+async fn one(
+    State(app): State<App>,
+    Extension(view): Extension<View>,
+    Named(name): Named,
+) -> Result<Json<ArtifactState>, Problem> {
+    Ok(Json(view.state(app.state_of(&name)?)))
 }
 
 async fn wait(
     State(app): State<App>,
+    Extension(view): Extension<View>,
     Named(name): Named,
     query: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Json<ArtifactState>, Problem> {
     let Query(query) = query?;
     let version = named_version(&query.version)?;
     let timeout = named_wait(&query.timeout, DEFAULT_WAIT)?;
-    Ok(Json(match version {
+    let state = match version {
         Some(version) => app.reconciler.wait(&name, Some(&version), timeout).await?,
         None => app.reconciler.wait_for_use(&name, timeout).await?,
-    }))
+    };
+    Ok(Json(view.state(state)))
 }
 
 async fn seed(
@@ -119,6 +132,7 @@ async fn seed(
         Some(version) => named_version(version.as_str())?,
         None => None,
     };
+    let asked = body.target.clone();
     let parent = passed.map(|Extension(passed)| passed.dir(body.target.as_ref())).transpose()?;
     let ask = SeedAsk {
         artifact: name,
@@ -133,7 +147,8 @@ async fn seed(
     };
     let seeded = app.reconciler.seed(ask, Arc::new(SeedProgress::default())).await?;
     app.metrics.seeded(&seeded);
-    Ok(Json(seeded))
+    // Where seed.root is, only operators are told.
+    Ok(Json(if rights == Rights::All { seeded } else { Seeded { target: asked, ..seeded } }))
 }
 
 async fn refresh(
@@ -155,8 +170,9 @@ async fn refresh(
     Ok((StatusCode::ACCEPTED, Json(app.state_of(&name)?)).into_response())
 }
 
-#[derive(Serialize)]
-struct Verified {
+/// The answer to `POST …/verify`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Verified {
     results: Vec<VerifyResult>,
 }
 

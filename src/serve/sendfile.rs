@@ -6,24 +6,34 @@
 //! What must hold: no blank byte is ever sent, and no byte within a piece. Stand-ins come in the order of their pieces, and
 //! where one begins within [`BLANK`] is how far its piece was sent. One without a piece, or at another place, or gone before
 //! its piece was sent (the library may have copied it) ends the connection before another byte is written.
+//!
+//! Sending waits for no disk: right before it the kernel is asked what is in memory. The rest is read by a thread that may
+//! wait, and sent from the cache or, where the file system has none for it or no sendfile, from what was read.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::fs::send_file;
+use crate::fs::{seem_in_memory, send_file};
+use crate::intent::error_chain;
 use crate::store::Version;
 
 /// Bytes of a piece at most: what other tasks wait for while a fast peer takes it.
 pub(super) const PIECE: usize = 512 * 1024;
+/// Bytes sent at once at most, and read at once by a thread that may wait.
+const PART: usize = 128 * 1024;
 
 /// What stands for pieces of files. Never written to, so that it takes no memory.
 static BLANK: LazyLock<Box<[u8]>> = LazyLock::new(|| vec![0; PIECE].into());
@@ -38,12 +48,35 @@ fn blank_at(bytes: &[u8]) -> Option<usize> {
 #[derive(Debug)]
 pub(super) struct Held {
     file: File,
+    /// Its file system does not do sendfile.
+    refused: AtomicBool,
     _version: Version,
 }
 
 impl Held {
     pub(super) fn new(file: File, version: Version) -> Self {
-        Self { file, _version: version }
+        Self { file, refused: AtomicBool::new(false), _version: version }
+    }
+
+    /// How many bytes from there on can be sent without waiting.
+    fn at_hand(&self, at: u64, length: usize) -> usize {
+        if self.refused.load(Relaxed) { 0 } else { seem_in_memory(&self.file, at, length.min(PART)) }
+    }
+
+    /// Bytes from there on: at least one.
+    fn read(&self, at: u64, length: usize) -> io::Result<Bytes> {
+        let mut bytes = vec![0; length.min(PART)];
+        loop {
+            match self.file.read_at(&mut bytes, at) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    bytes.truncate(n);
+                    return Ok(bytes.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -125,19 +158,20 @@ impl State {
         (piece.sent == at && piece.length == at + stand_in.len()).then_some(piece)
     }
 
-    /// Sends what the socket takes of it.
-    fn send(&mut self, socket: impl AsFd, stand_in: &[u8]) -> io::Result<usize> {
+    /// What of its file is to be sent next: from where, and how much there is of the piece.
+    fn next(&mut self, stand_in: &[u8]) -> io::Result<(Arc<Held>, u64, usize)> {
         let piece = self.piece(stand_in).ok_or_else(astray)?;
-        let sent = send_file(socket, &piece.held.file, piece.at + piece.sent as u64, piece.length - piece.sent)?;
-        if sent == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        piece.sent += sent;
+        Ok((piece.held.clone(), piece.at + piece.sent as u64, piece.length - piece.sent))
+    }
+
+    /// So much of it was sent.
+    fn sent(&mut self, bytes: usize) {
+        let Some(piece) = self.pieces.front_mut() else { return };
+        piece.sent += bytes;
         if piece.sent == piece.length {
             self.pieces.pop_front();
             self.done += 1;
         }
-        Ok(sent)
     }
 }
 
@@ -165,32 +199,69 @@ impl Socket for TcpStream {
 pub(super) struct Sending<S> {
     stream: S,
     outbox: Outbox,
+    /// Of the piece that is being sent, from where it was sent to.
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    read: Bytes,
 }
 
 impl<S> Sending<S> {
     /// The connection, and where its files go.
     pub(super) fn new(stream: S) -> (Self, Outbox) {
         let outbox = Outbox::default();
-        (Self { stream, outbox: outbox.clone() }, outbox)
+        (Self { stream, outbox: outbox.clone(), reading: None, read: Bytes::new() }, outbox)
     }
 }
 
 impl<S: Socket> Sending<S> {
-    fn poll_send(&self, cx: &mut Context<'_>, stand_in: &[u8]) -> Poll<io::Result<usize>> {
+    /// Sends what the socket takes of a piece.
+    fn poll_send(&mut self, cx: &mut Context<'_>, stand_in: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = ready!(self.poll_part(cx, stand_in));
+        match &sent {
+            Ok(bytes) => self.outbox.lock().sent(*bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                tracing::error!("a file ended early; the answer was cut short");
+            }
+            Err(error) => tracing::debug!(error = error_chain(error), "a file's piece not sent"),
+        }
+        Poll::Ready(sent)
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>, stand_in: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.stream.poll_writable(cx))?;
-            match self.stream.try_write(|| self.outbox.lock().send(&self.stream, stand_in)) {
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => {
-                    if error.kind() == io::ErrorKind::UnexpectedEof {
-                        tracing::error!("a file ended early; the answer was cut short");
-                    }
-                    return Poll::Ready(Err(error));
+            let (held, at, length) = self.outbox.lock().next(stand_in)?;
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read);
+                self.reading = None;
+                let read = read?;
+                // From the cache, where it is now: who takes it slowly then holds no memory of ours.
+                if held.at_hand(at, length) == 0 {
+                    self.read = read;
                 }
+            }
+            if !self.read.is_empty() {
+                let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.read))?;
+                self.read.advance(sent);
+                return Poll::Ready(Ok(sent));
+            }
+            ready!(self.stream.poll_writable(cx))?;
+            let at_hand = held.at_hand(at, length);
+            if at_hand == 0 {
+                self.reading = Some(spawn_blocking(move || held.read(at, length)));
+                continue;
+            }
+            match self.stream.try_write(|| send_file(&self.stream, &held.file, at, at_hand)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) if is_refusal(&error) => held.refused.store(true, Relaxed),
                 sent => return Poll::Ready(sent),
             }
         }
     }
+}
+
+/// The file system, or the socket, does no sendfile.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 impl<S: Socket> AsyncRead for Sending<S> {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::Shelf;
 use super::gate::Gate;
+use super::host::OwnNames;
 use super::listener::{Connections, Limits};
 use super::manifests::Manifests;
 use super::metrics::Metrics;
@@ -29,6 +30,7 @@ pub struct Server {
     tcp: Option<(TcpListener, SocketAddr)>,
     unix: Option<(Socket, UnixListener)>,
     token_file: Option<PathBuf>,
+    names: OwnNames,
 }
 
 /// Why the daemon cannot listen.
@@ -49,8 +51,9 @@ pub enum BindError {
 }
 
 impl Server {
-    /// Listens where the settings say: port 0 takes any free one, null listens not at all.
-    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
+    /// Listens where the settings say: port 0 takes any free one, null listens not at all. `node` is the node's name, one
+    /// of those that browsers may call it by.
+    pub async fn bind(listen: &Listen, node: &str) -> Result<Self, BindError> {
         let tcp = match &listen.http {
             None => None,
             Some(address) => Some(bind_tcp(address).await.map_err(|source| {
@@ -62,7 +65,8 @@ impl Server {
             None => None,
             Some(path) => Some(Socket::bind(path).await?),
         };
-        Ok(Self { tcp, unix, token_file: listen.token_file.clone() })
+        let names = OwnNames::new(listen.http.as_deref(), node);
+        Ok(Self { tcp, unix, token_file: listen.token_file.clone(), names })
     }
 
     /// The TCP address, its real port in it.
@@ -85,10 +89,11 @@ impl Server {
         let manifests = Arc::new(Manifests::default());
         let shelf = Shelf { store: reconciler.store().clone(), manifests: manifests.clone() };
         let metrics = Metrics::new(registry);
-        let quick = Quick { shelf: shelf.clone(), metrics: metrics.clone() };
+        let quick = Quick { shelf: shelf.clone(), metrics: metrics.clone(), names: self.names.clone() };
         let app = App { reconciler, shelf, metrics, gate };
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let connections = Connections::new(router(app), Limits::within(files)).with_quick(quick);
+        let router = router(app, self.names.clone());
+        let connections = Connections::new(router, Limits::within(files)).with_quick(quick);
         let http = self.address().map(|address| address.to_string());
         let socket = self.socket().map(|path| path.display().to_string());
         tracing::info!(http, socket, "listening");

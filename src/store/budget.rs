@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Store;
 use super::layout::{lock, own};
-use crate::fs::{self, Dir, Kind, RelPath};
+use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use crate::intent::{ArtifactName, MinFree};
 
 /// How long what is in quarantine is kept for somebody to look at.
@@ -196,7 +196,9 @@ impl Store {
             let old = Duration::try_from(now.duration_since(put)).is_ok_and(|age| age >= QUARANTINE_TIME);
             if needed || old {
                 freed += size_of(parent, entry)?;
+                fail_point("store.quarantine.before-removal");
                 parent.remove_tree(&entry.name)?;
+                fail_point("store.quarantine.after-removal");
             }
             Ok(())
         })?;

@@ -17,6 +17,9 @@ use crate::intent::{ArtifactName, Interval, Retain, VersionName};
 /// meanwhile. Shorter where `retain.for` is.
 const SETTLING: Duration = Duration::from_secs(600);
 
+/// So many directories of pods are named.
+const NAMED: usize = 8;
+
 /// What speaks for keeping a version, however old it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
@@ -38,6 +41,11 @@ pub enum Claim {
         /// Below `seed.root`.
         target: Box<str>,
     },
+    /// The files of directories that pods had filled are hard links to it.
+    Filled {
+        /// What the pods call them, at least one.
+        targets: Vec<Box<str>>,
+    },
     /// Somebody has it open.
     Read,
     /// The document is refused, so that what it says of keeping is not known.
@@ -49,6 +57,18 @@ impl Claim {
     pub fn forbids_removal(&self) -> bool {
         !matches!(self, Claim::Read | Claim::Wanted | Claim::Refused)
     }
+
+    /// In words, the first directories of pods by name: for operators.
+    fn in_full(&self) -> String {
+        match self {
+            Claim::Filled { targets } if targets.len() <= NAMED => {
+                let named: Vec<_> = targets.iter().map(|target| format!("seeded at {target}")).collect();
+                named.join(", ")
+            }
+            Claim::Filled { targets } => format!("{self}, one of them {}", targets[0]),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Claim {
@@ -59,6 +79,9 @@ impl fmt::Display for Claim {
             Claim::Wanted => f.write_str("wanted by its document"),
             Claim::Leased { holder, until } => write!(f, "leased by {holder} until {until:.0}"),
             Claim::Seeded { target } => write!(f, "seeded at {target}"),
+            // Which, is for operators to know.
+            Claim::Filled { targets } if targets.len() == 1 => f.write_str("seeded at a directory of a pod"),
+            Claim::Filled { targets } => write!(f, "seeded at {} directories of pods", targets.len()),
             Claim::Read => f.write_str("being read"),
             Claim::Refused => f.write_str("its document is refused"),
         }
@@ -109,6 +132,14 @@ impl Why {
     /// Whether the version stays.
     pub fn keeps(&self) -> bool {
         !matches!(self, Why::Surplus { .. } | Why::Room { .. } | Why::Asked)
+    }
+
+    /// In words, with directories of pods by what these call them: for operators.
+    pub fn in_full(&self) -> String {
+        match self {
+            Why::Claimed(claims) => claims.iter().map(Claim::in_full).collect::<Vec<_>>().join(", "),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -182,7 +213,10 @@ pub fn fates(artifact: &ArtifactName, holding: &Holding, claims: &Claims, retain
             Why::Surplus { rank, age: retain.age }
         }
     };
-    let ranked = holding.newest_first().into_iter().zip(1..);
+    // What came by a clock that was ahead takes the place of the newest from none that came since.
+    let (ahead, rest): (Vec<_>, Vec<_>) =
+        holding.newest_first().into_iter().partition(|head| head.published_at > age.now);
+    let ranked = rest.into_iter().chain(ahead).zip(1..);
     ranked
         .map(|(head, rank)| Fate {
             artifact: artifact.clone(),
@@ -265,6 +299,18 @@ mod tests {
     const DAY: i64 = 86_400;
 
     #[test]
+    fn directories_of_pods_are_named_to_operators_alone() {
+        let why = |count: usize| {
+            let targets = (0..count).map(|at| format!("/data/{at}").into()).collect();
+            Why::Claimed(vec![Claim::Current, Claim::Filled { targets }])
+        };
+        assert_eq!(why(1).to_string(), "current, seeded at a directory of a pod");
+        assert_eq!(why(2).to_string(), "current, seeded at 2 directories of pods");
+        assert_eq!(why(2).in_full(), "current, seeded at /data/0, seeded at /data/1");
+        assert_eq!(why(1000).in_full(), "current, seeded at 1000 directories of pods, one of them /data/0");
+    }
+
+    #[test]
     fn each_fate_is_told_in_words() {
         let ages = [
             ("v8", -DAY),
@@ -289,14 +335,14 @@ mod tests {
         assert_eq!(
             words(&fates),
             [
-                "v8 kept: newest",
-                "v7 kept: younger than 48h",
-                "v6 removed: 3rd newest, older than 48h",
-                "v5 removed: 4th newest, older than 48h",
+                "v7 kept: newest",
+                "v6 removed: 2nd newest, older than 48h",
+                "v5 removed: 3rd newest, older than 48h",
                 "v4 kept: current",
                 "v3 kept: pinned, seeded at pod",
                 "v2 kept: leased by job-1 until 2027-01-15T09:00:00Z",
                 "v1 kept: being read",
+                "v8 kept: younger than 48h",
             ]
         );
     }
@@ -331,6 +377,16 @@ mod tests {
         let versions = holding(&[("b", 1000 * DAY), ("a", 2000 * DAY)], None);
         let kept = fates(&name("app"), &versions, &Claims::new(), &retain(1, 48), age(Duration::from_secs(60)));
         assert_eq!(words(&kept)[1], "a kept: the daemon has run for less than 10m");
+    }
+
+    #[test]
+    fn what_came_by_a_clock_that_was_ahead_costs_no_other_its_place() {
+        let versions = holding(&[("a", 3 * DAY), ("b", 2 * DAY), ("ahead", -4000 * DAY)], None);
+        let fates = fates(&name("app"), &versions, &Claims::new(), &retain(1, 1), age(LONG_UP));
+        assert_eq!(
+            words(&fates),
+            ["b kept: newest", "a removed: 2nd newest, older than 1h", "ahead kept: younger than 1h"]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::Store;
 use super::layout::lock;
-use crate::fs::{self, Dir, RelPath, Rename};
+use crate::fs::{self, Dir, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// What drained directories in `staging/` start with; no artifact's name can.
@@ -33,7 +33,7 @@ pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
 
 impl Store {
     /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more. `readers` is asked once
-    /// nobody can open it any more: whoever opened it before is among them.
+    /// nobody can open it any more: whoever opened it before is among them. Durable once the caller has synced `dir`.
     pub(super) fn drain(
         &self,
         dir: &Dir,
@@ -41,9 +41,15 @@ impl Store {
         readers: impl FnOnce() -> Option<Weak<Lease>>,
     ) -> fs::Result<()> {
         let (_, aside) = self.out_of_sight();
+        fail_point("store.drain.before-rename");
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
-        lock(&self.draining.0).push((aside, readers().unwrap_or_default()));
-        dir.sync()
+        fail_point("store.drain.after-rename");
+        let readers = readers().unwrap_or_default();
+        // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
+        // stays until the next start.
+        dir.sync()?;
+        lock(&self.draining.0).push((aside, readers));
+        Ok(())
     }
 
     /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.
@@ -73,10 +79,12 @@ impl Store {
         };
         let mut outcome = Ok(());
         for name in ready {
+            fail_point("store.drain.before-removal");
             if let Err(error) = self.staging.remove_tree(&name) {
                 lock(&self.draining.0).push((name, Weak::new()));
                 outcome = outcome.and(Err(error));
             }
+            fail_point("store.drain.after-removal");
         }
         outcome
     }

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use super::donors::{DonorFile, Donors, Found, Hand};
 use super::layout::lock;
 use super::sound::content_stayed;
-use crate::fs::{self, Dir, Meta, RelPath, Stat, apply_meta};
+use crate::fs::{self, Dir, Meta, RelPath, Stat, apply_meta, fail_point};
 
 /// An inode with so many names gets no more of them here: ext4 allows 65,000, and seeds want theirs.
 const MOST_NAMES: u64 = 32_000;
@@ -62,7 +62,9 @@ impl Donors {
             return Ok(false);
         }
         self.set_judged(wanted.sha256);
+        fail_point("store.give.before-link");
         let Some(made) = self.make(dir, name, wanted, Content::Held(content))? else { return Ok(false) };
+        fail_point("store.give.after-link");
         let mut hand = lock(&self.hand);
         hand.given.0 += 1;
         hand.given.1 += content.len() as u64;
@@ -199,10 +201,10 @@ impl Donors {
     /// Whether what was made has the bytes that belong there.
     fn is_same(&self, place: &Place<'_>, file: &DonorFile) -> fs::Result<bool> {
         let made = place.dir.open_file(place.name)?;
-        let same = match place.content {
+        let same = fs::write_back(&made).and_then(|()| match place.content {
             Content::Held(mut bytes) => same_bytes(&mut &made, &mut bytes),
-            Content::Staged(dir, name) => same_bytes(&mut &made, &mut &dir.open_file(name)?),
-        };
+            Content::Staged(dir, name) => same_bytes(&mut &made, &mut &dir.open_file(name).map_err(io::Error::other)?),
+        });
         let same = same.map_err(|e| fs::Error::new("read", &place.dir.path_of(place.name), e))?;
         if !same {
             self.tell_damage(file);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ManifestHead;
 use super::layout::{lock, own};
-use crate::fs::{self, Dir, Rename, Stamp};
+use crate::fs::{self, Dir, Rename, Stamp, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// How long sled may take for one call; over it the index is given up.
@@ -170,14 +170,17 @@ fn answer_calls(db: &sled::Db, queue: &Receiver<Call>) {
         let waiting = std::iter::from_fn(|| queue.try_recv().ok());
         // What has piled up is written out once; the last flush is that of the handle's end.
         let done = std::iter::once(first).chain(waiting).try_for_each(|call| answer(db, call));
+        fail_point("store.index.before-flush");
         if let Err(error) = done.and_then(|()| db.flush().map(drop)) {
             tracing::warn!(%error, "index failed");
             return;
         }
+        fail_point("store.index.after-flush");
     }
 }
 
 fn answer(db: &sled::Db, call: Call) -> sled::Result<()> {
+    fail_point("store.index.before-change");
     match call {
         Call::Load(answer) => {
             let rows: sled::Result<Vec<_>> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();

@@ -12,7 +12,7 @@ use super::pins::Pins;
 use super::seal::Sealing;
 use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
-use crate::fs::{self, Dir, Lock, LockError, RelPath};
+use crate::fs::{self, Dir, Kind, Lock, LockError, RelPath, fail_point};
 use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// The on-disk format that this code reads and writes.
@@ -39,6 +39,8 @@ pub struct Store {
     pub(super) sealing: Sealing,
     /// One version goes into quarantine at a time.
     pub(super) quarantining: Mutex<()>,
+    /// Held while `current` is switched and while a version goes out of service: it is never switched to one that goes.
+    pub(super) switching: Mutex<()>,
     _lock: Lock,
 }
 
@@ -111,13 +113,18 @@ impl Store {
         let is_new = check_format(&root)?;
         let lock = Lock::try_take(&root, &own("lock"))?;
         if is_new {
+            fail_point("store.format.before-write");
             root.write_atomic(&own("FORMAT"), format!("{FORMAT}\n").as_bytes(), 0o644)?;
+            fail_point("store.format.after-write");
         }
         let versions = root.ensure_dir(&own("versions"), 0o755)?;
         let current = root.ensure_dir(&own("current"), 0o755)?;
         let staging = root.ensure_dir(&own("staging"), 0o700)?;
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
+        if let Err(error) = clear_temporaries(&root, &staging) {
+            tracing::warn!(error = error_chain(&error), "what was being written when the last daemon ended stays");
+        }
         let index = Index::open(&root, &quarantine);
         let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
         let pins = Pins::open(&root);
@@ -139,6 +146,7 @@ impl Store {
             soundness,
             sealing: Sealing::default(),
             quarantining: Mutex::default(),
+            switching: Mutex::default(),
             _lock: lock,
         };
         if let Err(error) = store.clear_drained() {
@@ -188,11 +196,14 @@ impl Store {
 
     /// Points `current/<artifact>` at a published version, in one step and durably.
     pub fn switch_current(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        let _alone = lock(&self.switching);
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
         let target = format!("../versions/{artifact}/{version}/tree");
+        fail_point("store.current.before-switch");
         self.current.switch_symlink(target.as_bytes(), &artifact.as_component())?;
+        fail_point("store.current.after-switch");
         self.change_inventory(|inventory| {
             inventory.entry(artifact.clone()).or_default().current = Some(version.clone());
         });
@@ -209,6 +220,15 @@ impl Store {
     pub fn space(&self) -> fs::Result<fs::Space> {
         self.root.space()
     }
+}
+
+/// Removes what a killed daemon was writing: the store's lock says that no other is.
+fn clear_temporaries(root: &Dir, staging: &Dir) -> fs::Result<()> {
+    root.clear_temporaries()?;
+    for entry in staging.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir) {
+        staging.open_dir(&entry.name)?.clear_temporaries()?;
+    }
+    Ok(())
 }
 
 /// Whether the store is yet to be made.

@@ -1,8 +1,9 @@
 //! Leases: consumers' holds on versions for a time, kept over a restart in `leases.json`.
 //!
 //! What must hold: a version is never collected between a lease's being granted and its end; what was answered is on
-//! disk. While the daemon runs, leases end by the monotonic clock, so that a wall clock that jumps ends none early. Over
-//! a restart only the wall clock is there: what is left of a lease is never more than it was granted for.
+//! disk. Leases end by clocks that nobody sets, so that a wall clock that jumps ends none early: while the daemon runs by
+//! the monotonic one, over its restarts by the one that counts from boot. Over a reboot only the wall clock is there: what
+//! is left of a lease is never more than it was granted for.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +12,12 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{lock, own};
 use super::{Store, StoreError};
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// The longest time that a lease is granted for; renewed, it goes on.
@@ -26,8 +28,9 @@ const MOST: usize = 10_000;
 const LIMIT: u64 = 16 << 20;
 
 /// Who holds a lease: letters, digits, `.`, `_`, `:` and `-`; at most 128 of them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("maxLength" = 128, "pattern" = "^[A-Za-z0-9._:-]+$"))]
 pub struct HolderName(String);
 
 impl HolderName {
@@ -91,7 +94,7 @@ pub enum LeaseError {
 }
 
 /// One lease.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimedLease {
     /// On which artifact.
@@ -112,9 +115,41 @@ struct Row {
     lease: TimedLease,
     /// What it was granted for.
     ttl_ms: u64,
+    /// When it ends by the clock that counts from boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ends: Option<SinceBoot>,
     /// When it ends by the clock that nobody sets.
     #[serde(skip)]
     deadline: Option<Instant>,
+}
+
+/// A moment of one boot of the machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SinceBoot {
+    boot: String,
+    ms: u64,
+}
+
+impl SinceBoot {
+    /// `None` where the kernel does not say which boot this is.
+    fn now() -> Option<Self> {
+        use rustix::time::{ClockId, clock_gettime};
+        let boot = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 128).ok()?;
+        let boot = String::from_utf8(boot).ok()?.trim().to_owned();
+        let since = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        Some(Self { boot, ms: u64::try_from(since.as_millis()).ok()? })
+    }
+
+    fn after(self, time: Duration) -> Self {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self { ms: self.ms.saturating_add(time), ..self }
+    }
+
+    /// How long it is until then; `None` where that was another boot.
+    fn until(&self, then: &Self) -> Option<Duration> {
+        (self.boot == then.boot).then(|| Duration::from_millis(then.ms.saturating_sub(self.ms)))
+    }
 }
 
 impl Row {
@@ -149,7 +184,8 @@ impl Leases {
             }
             Vec::new()
         });
-        let running = rows.into_iter().filter_map(|row| rebased(row, wall, now));
+        let since_boot = SinceBoot::now();
+        let running = rows.into_iter().filter_map(|row| rebased(row, wall, since_boot.as_ref(), now));
         let rows = running.map(|row| ((row.lease.artifact.clone(), row.lease.holder.clone()), row)).collect();
         Self { rows: RwLock::new(rows), granting: Mutex::default() }
     }
@@ -164,17 +200,21 @@ impl Leases {
         let written = Written { leases: rows.values().cloned().collect() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        fail_point("store.leases.before-write");
         store.write_atomic(&own("leases.json"), &json, 0o644)?;
+        fail_point("store.leases.after-write");
         *self.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
         Ok(())
     }
 }
 
 /// What is left of a lease that an earlier run granted; `None` when it is over.
-fn rebased(mut row: Row, wall: Timestamp, now: Instant) -> Option<Row> {
+fn rebased(mut row: Row, wall: Timestamp, since_boot: Option<&SinceBoot>, now: Instant) -> Option<Row> {
     let ttl = Duration::from_millis(row.ttl_ms).min(LONGEST_LEASE);
+    let steady = since_boot.zip(row.ends.as_ref()).and_then(|(since_boot, ends)| since_boot.until(ends));
+    let by_wall = || Duration::try_from(row.lease.expires_at.duration_since(wall)).ok();
     // A clock set back since does not make it longer than it was granted for.
-    let left = Duration::try_from(row.lease.expires_at.duration_since(wall)).ok()?.min(ttl);
+    let left = steady.or_else(by_wall)?.min(ttl);
     row.lease.expires_at = after(wall, left);
     row.deadline = now.checked_add(left);
     row.runs(now).then_some(row)
@@ -224,7 +264,8 @@ impl Store {
             expires_at: after(Timestamp::now(), ttl),
         };
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        rows.insert(key, Row { lease: lease.clone(), ttl_ms, deadline });
+        let ends = SinceBoot::now().map(|now| now.after(ttl));
+        rows.insert(key, Row { lease: lease.clone(), ttl_ms, ends, deadline });
         self.timed_leases.replace(&self.root, rows).map_err(StoreError::from)?;
         Ok(lease)
     }
@@ -277,7 +318,7 @@ mod tests {
             holder: "job".parse().unwrap(),
             expires_at: expires_at.parse().unwrap(),
         };
-        Row { lease, ttl_ms: ttl * 1000, deadline: None }
+        Row { lease, ttl_ms: ttl * 1000, ends: None, deadline: None }
     }
 
     #[test]
@@ -295,7 +336,7 @@ mod tests {
         let now = Instant::now();
         let left = |wall: &str| {
             let wall: Timestamp = wall.parse().unwrap();
-            let row = rebased(row("2026-01-01T01:00:00Z", 600), wall, now)?;
+            let row = rebased(row("2026-01-01T01:00:00Z", 600), wall, None, now)?;
             assert_eq!(row.lease.expires_at, after(wall, row.deadline? - now), "the two clocks agree");
             Some((row.deadline? - now).as_secs())
         };
@@ -303,6 +344,21 @@ mod tests {
         assert_eq!(left("2020-01-01T00:00:00Z"), Some(600), "the clock was set back");
         assert_eq!(left("2026-01-01T01:00:00Z"), None);
         assert_eq!(left("2030-01-01T00:00:00Z"), None);
+    }
+
+    #[test]
+    fn over_a_restart_in_the_same_boot_no_wall_clock_counts() {
+        let (wall, now) = ("2036-01-01T00:00:00Z".parse().unwrap(), Instant::now());
+        let since = |boot: &str, ms| SinceBoot { boot: boot.to_owned(), ms };
+        let left = |since_boot: SinceBoot| {
+            let ends = Some(since("this", 900_000));
+            let row = rebased(Row { ends, ..row("2026-01-01T01:00:00Z", 600) }, wall, Some(&since_boot), now)?;
+            assert_eq!(row.lease.expires_at, after(wall, row.deadline? - now), "it is told by the clock that there is");
+            Some((row.deadline? - now).as_secs())
+        };
+        assert_eq!(left(since("this", 600_000)), Some(300));
+        assert_eq!(left(since("this", 900_000)), None);
+        assert_eq!(left(since("other", 600_000)), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::io::{self, BufRead, Read as _, Write};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fs::RelPath;
@@ -24,7 +25,7 @@ const BLOCK: usize = 128 * 1024;
 const QUEUE: usize = 4;
 
 /// What a version is and where it came from: the manifest without its entries.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ManifestHead {
     /// Always 1.
@@ -52,7 +53,7 @@ pub struct ManifestHead {
 }
 
 /// The downloaded bytes of a version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Archive {
     /// SHA-256.
@@ -69,7 +70,7 @@ pub struct Archive {
 }
 
 /// How `latest` became a version: what the source said then.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResolvedFrom {
     /// The address asked: pointer object or sums file; without secrets.
@@ -87,7 +88,7 @@ pub struct ResolvedFrom {
 }
 
 /// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryType {
     /// A directory.
@@ -101,7 +102,7 @@ pub enum EntryType {
 }
 
 /// One entry of a tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Where it is below the tree.
@@ -121,9 +122,11 @@ pub struct Entry {
     pub size: u64,
     /// SHA-256 of a regular file's content, hex.
     #[serde(default, with = "super::content_digest", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9a-f]{64}$"))]
     pub sha256: Option<[u8; 32]>,
     /// A symlink's target as written in it; a hard link's target as a path below the tree.
     #[serde(default, with = "link_target", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::fs::lossless::Written>")]
     pub target: Option<Vec<u8>>,
 }
 

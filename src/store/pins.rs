@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::layout::{lock, own};
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Bytes of `pins.json`.
@@ -28,8 +28,9 @@ struct Written {
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     known: RwLock<Pinned>,
-    /// Held while the file is written, so that readers never wait for a disk.
-    writing: Mutex<()>,
+    /// Held while the file is written, so that readers never wait for a disk. Whether what is on disk is unknown: a write
+    /// failed, perhaps only after the new file was in its place.
+    writing: Mutex<bool>,
 }
 
 impl Pins {
@@ -52,15 +53,19 @@ impl Pins {
 
     /// Changes the pins on disk, then in memory.
     fn change<T>(&self, root: &Dir, change: impl FnOnce(&mut Pinned) -> T) -> fs::Result<T> {
-        let _alone = lock(&self.writing);
+        let mut unsure = lock(&self.writing);
         let before = self.get();
         let mut pins = before.clone();
         let changed = change(&mut pins);
-        if pins != before {
+        if pins != before || *unsure {
             let written = Written { pins };
             let json = serde_json::to_vec_pretty(&written)
                 .unwrap_or_else(|e| unreachable!("names with text keys serialise: {e}"));
+            fail_point("store.pins.before-write");
+            *unsure = true;
             root.write_atomic(&own("pins.json"), &json, 0o644)?;
+            *unsure = false;
+            fail_point("store.pins.after-write");
             *self.known.write().unwrap_or_else(PoisonError::into_inner) = written.pins;
         }
         Ok(changed)

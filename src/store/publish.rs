@@ -1,6 +1,7 @@
 //! How a staged version becomes visible: all of it durable, then one rename, then the directories durable
 //! (invariant 1).
 
+use std::collections::HashMap;
 use std::io::BufWriter;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 
 use super::layout::own;
 use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Up to so many entries are synced one by one; more go by one sync of the file system, which also waits for what
@@ -98,7 +99,9 @@ impl Store {
         }
         let staged = staging.dir().open_dir(&Staging::version_name())?;
         if new.keep_archive {
+            fail_point("store.publish.before-archive");
             staging.dir().rename(&Staging::part_name(), &staged, &own("archive"), Rename::Replace)?;
+            fail_point("store.publish.after-archive");
             let archive = staged.open_file(&own("archive"))?;
             archive.sync_all().map_err(|e| fs::Error::new("sync", staged.path(), e))?;
         }
@@ -110,11 +113,15 @@ impl Store {
         }
         let manifest = seal(new, now);
         self.seal_files(&tree, &manifest.entries);
-        make_durable(&tree, &manifest.entries)?;
+        fail_point("store.publish.before-sync");
+        make_durable(staging.dir(), &tree, &manifest.entries)?;
+        fail_point("store.publish.after-sync");
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
         let head = self.reveal(staging, manifest, held.is_some())?;
+        fail_point("store.publish.before-clearing");
         staging.discard_download()?;
+        fail_point("store.publish.after-clearing");
         Ok(head)
     }
 
@@ -124,7 +131,13 @@ impl Store {
         let parent = self.versions.ensure_dir(&artifact.as_component(), 0o755)?;
         self.versions.sync()?;
         let how = if replace { Rename::Exchange } else { Rename::NoReplace };
+        if !replace && parent.stat(&version.as_component())?.is_some() {
+            // Not known to be whole and durable: a publish that failed could not take it back, or it cannot be read.
+            self.drain(&parent, &version.as_component(), || None)?;
+        }
+        fail_point("store.publish.before-rename");
         staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
+        fail_point("store.publish.after-rename");
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
             let _ = parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how);
@@ -132,6 +145,7 @@ impl Store {
             self.close(artifact, version);
             return Err(error.into());
         }
+        fail_point("store.publish.after-durable");
         // Only for the index: a start without it reads the manifest.
         let stamp = parent.open_dir(&version.as_component()).and_then(|dir| dir.stat(&own("manifest.json")));
         let stamp = stamp.ok().flatten().map(|stat| stat.stamp);
@@ -176,14 +190,26 @@ fn seal(new: NewVersion, now: Timestamp) -> Manifest {
     Manifest { head, entries: new.entries }
 }
 
-fn make_durable(tree: &Dir, entries: &[Entry]) -> Result<(), PublishError> {
+/// `before` was opened before the tree was written: a sync of the file system tells of errors since its descriptor was
+/// opened, and one opened later would miss those that somebody else was told of meanwhile.
+fn make_durable(before: &Dir, tree: &Dir, entries: &[Entry]) -> Result<(), PublishError> {
     if entries.len() > SYNC_EACH {
-        return Ok(tree.sync_filesystem()?);
+        return Ok(before.sync_filesystem()?);
+    }
+    let mut names: HashMap<&[u8], u64> = HashMap::new();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
+        *names.entry(entry.target.as_deref().unwrap_or_default()).or_insert(1) += 1;
     }
     for entry in entries {
         match entry.kind {
             EntryType::File => {
                 let file = tree.open_file(&entry.path)?;
+                let here = names.get(entry.path.as_bytes()).copied().unwrap_or(1);
+                // Another version's, too: synced when that was published. Were it synced again, an error would be met by
+                // the next try on the same file, which would then be told of none.
+                if Dir::stat_file(&file, entry.path.as_path())?.links > here {
+                    continue;
+                }
                 file.sync_all().map_err(|e| fs::Error::new("sync", &tree.path_of(&entry.path), e))?;
             }
             EntryType::Dir => tree.open_dir(&entry.path)?.sync()?,
@@ -199,7 +225,11 @@ fn write_manifest(staged: &Dir, manifest: &Manifest) -> Result<(), PublishError>
     staged.remove_tree(&name)?;
     let file = staged.create_file(&name, 0o444)?;
     let fail = |e| fs::Error::new("write", &staged.path_of(&name), e);
+    fail_point("store.manifest.before-write");
     manifest.write(BufWriter::with_capacity(128 * 1024, &file)).map_err(fail)?;
+    fail_point("store.manifest.after-write");
     file.sync_all().map_err(fail)?;
-    Ok(staged.sync()?)
+    staged.sync()?;
+    fail_point("store.manifest.after-sync");
+    Ok(())
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::layout::{lock, own};
 use super::{ManifestHead, Staging, Store, StoreError, Version};
-use crate::fs::{self, Dir, Kind, RelPath, Rename};
+use crate::fs::{self, Dir, Kind, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// Bytes of `repair.json`.
@@ -43,7 +43,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         if staging.dir().stat(&Staging::part_name())?.is_some() {
             let place = self.fresh_place(artifact, &own(".download"), reason)?;
+            fail_point("store.quarantine.before-archive");
             staging.dir().rename(&Staging::part_name(), &place, &own("archive"), Rename::Replace)?;
+            fail_point("store.quarantine.after-archive");
             place.sync()?;
         }
         staging.discard_tree()?;
@@ -57,6 +59,7 @@ impl Store {
         version: &VersionName,
         reason: &Reason,
     ) -> Result<(), StoreError> {
+        let _alone = lock(&self.switching);
         let head = self.head(artifact, version);
         self.unlink_current_if(artifact, version)?;
         self.quarantine_dir(artifact, version, reason, head.as_deref())?;
@@ -101,7 +104,9 @@ impl Store {
     pub fn repaired(&self, head: &ManifestHead) -> fs::Result<()> {
         let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
         let place = parent.open_dir(&head.version.as_component())?;
+        fail_point("store.quarantine.before-repaired");
         place.remove_tree(&own("repair.json"))?;
+        fail_point("store.quarantine.after-repaired");
         place.sync()
     }
 
@@ -131,22 +136,32 @@ impl Store {
             let json = serde_json::to_vec_pretty(head)
                 .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
             place.write_atomic(&own("repair.json"), &json, 0o600)?;
+            fail_point("store.quarantine.after-head");
         }
         let parent = self.versions.open_dir(&artifact.as_component())?;
+        fail_point("store.quarantine.before-version");
         parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
-        parent.sync()?;
-        place.sync()
+        fail_point("store.quarantine.after-version");
+        // It is out of service. Should a power loss bring it back, it is found damaged again.
+        if let Err(error) = parent.sync().and_then(|()| place.sync()) {
+            tracing::warn!(%artifact, %version, error = error_chain(&error), "quarantine not synced");
+        }
+        Ok(())
     }
 
     /// `quarantine/<artifact>/<name>/` with nothing but the reason in it.
     fn fresh_place(&self, artifact: &ArtifactName, name: &RelPath, reason: &Reason) -> fs::Result<Dir> {
         let parent = self.quarantine.ensure_dir(&artifact.as_component(), 0o700)?;
+        fail_point("store.quarantine.before-place");
         parent.remove_tree(name)?;
+        fail_point("store.quarantine.after-clearing");
         parent.make_dir(name, 0o700)?;
+        fail_point("store.quarantine.after-place");
         let place = parent.open_dir(name)?;
         let json = serde_json::to_vec_pretty(reason)
             .unwrap_or_else(|e| unreachable!("three plain fields always serialise: {e}"));
         place.write_atomic(&own("reason.json"), &json, 0o600)?;
+        fail_point("store.quarantine.after-reason");
         parent.sync()?;
         self.quarantine.sync()?;
         Ok(place)

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::donors::{content, last};
 use super::give::{Content, Wanted};
 use super::{Donors, Entry, EntryType, Staging, Store, store_mode};
-use crate::fs::{self, Dir, Meta, RelPath, Rename};
+use crate::fs::{self, Dir, Meta, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// What was shared with versions that the node had.
@@ -118,7 +118,9 @@ impl<'a> Sharing<'a> {
         let Some(made) = self.donors.make(dir, &beside, &wanted, Content::Staged(dir, &name))? else {
             return Ok(false);
         };
+        fail_point("store.share.before-rename");
         dir.rename(&beside, dir, &name, Rename::Replace)?;
+        fail_point("store.share.after-rename");
         if made.linked.is_some()
             && let Some(after) = dir.stat(&name)?
         {

@@ -16,8 +16,9 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     let mut rows = store.index.load();
     let mut read_anew = Vec::new();
     let mut inventory = Inventory::new();
-    for (artifact, dir) in named_dirs::<ArtifactName>(&store.versions)? {
-        for (version, dir) in named_dirs::<VersionName>(&dir)? {
+    for (artifact, versions) in named_dirs::<ArtifactName>(&store.versions)? {
+        let known = read_anew.len();
+        for (version, dir) in named_dirs::<VersionName>(&versions)? {
             match read_version(store, &artifact, &version, &dir, &mut rows, &mut read_anew) {
                 Ok(Some(head)) => {
                     inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
@@ -27,6 +28,19 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
                 Err(error) => tracing::error!(%artifact, %version, error = error_chain(&error),
                     "version cannot be read and is left out until the next start"),
             }
+        }
+        // What the index does not know may have been renamed into place by a daemon that was killed before that was durable.
+        let synced =
+            if read_anew.len() > known { versions.sync().and_then(|()| store.versions.sync()) } else { Ok(()) };
+        if let Err(error) = synced {
+            for Row { head, .. } in read_anew.drain(known..) {
+                tracing::error!(%artifact, version = %head.version, error = error_chain(&error),
+                    "version is not known to be durable and is left out until the next start");
+                if let Some(holding) = inventory.get_mut(&artifact) {
+                    holding.versions.remove(&head.version);
+                }
+            }
+            inventory.retain(|_, holding| !holding.versions.is_empty());
         }
     }
     store.index.put_all(&read_anew);

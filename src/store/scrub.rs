@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::own;
 use super::{Inventory, Store};
-use crate::fs;
+use crate::fs::{self, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Bytes of `scrub.json`.
@@ -50,10 +50,11 @@ pub fn next_due(
     now: Timestamp,
 ) -> Option<(ArtifactName, VersionName, Duration)> {
     let heads = inventory.values().flat_map(|holding| holding.versions.values());
-    let last = |head: &super::ManifestHead| {
-        let read = scrubbed.at(&head.artifact, &head.version);
+    let last = |head: &super::ManifestHead| match scrubbed.at(&head.artifact, &head.version) {
+        // Published by a clock that was ahead: the reading is what counts, or it would be due again at once, for ever.
+        Some(read) if head.published_at > now => read,
         // Its bytes were hashed when they came.
-        read.map_or(head.published_at, |read| read.max(head.published_at))
+        read => read.map_or(head.published_at, |read| read.max(head.published_at)),
     };
     let (at, head) = heads.map(|head| (last(head), head)).min_by(|a, b| a.0.cmp(&b.0))?;
     let age = now.duration_since(at);
@@ -104,7 +105,10 @@ impl Store {
     pub fn set_scrubbed(&self, scrubbed: &Scrubbed) -> fs::Result<()> {
         let json = serde_json::to_vec(scrubbed)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
-        self.root.write_atomic(&own("scrub.json"), &json, 0o644)
+        fail_point("store.scrub.before-write");
+        self.root.write_atomic(&own("scrub.json"), &json, 0o644)?;
+        fail_point("store.scrub.after-write");
+        Ok(())
     }
 }
 
@@ -160,6 +164,11 @@ mod tests {
         // A clock that was set back keeps nothing from its turn.
         assert_eq!(due(&scrubbed, 10), ("1".into(), 0));
         assert_eq!(next_due(&Inventory::new(), &scrubbed, Duration::ZERO, moment(0)), None);
+        // Nor does one that was ahead when a version came have that read again and again.
+        for version in ["1", "2", "3"] {
+            scrubbed.note(&artifact, &version.parse().unwrap(), moment(50));
+        }
+        assert_eq!(due(&scrubbed, 60), ("1".into(), 40));
         scrubbed.retain(&Inventory::new());
         assert_eq!(scrubbed, Scrubbed::default());
     }

@@ -21,10 +21,12 @@ use tokio::sync::Notify;
 
 use super::layout::{lock, own};
 use super::{Entry, EntryType, Store, Version};
-use crate::fs::{self, Dir, RelPath, Stat};
+use crate::fs::{self, Dir, RelPath, Stat, fail_point};
 
 /// States remembered at most, 16 bytes each; over it all are forgotten and learnt again.
 const MOST: usize = 1_000_000;
+/// How often a file is read while its state changes. Who has a name of it makes and removes others, too.
+const READINGS: usize = 8;
 /// Reports that may wait; of one version there is one.
 const REPORTS: usize = 1024;
 const MAGIC: &[u8] = b"seedcache sound 2\n";
@@ -154,20 +156,26 @@ impl Version {
         self.soundness.knows(stat, sha256)
     }
 
-    /// Whether an open file of the tree has this content: by its state where that is known, else it is read. Bytes
-    /// that change meanwhile count as other ones.
+    /// Whether an open file of the tree has this content: by its state where that is known, else it is read, and known
+    /// from then on. Bytes that change meanwhile count as other ones. So does a file whose state is another after each
+    /// reading: what was read first may have been written over by then.
     pub fn is_sound(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<bool> {
-        let before = Dir::stat_file(file, name)?;
-        if self.knows(&before, sha256) {
-            return Ok(true);
+        for _ in 0..READINGS {
+            let before = Dir::stat_file(file, name)?;
+            if self.knows(&before, sha256) {
+                return Ok(true);
+            }
+            let found = read_again(file).map_err(|e| fs::Error::new("read", name, e))?;
+            let after = Dir::stat_file(file, name)?;
+            if found != *sha256 || !content_stayed(&before, &after) {
+                return Ok(false);
+            }
+            if before.stamp == after.stamp {
+                self.soundness.learn(&after, sha256);
+                return Ok(true);
+            }
         }
-        let found = read_again(file).map_err(|e| fs::Error::new("read", name, e))?;
-        let after = Dir::stat_file(file, name)?;
-        let agrees = found == *sha256 && content_stayed(&before, &after);
-        if agrees && before.stamp == after.stamp {
-            self.soundness.learn(&after, sha256);
-        }
-        Ok(agrees)
+        Ok(false)
     }
 
     /// Takes note that the daemon itself changed the number of a file's names: known before, it is known after.
@@ -204,6 +212,7 @@ pub(super) fn content_stayed(a: &Stat, b: &Stat) -> bool {
 /// The digest of all of a file, whose place for reading stays where it is. Through the cache: it is read again soon.
 fn read_again(file: &File) -> io::Result<[u8; 32]> {
     use std::os::unix::fs::FileExt as _;
+    fs::write_back(file)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     let mut at = 0;
@@ -234,6 +243,9 @@ impl Store {
 
     /// Writes down which files are known to be good, so that the next start need not read them.
     pub fn remember_sound(&self) -> fs::Result<()> {
-        self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)
+        fail_point("store.sound.before-write");
+        self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)?;
+        fail_point("store.sound.after-write");
+        Ok(())
     }
 }

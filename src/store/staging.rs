@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::Donors;
-use crate::fs::{self, Dir, RelPath};
+use crate::fs::{self, Dir, RelPath, fail_point};
 
 /// The staging directory of one artifact. One acquisition of an artifact runs at a time, so one directory is enough.
 #[derive(Debug, Clone)]
@@ -67,13 +67,20 @@ impl Staging {
 
     /// Notes about the download, durably.
     pub fn set_download_note(&self, bytes: &[u8]) -> fs::Result<()> {
-        self.dir.write_atomic(&name("download.json"), bytes, 0o600)
+        fail_point("store.staging.before-note");
+        self.dir.write_atomic(&name("download.json"), bytes, 0o600)?;
+        fail_point("store.staging.after-note");
+        Ok(())
     }
 
     /// Forgets the part and the note.
     pub fn discard_download(&self) -> fs::Result<()> {
+        fail_point("store.staging.before-discarding");
         self.dir.remove_tree(&Self::part_name())?;
-        self.dir.remove_tree(&name("download.json"))
+        fail_point("store.staging.after-part");
+        self.dir.remove_tree(&name("download.json"))?;
+        fail_point("store.staging.after-discarding");
+        Ok(())
     }
 
     /// An empty tree (`version/tree`), whatever an earlier try left there removed.
@@ -82,9 +89,11 @@ impl Staging {
         if let Some(tree) = &self.tree {
             return Ok(tree.clone());
         }
+        fail_point("store.staging.before-tree");
         self.dir.make_dir(&Self::version_name(), 0o755)?;
         let version = self.dir.open_dir(&Self::version_name())?;
         version.make_dir(&name("tree"), 0o755)?;
+        fail_point("store.staging.after-tree");
         version.open_dir(&name("tree"))
     }
 
@@ -98,7 +107,10 @@ impl Staging {
         {
             donors.take_back(&tree);
         }
-        self.dir.remove_tree(&Self::version_name())
+        fail_point("store.staging.before-removal");
+        self.dir.remove_tree(&Self::version_name())?;
+        fail_point("store.staging.after-removal");
+        Ok(())
     }
 
     /// The name of the half-made version in [`Staging::dir`].

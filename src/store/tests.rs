@@ -676,3 +676,39 @@ fn a_check_stops_when_it_is_told_to() {
     assert!(read > 0 && read < 1 << 20, "{read}");
     assert_eq!(store.verify(&version, |_| {}).unwrap().bytes, 1 << 20);
 }
+
+#[test]
+fn what_a_killed_daemon_was_writing_is_gone_after_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    sys::create_dir(dir.path().join("staging/os")).unwrap();
+    let left = [".pins.json.seedcache-abcdefghijk1", "staging/os/.download.json.seedcache-abcdefghijk1"];
+    left.iter().for_each(|name| sys::write(dir.path().join(name), "{").unwrap());
+    sys::write(dir.path().join("staging/os/archive.part"), "bytes").unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    assert_eq!(left.map(|name| dir.path().join(name).exists()), [false, false]);
+    assert!(dir.path().join("staging/os/archive.part").exists(), "a download is resumed");
+}
+
+#[test]
+fn current_is_never_switched_to_a_version_that_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let link = dir.path().join("current/os");
+    let reason = Reason::new("verify", &std::io::Error::other("bad"));
+    for removal in [false, true] {
+        publish(&store, "1", b"content");
+        store.switch_current(&artifact(), &version("1")).unwrap();
+        std::thread::scope(|scope| {
+            // As the planner does, which sees that nothing is current and the version still there.
+            let switching = scope.spawn(|| while store.switch_current(&artifact(), &version("1")).is_ok() {});
+            match removal {
+                true => store.remove_version(&artifact(), &version("1")).unwrap(),
+                false => store.quarantine_version(&artifact(), &version("1"), &reason).unwrap(),
+            }
+            switching.join().unwrap();
+        });
+        assert!(sys::symlink_metadata(&link).is_err(), "it leads nowhere");
+        assert_eq!(store.current(&artifact()), None);
+    }
+}

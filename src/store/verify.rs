@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::ControlFlow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -15,7 +16,7 @@ use crate::intent::error_chain;
 const NAMED: usize = 100;
 
 /// What a check of one version found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Entries checked.
@@ -37,7 +38,7 @@ impl Report {
 }
 
 /// One entry that is not as its manifest says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
     /// The entry.
@@ -278,6 +279,7 @@ pub(super) fn content_digest(
     file: &File,
     step: &mut impl FnMut(u64) -> ControlFlow<()>,
 ) -> std::io::Result<Option<[u8; 32]>> {
+    fs::write_back(file)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     let mut at = 0u64;

@@ -8,7 +8,7 @@ use super::drain::Lease;
 use super::layout::{lock, own};
 use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
-use crate::fs::Dir;
+use crate::fs::{Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// A version held open: as long as it is, its bytes stay, whatever collection decides.
@@ -161,6 +161,7 @@ impl Store {
 
     /// Takes it out of sight; its bytes go with the next sweep.
     pub(super) fn hide_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+        let _alone = lock(&self.switching);
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
@@ -168,8 +169,9 @@ impl Store {
         let dir = self.versions.open_dir(&artifact.as_component())?;
         let readers = || self.close(artifact, version);
         self.drain(&dir, &version.as_component(), readers)?;
+        // Before anything else can fail: it cannot be opened any more.
         self.forget(artifact, version);
-        Ok(())
+        Ok(dir.sync()?)
     }
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.
@@ -177,10 +179,12 @@ impl Store {
         if self.holding(artifact).current.as_ref() != Some(version) {
             return Ok(());
         }
+        fail_point("store.current.before-unlink");
         match self.current.remove_file(&artifact.as_component()) {
             Err(e) if !e.is_not_found() => return Err(e.into()),
             _ => self.current.sync()?,
         }
+        fail_point("store.current.after-unlink");
         // Known at once: whatever fails from here on, the planner switches to what is left.
         self.change_inventory(|inventory| {
             if let Some(holding) = inventory.get_mut(artifact) {

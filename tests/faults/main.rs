@@ -10,23 +10,52 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     dead_code,
+    unused_imports,
     reason = "it looks at the disk from outside, fails by panicking, and takes what it needs of the tests' fixture"
 )]
 
 mod archives;
 mod bombs;
+mod disk;
 #[path = "../it/fixture/mod.rs"]
 mod fixture;
+mod flood;
 #[path = "../hostile/mod.rs"]
 mod hostile;
+mod index;
+#[cfg(feature = "failpoints")]
+mod kill;
+mod origins;
+#[path = "../it/fixture/mod.rs"]
+mod power;
+mod power_run;
+mod power_vm;
+mod races;
 mod report;
+mod slow_origins;
+mod tamper;
+mod volatile_disk;
 
 use std::process::ExitCode;
 
 use report::{Asked, Part, Table, machine};
 
 /// All parts, in the order of the table.
-const PARTS: &[Part] = &[bombs::PART, archives::PART];
+const PARTS: &[Part] = &[
+    #[cfg(feature = "failpoints")]
+    kill::PART,
+    power::PART,
+    power_vm::PART,
+    disk::PART,
+    origins::PART,
+    slow_origins::PART,
+    bombs::PART,
+    index::PART,
+    tamper::PART,
+    races::PART,
+    flood::PART,
+    archives::PART,
+];
 
 const USAGE: &str = "tests/campaign [--runs N] [PART...]";
 

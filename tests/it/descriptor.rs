@@ -156,6 +156,13 @@ fn a_volume_is_hard_linked_across_mounts_and_holds_its_version() {
     let declared = state["seeds"].as_array().unwrap().iter().find(|seed| seed["target"] == "declared/here").unwrap();
     assert_eq!((&declared["byHandle"], &declared["declared"]), (&false.into(), &true.into()), "{state}");
     assert!(seeded(&house.node.state("kinds")));
+    // Where a pod has it is told to operators alone.
+    let told = house.node.get_json("/v1/artifacts/kinds");
+    let hidden = told["seeds"].as_array().unwrap().iter().find(|seed| seed["byHandle"] == true).unwrap();
+    assert_eq!((&hidden["target"], &hidden["mode"]), (&"…".into(), &"hardlink".into()), "{told}");
+    let fates = house.node.request("POST", "/v1/gc?dryRun=true", &[]).json();
+    assert!(fates.to_string().contains("a directory of a pod"), "{fates}");
+    assert!(!told.to_string().contains("/data") && !fates.to_string().contains("/data"), "{told}\n{fates}");
     house.node.restart();
     let state = house.node.wait_state("kinds", "seeds known again", PATIENCE, seeded);
     let kept = &state["versions"][0]["kept"];

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::fixture::index_damage::Library;
 use crate::fixture::node::Node;
 use crate::fixture::noise;
 use crate::fixture::releases::Releases;
@@ -84,4 +85,16 @@ fn a_file_where_the_directory_was() {
         fs::remove_dir_all(index).unwrap();
         fs::write(index, "not a database").unwrap();
     });
+}
+
+/// The campaign's part `index` does it a thousand times.
+#[test]
+fn damaged_at_random() {
+    for (unprivileged, runs) in [(false, 8), (true, 4)] {
+        let (mut library, mut random) = (Library::new(unprivileged), fastrand::Rng::with_seed(1));
+        for _ in 0..runs {
+            let outcome = library.run(&mut random);
+            assert!(outcome.wrong.is_empty(), "{outcome:?}");
+        }
+    }
 }

@@ -126,3 +126,24 @@ fn what_was_published_and_seeded_survives() {
     let report = node.seed("app", "pod", &[]).ok().json();
     assert_eq!(report["changed"], false, "{report}");
 }
+
+#[test]
+fn a_part_that_nobody_wants_any_more_goes() {
+    let releases = Releases::with("v1");
+    let mut node = patient(&releases);
+    node.wait_ready("app");
+    releases.publish("v2", &app("v2", 2_000_000));
+    releases.origin.always(&Releases::path("v2"), Fault::StallAfter(500_000));
+    releases.point_to("v2");
+    node.cli(&["refresh", "app"]).ok();
+    until("a part of the download", PATIENCE, || (held(&node) > 0).then_some(()));
+    node.kill9();
+    assert!(held(&node) > 0);
+    releases.point_to("v1");
+    node.start();
+    let settled = |state: &serde_json::Value| state["latest"] == "v1" && state["progress"].is_null();
+    node.wait_state("app", "back at v1", PATIENCE, settled);
+    node.cli(&["gc"]).ok();
+    assert_eq!(held(&node), 0, "the part is still there");
+    assert!(!node.store().join("staging/app/download.json").exists());
+}

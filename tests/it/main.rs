@@ -12,28 +12,41 @@
 )]
 
 mod fixture;
+#[path = "../faults/volatile_disk/mod.rs"]
+mod volatile_disk;
 
 mod across_mounts;
 mod bad_upstream;
 mod budget;
 mod cli_contract;
+mod clocks;
 mod collection;
 mod descriptor;
+mod disk_errors;
 mod events;
+mod floods;
 mod followed;
 mod formats;
 mod full_disk;
 mod herd;
 mod http_contract;
 mod http_files;
+mod http_hostile;
+mod http_told;
 mod index;
 mod kill9;
+#[cfg(feature = "failpoints")]
+mod kill_points;
 mod life;
 mod linux_tree;
+mod lying_origins;
 mod month;
 mod or_fetch;
 mod pins;
 mod plain;
+mod power_loss;
+#[path = "../faults/power_run.rs"]
+mod power_run;
 mod ranges;
 mod readme;
 mod reload;
@@ -43,3 +56,6 @@ mod same;
 mod scrub;
 mod seeding;
 mod seeds_case;
+mod socket_peers;
+mod tampering;
+mod target_races;

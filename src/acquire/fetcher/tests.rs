@@ -176,12 +176,34 @@ async fn a_stalled_body_is_given_up_and_gone_on_with() {
     let bytes = body.clone();
     let origin = Origin::start(move |n, asked| {
         let reply = Reply::honest(asked, &bytes, "\"a\"");
-        if n == 0 { reply.cut(100_000, Ending::Stall) } else { reply }
+        match n {
+            0 => reply.cut(3_000_000, Ending::Stall),
+            1 => reply.cut(100_000, Ending::Stall),
+            _ => reply,
+        }
     })
     .await;
-    let acquired = bench.acquire(&http(&[origin.url("/x")]), vec![]).await.unwrap();
+    let artifact = http(&[origin.url("/x")]);
+    // What gave much is asked again, what gave little is given up: others are waiting.
+    let error = bench.acquire(&artifact, vec![]).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let acquired = bench.acquire(&artifact, vec![]).await.unwrap();
     assert_eq!(acquired.digest, Digest::sha256(&body));
-    assert_eq!(origin.asked()[1].from(), Some(100_000));
+    let starts: Vec<_> = origin.asked().iter().map(Asked::from).collect();
+    assert_eq!(starts, [None, Some(3_000_000), Some(3_100_000)]);
+}
+
+#[tokio::test]
+async fn a_mirror_takes_over_from_a_slow_address() {
+    let settings = FetchSettings { stall_timeout: Interval(Duration::from_millis(200)), ..Default::default() };
+    let (bench, body) = (Bench::with(settings), body());
+    let slow = body.clone();
+    let slow = Origin::start(move |_, asked| Reply::honest(asked, &slow, "\"a\"").cut(100_000, Ending::Stall)).await;
+    let mirror = Origin::start(served(&body)).await;
+    let urls = [slow.url("/x"), mirror.url("/x")];
+    let acquired = bench.acquire(&http(&urls), vec![Digest::sha256(&body)]).await.unwrap();
+    assert_eq!(acquired.digest, Digest::sha256(&body));
+    assert_eq!((slow.asked().len(), mirror.asked()[0].from()), (1, Some(100_000)));
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ impl Plan {
         }
     }
 
-    /// A lane's body broke off or came too slowly: the rest of its range is asked for again.
+    /// A lane's body broke off: the rest of its range is asked for again.
     pub(super) fn failed(&mut self, lane: usize) -> Next {
         let first = self.first && lane == 0;
         let hopeless = match self.stretch(lane) {
@@ -303,6 +303,18 @@ impl Plan {
         }
         self.first &= !first;
         self.let_go(lane)
+    }
+
+    /// A lane's body came too slowly: others read what is left of its range.
+    pub(super) fn slow(&mut self, lane: usize) -> Next {
+        match self.lanes[lane] {
+            Lane::At(_) if self.first && lane == 0 && !self.proven => Next::Stop(Stop::Failed),
+            Lane::Stray { .. } => self.let_go(lane),
+            _ => {
+                self.first &= lane != 0;
+                self.refused(lane)
+            }
+        }
     }
 
     /// The reader took so many bytes, in order.

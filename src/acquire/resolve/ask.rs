@@ -317,7 +317,8 @@ impl Question<'_> {
                 Err(error) => error,
             };
             failures += 1;
-            if !error.is_transient() || failures >= ATTEMPTS {
+            // Each try of a slow one costs a whole window of waiting.
+            if !error.is_transient() || error.is_slow() || failures >= ATTEMPTS {
                 return Err(error.into());
             }
             let wait = error.retry_after().unwrap_or_else(|| self.rules.back_off(failures, fastrand::f64()));

@@ -104,6 +104,32 @@ pub enum HttpError {
         /// Where to.
         to: Box<str>,
     },
+    /// Redirected to an address longer than any that means something.
+    #[error("{url} redirects to an address of {bytes} bytes; at most {limit} are followed")]
+    RedirectLong {
+        /// The address.
+        url: Box<str>,
+        /// How long that one is.
+        bytes: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Redirected into a private network.
+    #[error(
+        "{url} redirects to {to} at {address}, which is no public address, and is refused; if that is meant, name the host \
+         in `source.http.redirectsTo`"
+    )]
+    NotGlobal {
+        /// The address.
+        url: Box<str>,
+        /// Where to.
+        to: Box<str>,
+        /// What its host is, or leads to.
+        address: std::net::IpAddr,
+    },
+    /// The client for a redirect cannot be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A text object that is too big.
     #[error("{url} holds more than {limit} bytes, too many for what is asked there")]
     TooLarge {
@@ -167,15 +193,23 @@ impl HttpError {
             HttpError::Network { .. }
             | HttpError::Silent { .. }
             | HttpError::Stalled { .. }
+            | HttpError::Client(_)
             | HttpError::Range { .. } => true,
             HttpError::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
             HttpError::HeaderFile { .. }
             | HttpError::Header { .. }
             | HttpError::RedirectLoop { .. }
             | HttpError::Redirect { .. }
+            | HttpError::RedirectLong { .. }
+            | HttpError::NotGlobal { .. }
             | HttpError::TooLarge { .. }
             | HttpError::Encoded { .. } => false,
         }
+    }
+
+    /// The origin took too long.
+    pub(in crate::acquire) fn is_slow(&self) -> bool {
+        matches!(self, HttpError::Silent { .. } | HttpError::Stalled { .. })
     }
 
     /// When the origin wants to be asked again.

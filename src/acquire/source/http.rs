@@ -1,34 +1,38 @@
 //! The HTTP client: one request with its redirects, answered by head and body.
 //!
 //! What must hold: declared headers and a URL's user info go to the origin they were declared for and to no other,
-//! redirects included; `https` never leads to `http`; every wait has an end; no error shows a secret.
+//! redirects included; what a redirect leads to is judged before anything is sent there; every wait has an end; no error
+//! shows a secret.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
+use reqwest::{Response, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::client::{Clients, Reach};
 use super::error::{ClientError, HttpError};
+use super::guard::NotGlobal;
 use super::pace::{Floor, Pace};
+use super::redirect::{self, Named, Way};
 use super::{redacted, without_user};
 use crate::acquire::transfer::{Head, Validators};
 use crate::fs;
 use crate::intent::{FetchSettings, HeaderValue as Declared, HttpSource};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a file with certificates or with a header's value.
-const CA_LIMIT: u64 = 4 << 20;
+/// Bytes of a file with a header's value.
 const HEADER_LIMIT: u64 = 64 * 1024;
+const LONGEST_ENCODING: usize = 64;
 
-/// What goes to one origin only. Made anew for each fetch, since the files behind it change.
+/// What goes to one origin only, and the hosts that its document names. Made anew for each fetch, since the files behind it
+/// change.
 #[derive(Debug, Default)]
 pub(in crate::acquire) struct Credentials {
     /// Only its origin counts.
     origin: Option<Url>,
     headers: HeaderMap,
+    named: Named,
 }
 
 impl Credentials {
@@ -54,7 +58,7 @@ impl Credentials {
             value.set_sensitive(true);
             headers.insert(key, value);
         }
-        Ok(Self { origin: Some(without_user(url)), headers })
+        Ok(Self { origin: Some(without_user(url)), headers, named: Named::by(source) })
     }
 
     fn headers_for(&self, url: &Url) -> HeaderMap {
@@ -68,10 +72,7 @@ impl Credentials {
 /// The client, one for the node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::acquire) struct HttpClient {
-    client: Client,
-    /// See [`HttpClient::apart`]; made when it is first needed.
-    apart: Arc<OnceLock<Client>>,
-    extra: Arc<[Certificate]>,
+    clients: Arc<Clients>,
     /// The least throughput of a body; its window is also how long a head is waited for.
     floor: Floor,
 }
@@ -90,37 +91,12 @@ pub(in crate::acquire) enum Small {
     },
 }
 
-/// Which authorities are trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Roots {
-    System,
-    None,
-}
-
 impl HttpClient {
     /// Makes the client as the settings say.
     pub(in crate::acquire) fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
-        let extra = extra_roots(settings)?;
-        let client = builder(&extra, Roots::System).build().or_else(|error| {
-            // An image without any authorities still fetches over plain http, or under `caFile` alone.
-            let client = builder(&extra, Roots::None).build().map_err(ClientError::Build)?;
-            tracing::warn!(error = %error, "no system certificate authorities: https trusts fetch.caFile only");
-            Ok(client)
-        })?;
+        let clients = Arc::new(Clients::new(settings)?);
         let floor = Floor { bytes_per_second: settings.min_throughput.0, window: settings.stall_timeout.0 };
-        Ok(Self { client, apart: Arc::default(), extra: extra.into(), floor })
-    }
-
-    /// A client each of whose requests has a connection of its own: HTTP/2 would put them all on one.
-    pub(in crate::acquire) async fn apart(&self) -> Self {
-        let this = self.clone();
-        let mut made = tokio::task::spawn_blocking(move || {
-            let apart = |roots| builder(&this.extra, roots).http1_only().build();
-            // What could be made once can be again, save for want of files: then connections are shared.
-            let made = || apart(Roots::System).or_else(|_| apart(Roots::None)).unwrap_or_else(|_| this.client.clone());
-            Self { client: this.apart.get_or_init(made).clone(), ..this.clone() }
-        });
-        super::file::joined(&mut made).await
+        Ok(Self { clients, floor })
     }
 
     /// The least throughput of a body.
@@ -148,22 +124,35 @@ impl HttpClient {
         credentials: &Credentials,
         extra: &HeaderMap,
     ) -> Result<Response, HttpError> {
+        let mut led_by = url.clone();
         for _ in 0..=super::error::REDIRECTS {
+            let not_global =
+                |address| HttpError::NotGlobal { url: redacted(&led_by).into(), to: redacted(&at).into(), address };
+            let reach = match redirect::way(&at, url, &credentials.named) {
+                Way::Any => Reach::Any,
+                Way::Global if self.clients.are_proxied(&at) => Reach::Any,
+                Way::Global => Reach::Global,
+                Way::Refused(address) => return Err(not_global(address)),
+            };
+            let client = self.clients.get(reach).await?;
             let mut headers = credentials.headers_for(&at);
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             headers.extend(extra.clone());
             let basic =
                 (at.origin() == url.origin() && !headers.contains_key(AUTHORIZATION)).then(|| user_info(url)).flatten();
-            let mut request = self.client.request(method.clone(), at.clone()).headers(headers);
+            let mut request = client.request(method.clone(), at.clone()).headers(headers);
             if let Some((user, password)) = basic {
                 request = request.basic_auth(user, password);
             }
             let silent = |_| HttpError::Silent { url: redacted(&at).into(), after: self.floor.window };
             let answer = timeout(self.floor.window, request.send()).await.map_err(silent)?;
-            let response = answer.map_err(|e| network(&at, e))?;
-            match redirect(&response, &at)? {
+            let response = answer.map_err(|error| match NotGlobal::behind(&error) {
+                Some(refused) => not_global(refused.address),
+                None => network(&at, error),
+            })?;
+            match redirect::next(response.status().as_u16(), response.headers(), &at)? {
                 None => return Ok(response),
-                Some(next) => at = next,
+                Some(next) => (led_by, at) = (at, next),
             }
         }
         Err(HttpError::RedirectLoop { url: redacted(url).into() })
@@ -224,54 +213,10 @@ impl HttpClient {
     }
 }
 
-fn extra_roots(settings: &FetchSettings) -> Result<Vec<Certificate>, ClientError> {
-    let Some(path) = &settings.ca_file else { return Ok(Vec::new()) };
-    let pem = fs::read_limited(path, CA_LIMIT).map_err(ClientError::CaRead)?;
-    let malformed = |source| ClientError::CaMalformed { path: path.clone(), source };
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(malformed)?;
-    if certificates.is_empty() {
-        return Err(ClientError::CaEmpty { path: path.clone() });
-    }
-    // One that does not parse fails here, with the file named, and not as "the client cannot be made".
-    builder(&certificates, Roots::None).build().map_err(malformed)?;
-    Ok(certificates)
-}
-
-fn builder(extra: &[Certificate], roots: Roots) -> ClientBuilder {
-    // The client panics without a provider. An error says that one is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = Client::builder()
-        .user_agent(concat!("seedcache/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false);
-    match roots {
-        Roots::System => builder.tls_certs_merge(extra.iter().cloned()),
-        Roots::None => builder.tls_certs_only(extra.iter().cloned()),
-    }
-}
-
 fn user_info(url: &Url) -> Option<(String, Option<String>)> {
     let decoded = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let present = !url.username().is_empty() || url.password().is_some();
     present.then(|| (decoded(url.username()), url.password().map(decoded)))
-}
-
-/// Where a response leads, when it leads anywhere.
-fn redirect(response: &Response, at: &Url) -> Result<Option<Url>, HttpError> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return Ok(None);
-    }
-    let Some(location) = response.headers().get(LOCATION) else { return Ok(None) };
-    let refused = |to: String| HttpError::Redirect { url: redacted(at).into(), to: to.into() };
-    let text = String::from_utf8_lossy(location.as_bytes());
-    let next = at.join(&text).map_err(|_| refused(super::redacted_text(&text)))?;
-    let downgrade = at.scheme() == "https" && next.scheme() != "https";
-    if downgrade || !matches!(next.scheme(), "http" | "https") {
-        return Err(refused(redacted(&next)));
-    }
-    // User info that an origin puts there is not ours to send.
-    Ok(Some(without_user(&next)))
 }
 
 fn network(url: &Url, source: reqwest::Error) -> HttpError {
@@ -284,9 +229,10 @@ pub(in crate::acquire) fn status_error(url: &Url, response: &Response) -> HttpEr
     HttpError::Status { url: redacted(url).into(), status: response.status(), retry_after }
 }
 
-/// The encoding that a response says its bytes have, if any.
+/// The encoding that a response says its bytes have, if any; cut, since it is told.
 pub(in crate::acquire) fn content_encoding(headers: &HeaderMap) -> Option<&str> {
     let encoding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
+    let encoding = encoding.get(..LONGEST_ENCODING).unwrap_or(encoding);
     (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then_some(encoding)
 }
 

@@ -1,11 +1,15 @@
 //! Where bytes come from, and how an address is shown: never with user info, a query's values or a fragment.
 
+mod client;
 mod error;
 pub(super) mod file;
+mod global;
+mod guard;
 pub(super) mod http;
 #[cfg(test)]
 pub(super) mod origin;
 pub(super) mod pace;
+mod redirect;
 
 pub use error::{ClientError, HttpError};
 use reqwest::Url;

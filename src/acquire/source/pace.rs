@@ -20,42 +20,70 @@ impl Floor {
     }
 }
 
-/// The throughput of one body.
-#[derive(Debug, Clone, Copy)]
+/// A window is judged so often while it moves on.
+const PARTS: usize = 6;
+
+/// The throughput of one body, over a window that moves with it.
+#[derive(Debug, Clone)]
 pub(in crate::acquire) struct Pace {
     floor: Floor,
+    /// When something came last.
+    last: Instant,
+    /// Of the part that is running.
     opened: Instant,
     got: u64,
+    /// The parts before it, the latest first: how long each was, and what came.
+    before: Box<[(Duration, u64); PARTS]>,
 }
 
 impl Pace {
     /// Starts counting.
     pub(in crate::acquire) fn new(floor: Floor, now: Instant) -> Self {
-        Self { floor, opened: now, got: 0 }
+        Self { floor, last: now, opened: now, got: 0, before: Box::new([(Duration::ZERO, 0); PARTS]) }
     }
 
-    /// When the window closes; what came by then is judged.
+    /// When to look again at the latest.
     pub(in crate::acquire) fn deadline(&self) -> Instant {
-        self.opened + self.floor.window
+        (self.opened + self.part()).min(self.last + self.floor.window)
     }
 
-    /// Counts bytes that came, and those waited for until `now`. `false`: a whole window was below the floor.
+    fn part(&self) -> Duration {
+        self.floor.window / PARTS as u32
+    }
+
+    /// Counts bytes that came, and those waited for until `now`. `false`: nothing came for a whole window, or less than
+    /// the floor over one.
     pub(in crate::acquire) fn keeps(&mut self, bytes: u64, now: Instant) -> bool {
         self.got = self.got.saturating_add(bytes);
-        if now < self.deadline() {
+        if bytes > 0 {
+            self.last = now;
+        } else if now >= self.last + self.floor.window {
+            return false;
+        }
+        // A part that was noticed late is as long as it was.
+        let lasted = now.saturating_duration_since(self.opened);
+        if lasted < self.part() {
             return true;
         }
-        // A window that was noticed late is as long as it was.
-        let seconds = now.duration_since(self.opened).as_secs_f64();
-        let least = (self.floor.bytes_per_second as f64 * seconds).max(1.0);
-        let kept = self.got as f64 >= least;
+        self.before.rotate_right(1);
+        self.before[0] = (lasted, self.got);
         (self.opened, self.got) = (now, 0);
-        kept
+        let (mut seconds, mut came) = (Duration::ZERO, 0u64);
+        for (lasted, got) in *self.before {
+            seconds += lasted;
+            came = came.saturating_add(got);
+            if seconds >= self.floor.window {
+                let least = (self.floor.bytes_per_second as f64 * seconds.as_secs_f64()).max(1.0);
+                return came as f64 >= least;
+            }
+        }
+        true
     }
 
     /// Leaves out time that the origin is not to blame for: the disk was slow.
     pub(in crate::acquire) fn pause(&mut self, lasted: Duration) {
         self.opened += lasted;
+        self.last += lasted;
     }
 }
 
@@ -63,22 +91,56 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_body_is_too_slow_only_over_a_whole_window() {
+    const FLOOR: Floor = Floor { bytes_per_second: 100, window: Duration::from_secs(12) };
+
+    /// When a body is given up that gives so many bytes at each of these seconds, looked at as whoever reads it does.
+    fn given_up(floor: Floor, bytes: impl Fn(u64) -> u64) -> Option<u64> {
         let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let floor = Floor { bytes_per_second: 100, window: Duration::from_secs(10) };
         let mut pace = Pace::new(floor, start);
-        assert!(pace.keeps(0, at(9_999)));
-        assert!(pace.keeps(1_000, at(10_000)));
-        assert_eq!(pace.deadline(), at(20_000));
-        assert!(pace.keeps(999, at(19_999)));
-        assert!(!pace.keeps(0, at(20_000)));
-        let mut held_up = Pace::new(floor, start);
+        for second in 1..=600 {
+            let now = start + Duration::from_secs(second);
+            while pace.deadline() < now {
+                let at = pace.deadline();
+                if !pace.keeps(0, at) {
+                    return Some(at.duration_since(start).as_secs());
+                }
+            }
+            if !pace.keeps(bytes(second), now) {
+                return Some(second);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_body_below_the_floor_is_given_up_after_a_window() {
+        assert_eq!(given_up(FLOOR, |_| 100), None);
+        assert_eq!(given_up(FLOOR, |_| 99), Some(12));
+        assert_eq!(given_up(FLOOR, |_| 1), Some(12));
+        assert_eq!(given_up(FLOOR, |_| 0), Some(12));
+        // All of a window's bytes at once, again and again.
+        assert_eq!(given_up(FLOOR, |second| if second % 12 == 1 { 1200 } else { 0 }), None);
+        let unbounded = Floor { bytes_per_second: 0, ..FLOOR };
+        assert_eq!(given_up(unbounded, |second| u64::from(second % 11 == 0)), None);
+        assert_eq!(given_up(unbounded, |_| 0), Some(12));
+    }
+
+    #[test]
+    fn what_was_fast_before_excuses_little() {
+        // Nothing after it: a window from the last byte.
+        assert_eq!(given_up(FLOOR, |second| if second <= 60 { 1_000_000 } else { 0 }), Some(72));
+        // Next to nothing: the window ends in the part after.
+        let given_up = given_up(FLOOR, |second| if second <= 61 { 1_000_000 } else { 1 });
+        assert!(given_up.is_some_and(|at| (73..=75).contains(&at)), "{given_up:?}");
+    }
+
+    #[test]
+    fn time_that_the_disk_took_does_not_count() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut held_up = Pace::new(FLOOR, start);
         held_up.pause(Duration::from_secs(60));
-        assert!(held_up.keeps(0, at(69_000)));
-        assert!(!held_up.keeps(999, at(70_000)));
-        let mut silent = Pace::new(Floor { bytes_per_second: 0, ..floor }, start);
-        assert!(!silent.keeps(0, at(10_000)));
+        assert!(held_up.keeps(0, at(71)));
+        assert!(!held_up.keeps(0, at(72)));
     }
 }

@@ -7,6 +7,10 @@ use http::header::{self, HeaderName};
 
 /// A Last-Modified younger than this may stand for two contents of the same second (RFC 9110, 8.8.2.2).
 const SETTLED: Duration = Duration::from_secs(60);
+/// What an origin that wants to be left alone for longer gets: nobody is asked not to come back for years.
+const LONGEST_AFTER: Duration = Duration::from_secs(3600);
+/// Bytes of an ETag or Last-Modified: they are remembered, recorded and sent back.
+const LONGEST_VALIDATOR: usize = 1024;
 
 /// The head of a response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +60,8 @@ impl Head {
             range: text(header::CONTENT_RANGE).and_then(ContentRange::parse),
             validators: Validators::new(text(header::ETAG), text(header::LAST_MODIFIED), date),
             gives_ranges: text(header::ACCEPT_RANGES).is_some_and(|unit| unit.eq_ignore_ascii_case("bytes")),
-            retry_after: text(header::RETRY_AFTER).and_then(|after| retry_after(after, now)),
+            // By the clock that the date was written by: it and this node's may be years apart.
+            retry_after: text(header::RETRY_AFTER).and_then(|after| retry_after(after, date.unwrap_or(now))),
         }
     }
 }
@@ -64,6 +69,8 @@ impl Head {
 impl Validators {
     /// Judges what an origin says about its object, answered at its `date`.
     pub(in crate::acquire) fn new(etag: Option<&str>, last_modified: Option<&str>, date: Option<SystemTime>) -> Self {
+        let [etag, last_modified] =
+            [etag, last_modified].map(|said| said.filter(|said| said.len() <= LONGEST_VALIDATOR));
         let etag = etag.filter(|etag| !etag.is_empty());
         let strong_etag = etag.filter(|etag| etag.len() >= 2 && etag.starts_with('"') && etag.ends_with('"'));
         let settled = last_modified.filter(|text| {
@@ -103,15 +110,16 @@ impl ContentRange {
     }
 }
 
-/// Retry-After: seconds, or a date.
+/// Retry-After: seconds, or a date; [`LONGEST_AFTER`] for anything later.
 fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => {
-            let at = httpdate::parse_http_date(text).ok()?;
-            Some(at.duration_since(now).unwrap_or(Duration::ZERO))
-        }
-    }
+    let after = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than a number has: later than anything.
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let at = httpdate::parse_http_date(text).ok()?;
+        at.duration_since(now).unwrap_or(Duration::ZERO)
+    };
+    Some(after.min(LONGEST_AFTER))
 }
 
 #[cfg(test)]
@@ -141,6 +149,12 @@ mod tests {
         let dated = head(&[("retry-after", "Sun, 06 Nov 1994 09:01:00 GMT"), ("content-range", "bytes */15")]);
         assert_eq!(dated.retry_after, Some(Duration::from_secs(60)));
         assert_eq!(dated.range, Some(ContentRange { span: None, total: Some(15) }));
+        // What counts is how far apart the origin's own two times are, and there is an end to it.
+        let ahead = [("date", "Sat, 06 Nov 2094 09:00:00 GMT"), ("retry-after", "Sat, 06 Nov 2094 09:01:00 GMT")];
+        assert_eq!(head(&ahead).retry_after, Some(Duration::from_secs(60)));
+        for long in ["18446744073709551615", "Sat, 06 Nov 2094 09:00:00 GMT"] {
+            assert_eq!(head(&[("retry-after", long)]).retry_after, Some(LONGEST_AFTER), "{long}");
+        }
         assert!(!dated.gives_ranges && !head(&[("accept-ranges", "none")]).gives_ranges);
         for bad in ["5-14/15", "bytes 5-14", "bytes -14/15", "bytes 5-+14/15", "bytes 5-14/x", "items 5-14/15"] {
             assert_eq!(head(&[("content-range", bad)]).range, None, "{bad}");
@@ -158,6 +172,35 @@ mod tests {
         assert_eq!(strong(&[("last-modified", minute)]), None);
         assert_eq!(strong(&[("last-modified", minute), ("date", at), ("etag", "W/\"a\"")]), None);
         assert_eq!(strong(&[("etag", "a")]), None);
+    }
+
+    #[test]
+    fn an_absurd_retry_after_is_an_hour_at_most() {
+        let after = |text: &str| head(&[("retry-after", text)]).retry_after.map(|after| after.as_secs());
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("3600", Some(3600)),
+            ("3601", Some(3600)),
+            ("18446744073709551615", Some(3600)),
+            ("99999999999999999999999999", Some(3600)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3600)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("1e9", None),
+            ("+5", None),
+            ("", None),
+            ("soon", None),
+        ] {
+            assert_eq!(after(text), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn validators_that_nobody_could_keep_are_none() {
+        let long = format!("\"{}\"", "x".repeat(LONGEST_VALIDATOR));
+        assert_eq!(head(&[("etag", &long), ("last-modified", &long)]).validators, Validators::default());
+        let most = format!("\"{}\"", "x".repeat(LONGEST_VALIDATOR - 2));
+        assert_eq!(head(&[("etag", &most)]).validators.strong.as_deref(), Some(&*most));
     }
 
     proptest! {

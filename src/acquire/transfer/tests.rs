@@ -156,6 +156,17 @@ fn failures_are_counted_and_forgiven() {
 }
 
 #[test]
+fn a_slow_address_is_given_up_unless_it_was_of_use() {
+    assert_eq!(run(fresh(2, false), [Event::Slow]).1, ask(1, None));
+    assert_eq!(run(fresh(1, false), [Event::Slow]).1, Step::GiveUp(GiveUp::Unavailable { retry_after: None }));
+    let trickled = run(fresh(2, true), [ok(None, Some("\"a\"")), Event::Chunk(1000), Event::Slow]);
+    assert_eq!(trickled.1, ask(1, Some((1000, None))), "what it gave is gone on from elsewhere");
+    let useful = run(fresh(2, false), [ok(None, Some("\"a\"")), Event::Chunk(1 << 20), Event::Slow]);
+    assert!(matches!(useful.1, Step::Wait(_)), "{:?}", useful.1);
+    assert_eq!(run(useful, [Event::Waited, Event::Slow]).1, ask(1, None), "of use once, not for ever");
+}
+
+#[test]
 fn retry_after_is_obeyed_up_to_a_bound() {
     let busy = |seconds| {
         let retry_after = Some(Duration::from_secs(seconds));
@@ -207,6 +218,7 @@ fn event(noise: bool) -> impl Strategy<Value = (Event, bool)> {
         4 => (0u64..20).prop_map(Event::Chunk),
         2 => Just(Event::End),
         2 => Just(Event::Failed),
+        1 => Just(Event::Slow),
         1 => Just(Event::Refused),
         2 => Just(Event::Waited),
         1 => Just(Event::Good),

@@ -139,6 +139,11 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
+    /// The disk that the tree is written to is at fault.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, UnpackError::Write { source } if source.is_of_disk())
+    }
+
     /// The disk is full, or the quota used up.
     pub fn is_no_space(&self) -> bool {
         matches!(self, UnpackError::Write { source } if source.is_no_space())

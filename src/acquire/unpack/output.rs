@@ -1,4 +1,4 @@
-//! A file of the tree while its content comes: written and hashed as it passes, holes left where the archive has them.
+//! One file's bytes: hashed and written as they come, and on their way to the disk while more are decoded.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -12,6 +12,10 @@ use super::sparse::Sparse;
 use crate::acquire::Progress;
 use crate::fs::{self, RelPath};
 
+/// After so many bytes the disk is asked to take them: what is still to be written at the end, when the version is made
+/// durable, is waited for.
+const SENT_OUT: u64 = 8 << 20;
+
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// A file being written.
@@ -20,33 +24,40 @@ pub(super) struct Output<'a> {
     path: &'a RelPath,
     hasher: Sha256,
     progress: &'a Progress,
+    /// Bytes written one after the other.
+    written: u64,
+    /// How many of them the disk was asked to take.
+    sent_out: u64,
 }
 
 impl<'a> Output<'a> {
     pub(super) fn new(file: File, path: &'a RelPath, progress: &'a Progress) -> Self {
-        Self { file, path, hasher: Sha256::new(), progress }
+        Self { file, path, hasher: Sha256::new(), progress, written: 0, sent_out: 0 }
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// The digest of all that was written.
-    pub(super) fn finish(self) -> [u8; 32] {
-        self.hasher.finalize().into()
+    /// The file, and the digest of all it holds.
+    pub(super) fn finish(self) -> (File, [u8; 32]) {
+        (self.file, self.hasher.finalize().into())
     }
 
     fn failed(&self, source: std::io::Error) -> UnpackError {
         fs::Error::new("write", self.path.as_path(), source).into()
     }
 
+    /// Writes what comes next.
     pub(super) fn take(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
         self.hasher.update(piece);
         self.file.write_all(piece).map_err(|e| self.failed(e))?;
+        self.written += piece.len() as u64;
+        if self.written - self.sent_out >= SENT_OUT {
+            fs::begin_write_out(&self.file, self.sent_out, self.written - self.sent_out);
+            self.sent_out = self.written;
+        }
         self.progress.add_unpacked(piece.len() as u64);
         Ok(())
     }
 
+    /// Writes all that the entry has.
     pub(super) fn take_all(&mut self, content: &mut Members) -> Result<(), UnpackError> {
         loop {
             let piece = content.content(u64::MAX)?;

@@ -18,7 +18,7 @@ use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
-use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta};
+use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta, fail_point};
 use crate::intent::Unpack;
 use crate::store::{Donors, Entry, EntryType, Wanted};
 
@@ -177,6 +177,7 @@ impl<'a> Writer<'a> {
         if let Place::Free(missing) = place {
             self.imply(&missing)?;
         }
+        fail_point("acquire.unpack.before-entry");
         match (&member.kind, link) {
             (Kind::Dir, _) if listed => {}
             (Kind::Dir, _) => self.make_dir(path)?,
@@ -212,6 +213,7 @@ impl<'a> Writer<'a> {
                 content.count_holes(holes).map_err(refused)?;
             }
         }
+        fail_point("acquire.unpack.after-entry");
         self.tree.add(path, node);
         self.progress.add_entry();
         Ok(())
@@ -255,8 +257,9 @@ impl<'a> Writer<'a> {
             None => out.take_all(content)?,
             Some(sparse) => out.take_sparse(sparse, content)?,
         }
-        self.owners.finish(out.file(), path, node)?;
-        Ok(out.finish())
+        let (file, sha256) = out.finish();
+        self.owners.finish(&file, path, node)?;
+        Ok(sha256)
     }
 
     /// Shares a small file with a version on the node that has it, else writes it.
@@ -308,8 +311,9 @@ impl<'a> Writer<'a> {
             content.take(n);
         }
         let mut node = self.unlisted(EntryType::File, 0o644);
-        self.owners.finish(out.file(), path, &node)?;
-        (node.size, node.sha256) = (self.bytes, Some(out.finish()));
+        let (file, sha256) = out.finish();
+        self.owners.finish(&file, path, &node)?;
+        (node.size, node.sha256) = (self.bytes, Some(sha256));
         self.tree.add(path, node);
         self.progress.add_entry();
         Ok(())
@@ -325,12 +329,14 @@ impl<'a> Writer<'a> {
             return Err(UnpackError::Missing { paths: missing });
         }
         let entries = self.tree.into_entries();
+        fail_point("acquire.unpack.before-directories");
         for entry in entries.iter().rev().filter(|entry| entry.kind == EntryType::Dir) {
             let (dir, name) = self.chain.parent_of(&entry.path)?;
             let owner = self.owners.change.then_some((entry.uid, entry.gid));
             let meta = Meta { mode: entry.mode & ON_DISK, owner, mtime: seconds_and_nanos(entry.mtime) };
             dir.open_dir(&name)?.apply_meta(&meta)?;
         }
+        fail_point("acquire.unpack.after-directories");
         Ok((entries, self.bytes))
     }
 }

@@ -314,6 +314,7 @@ impl Fetch<'_> {
             mirrors: Vec::new(),
             headers: std::collections::BTreeMap::new(),
             connections: Connections::default(),
+            redirects_to: Vec::new(),
         };
         let spec = Spec {
             source: Source::Http(source),

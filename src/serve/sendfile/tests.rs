@@ -256,3 +256,111 @@ async fn who_goes_away_in_the_middle_leaves_nothing_held() {
     };
     tokio::time::timeout(Duration::from_secs(30), let_go).await.unwrap();
 }
+
+#[path = "../../../tests/it/fixture/hung.rs"]
+mod hung;
+
+/// Runs only where the test does, so that it ends only where nothing in here waits for a disk.
+#[tokio::test]
+async fn who_sends_waits_for_no_file_system() {
+    let (fixture, mount) = (Fixture::new(), tempfile::tempdir().unwrap());
+    let content: Vec<u8> = (0..3 * PIECE / 2).map(|at| (at % 251) as u8).collect();
+    let slow = Arc::new(hung::Hung::at(mount.path(), content.clone()));
+    let file = File::open(mount.path().join(hung::FILE)).unwrap();
+    let (version, _) = fixture.opened();
+    let held = Arc::new(Held::new(file, version));
+    slow.hang(true);
+    // It answers after all where this waits for it, and then the test fails rather than hang.
+    let late = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (timer, is_done) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn({
+        let (slow, late) = (slow.clone(), late.clone());
+        move || {
+            if is_done.recv_timeout(Duration::from_secs(30)).is_err() {
+                late.store(true, std::sync::atomic::Ordering::SeqCst);
+                slow.hang(false);
+            }
+        }
+    });
+    let (mut theirs, mut sending, outbox) = pair();
+    let writing = tokio::spawn(async move {
+        let parts = [outbox.put(held.clone(), 0, PIECE), outbox.put(held, PIECE as u64, PIECE / 2)];
+        write(&mut sending, parts.into()).await
+    });
+    while slow.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!late.load(std::sync::atomic::Ordering::SeqCst), "sending waited for the file system");
+    slow.hang(false);
+    timer.send(()).unwrap();
+    watch.join().unwrap();
+    let mut got = Vec::new();
+    theirs.read_to_end(&mut got).await.unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(got == content);
+}
+
+/// A socket that the kernel sends no files to: no file that is only appended to is one.
+struct Refusing {
+    stream: Taking,
+    appended: File,
+}
+
+impl AsyncRead for Refusing {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Refusing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsFd for Refusing {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.appended.as_fd()
+    }
+}
+
+impl Socket for Refusing {
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_writable(cx)
+    }
+
+    fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.stream.try_write(write)
+    }
+}
+
+#[tokio::test]
+async fn what_sendfile_refuses_is_read_and_sent() {
+    let (fixture, (mut theirs, ours)) = (Fixture::new(), UnixStream::pair().unwrap());
+    let (held, big, file) = (held(&fixture), big(&fixture), tempfile::NamedTempFile::new().unwrap());
+    let appended = File::options().append(true).open(file.path()).unwrap();
+    assert_eq!(send_file(&appended, held.file(), 0, 10).map_err(|error| is_refusal(&error)), Err(true));
+    let (mut sending, outbox) = Sending::new(Refusing { stream: Taking::new(ours).0, appended });
+    let stand_in = outbox.put(held.clone(), 3, PIECE);
+    let writing = tokio::spawn(async move {
+        let mut rest = stand_in;
+        while !rest.is_empty() {
+            let sent = sending.write(&rest).await?;
+            rest.advance(sent);
+        }
+        io::Result::Ok(())
+    });
+    let mut got = Vec::new();
+    theirs.read_to_end(&mut got).await.unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(got == big[3..3 + PIECE]);
+    assert!(held.refused.load(Relaxed));
+}

@@ -31,7 +31,7 @@ async fn run_with(router: Router, limits: Limits) -> Running {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("s");
     let listen = Listen { http: Some("127.0.0.1:0".into()), socket: Some(socket.clone()), token_file: None };
-    let server = Server::bind(&listen).await.unwrap();
+    let server = Server::bind(&listen, "node").await.unwrap();
     let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
     assert_eq!(server.socket().unwrap(), socket);
     let until = cancel.clone();
@@ -57,7 +57,7 @@ async fn whoami(axum::Extension(peer): axum::Extension<Peer>) -> String {
 async fn hundreds_may_come_at_one_moment() {
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     let listen = Listen { http: Some("127.0.0.1:0".into()), socket: None, token_file: None };
-    let server = Server::bind(&listen).await.unwrap();
+    let server = Server::bind(&listen, "node").await.unwrap();
     // None is accepted; who found the queue full would be asked to come again a second later, and again.
     let connect = || tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(server.address().unwrap()));
     let mut waiting = Vec::new();
@@ -149,7 +149,7 @@ async fn a_taken_address_is_refused_with_what_to_do() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let http = Some(taken.local_addr().unwrap().to_string());
     let listen = Listen { http, socket: None, token_file: None };
-    let error = Server::bind(&listen).await.unwrap_err();
+    let error = Server::bind(&listen, "node").await.unwrap_err();
     assert!(error.to_string().contains("listen.http"), "{error}");
 }
 

@@ -155,6 +155,20 @@ fn a_lane_that_is_refused_leaves_its_range_to_the_others() {
 }
 
 #[test]
+fn a_slow_lane_leaves_the_rest_of_its_range_to_the_others() {
+    let (mut plan, asks) = four();
+    plan.answered(1, &partial(asks[0], 1024 * KIB, "\"a\""));
+    plan.came(1, KIB);
+    assert_eq!(plan.slow(1), Next::Drop);
+    assert_eq!(plan.came(0, 64 * KIB), (64 * KIB, Next::Drop));
+    assert_eq!(ask(&mut plan)[0], Ask { lane: 0, from: 65 * KIB, to: 128 * KIB });
+    // None is left that would be any better.
+    assert_eq!((plan.slow(2), plan.slow(3), plan.slow(0)), (Next::Drop, Next::Drop, Next::Stop(Stop::Failed)));
+    // Until ranges are proven the first body is what there is.
+    assert_eq!(four().0.slow(0), Next::Stop(Stop::Failed));
+}
+
+#[test]
 fn the_rest_of_a_range_is_asked_for_again_and_not_for_ever() {
     let (mut plan, asks) = four();
     plan.answered(1, &partial(asks[0], 1024 * KIB, "\"a\""));
@@ -297,6 +311,10 @@ impl Driver {
             }
             Flight::At(..) if what % 32 == 4 => {
                 let next = self.plan.failed(lane);
+                self.over(lane, next)
+            }
+            Flight::At(..) if what % 32 == 5 => {
+                let next = self.plan.slow(lane);
                 self.over(lane, next)
             }
             Flight::At(at, to) => self.came(lane, at, to, bytes.clamp(1, to - at)),

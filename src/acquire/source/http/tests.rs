@@ -1,8 +1,10 @@
 //! Redirects, credentials and authorities over real sockets.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
+use crate::acquire::source::client::Roots;
 use crate::acquire::source::origin::{Origin, Reply};
 use crate::intent::{Bytes, Interval};
 
@@ -60,12 +62,8 @@ async fn https_never_leads_to_http() {
 async fn without_any_authority_plain_http_still_works() {
     let origin = Origin::start(|_, _| Reply::new(200, b"plain")).await;
     let floor = Floor { bytes_per_second: 1, window: Duration::from_secs(30) };
-    let client = HttpClient {
-        client: builder(&[], Roots::None).build().unwrap(),
-        apart: Arc::default(),
-        extra: Arc::new([]),
-        floor,
-    };
+    let clients = Arc::new(Clients::with(Vec::new(), Roots::None).unwrap());
+    let client = HttpClient { clients, floor };
     assert_eq!(get(&client, &origin.url("/x")).await.unwrap(), b"plain");
 }
 

@@ -1,0 +1,168 @@
+//! The wall clock jumps by years, either way, under the real daemon (libfaketime; the monotonic clock stays as it is):
+//! nothing goes early, no lease ends, sources are asked neither more nor less often than before.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::fixture::PATIENCE;
+use crate::fixture::archive::app;
+use crate::fixture::node::{Node, Over, version_row};
+use crate::fixture::origin::Fault;
+use crate::fixture::releases::Releases;
+use crate::fixture::system::tool;
+
+/// A daemon whose wall clock is set by a file.
+struct Clocked {
+    node: Node,
+    offset: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+fn library() -> PathBuf {
+    // Beside the tool, in a directory that has the machine's name in it.
+    let lib = tool("faketime").ancestors().nth(2).unwrap().join("lib");
+    let mut found = std::fs::read_dir(lib).unwrap().filter_map(|entry| {
+        let library = entry.unwrap().path().join("faketime/libfaketimeMT.so.1");
+        library.exists().then_some(library)
+    });
+    found.next().expect("libfaketimeMT comes with faketime")
+}
+
+impl Clocked {
+    fn start(settings: &str, documents: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let offset = dir.path().join("offset");
+        std::fs::write(&offset, "+0d").unwrap();
+        let node = Node::builder()
+            .settings(settings)
+            .document("app.yaml", documents)
+            .env("LD_PRELOAD", library().to_str().unwrap())
+            .env("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap())
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .env("DONT_FAKE_MONOTONIC", "1")
+            .start();
+        Self { node, offset, _dir: dir }
+    }
+
+    /// Sets the wall clock so far from the machine's, and sees the daemon take it up.
+    fn jump(&self, days: i64) {
+        let new = self.offset.with_extension("new");
+        std::fs::write(&new, format!("{days:+}d")).unwrap();
+        std::fs::rename(new, &self.offset).unwrap();
+        let lease = json!({"version": "current", "ttl": "1m"});
+        let told = self.put("leases/clock", &lease)["expiresAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let off = told.duration_since(jiff::Timestamp::now()).as_hours() - days * 24;
+        assert!(off.abs() < 2, "the clock did not jump: {told}");
+    }
+
+    fn put(&self, path: &str, body: &Value) -> Value {
+        let headers = [("Content-Type", "application/json")];
+        let (path, body) = (format!("/v1/artifacts/app/{path}"), body.to_string());
+        let answer = self.node.try_request(Over::Socket, "PUT", &path, &headers, Some(body.as_bytes())).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    fn held(&self) -> Vec<String> {
+        let state = self.node.state("app");
+        state["versions"].as_array().unwrap().iter().map(|v| v["version"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// Takes versions one after the other.
+fn take(clocked: &Clocked, releases: &Releases, versions: &[&str]) {
+    for version in versions {
+        releases.publish(version, &app(version, 20_000));
+        releases.point_to(version);
+        clocked.node.cli(&["refresh", "app", "--wait"]).ok();
+        assert_eq!(clocked.node.state("app")["current"], *version);
+    }
+}
+
+const YEARS: i64 = 3650;
+
+#[test]
+fn a_clock_that_jumps_takes_nothing_away_and_floods_nobody() {
+    let releases = Releases::with("v1");
+    let retain = "  retain: {versions: 1, for: 10m}\n  refresh: 1h\n";
+    let mut clocked = Clocked::start("scrub: {every: 24h}", &releases.document_with("app", true, retain));
+    clocked.node.wait_ready("app");
+    take(&clocked, &releases, &["v2", "v3"]);
+    clocked.put("leases/job", &json!({"version": "v1", "ttl": "10m"}));
+    let asked = || releases.origin.requests("/latest").len();
+    let before = asked();
+    for days in [YEARS, -YEARS, 2 * YEARS, 0] {
+        clocked.jump(days);
+        clocked.node.cli(&["gc"]).ok();
+        assert_eq!(clocked.held(), ["v3", "v2", "v1"], "{days} days");
+        let state = clocked.node.state("app");
+        let holders: Vec<&str> =
+            state["leases"].as_array().unwrap().iter().map(|lease| lease["holder"].as_str().unwrap()).collect();
+        assert_eq!(holders, ["clock", "job"], "{days} days");
+        assert_eq!((asked(), &state["lastError"]), (before, &Value::Null), "{days} days");
+    }
+    // Leases live over a restart by a clock that was years ahead.
+    clocked.jump(YEARS);
+    clocked.node.restart();
+    clocked.node.wait_ready("app");
+    assert_eq!(clocked.node.state("app")["leases"].as_array().unwrap().len(), 2);
+    clocked.node.cli(&["gc"]).ok();
+    assert_eq!(clocked.held().len(), 3, "just started, nothing goes for its age");
+    // It is still asked when it is to be.
+    clocked.jump(-YEARS);
+    take(&clocked, &releases, &["v4"]);
+}
+
+#[test]
+fn tries_that_fail_go_on_at_their_pace() {
+    let releases = Releases::with("v1");
+    let clocked = Clocked::start("", &releases.document());
+    clocked.node.wait_ready("app");
+    let first = releases.origin.requests("/latest").len();
+    releases.origin.always("/latest", Fault::Status(503, None));
+    clocked.node.cli(&["refresh", "app"]).ok();
+    let failures = |n: u64| {
+        let what = format!("{n} tries to have failed");
+        clocked.node.wait_state("app", &what, PATIENCE, |state| state["failures"].as_u64() >= Some(n))
+    };
+    failures(1);
+    for (at, days) in [YEARS, -YEARS].into_iter().enumerate() {
+        clocked.jump(days);
+        let state = failures(at as u64 + 2);
+        let next: jiff::Timestamp = state["nextTry"].as_str().unwrap().parse().unwrap();
+        let wall = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(days * 24);
+        let ahead = next.duration_since(wall).as_secs();
+        assert!((-60..120).contains(&ahead), "next try in {ahead} s by the clock that there is");
+    }
+    let tries = releases.origin.requests("/latest").len() - first;
+    assert!((3..40).contains(&tries), "{tries} requests for three tries that failed");
+    releases.origin.heal("/latest");
+    clocked.node.cli(&["refresh", "app", "--wait"]).ok();
+    assert_eq!(clocked.node.state("app")["failures"], 0);
+}
+
+#[test]
+fn what_was_published_in_the_future_breaks_nothing() {
+    let releases = Releases::with("v1");
+    let more = "  retain: {versions: 1, for: 0s}\n  seeds:\n    - {target: pod, link: copy}\n";
+    let clocked = Clocked::start("scrub: {every: 24h}", &releases.document_with("app", true, more));
+    clocked.node.wait_ready("app");
+    clocked.jump(YEARS);
+    take(&clocked, &releases, &["v2"]);
+    clocked.jump(0);
+    take(&clocked, &releases, &["v3", "v4"]);
+    let state = clocked.node.wait_state("app", "the seed", PATIENCE, |state| state["seeds"][0]["version"] == "v4");
+    assert!(version_row(&state, "v2")["publishedAt"].as_str().unwrap() > "2030", "{state}");
+    clocked.node.cli(&["gc"]).ok();
+    // It takes no other's place, and is not old for what the clock says.
+    assert_eq!(clocked.held(), ["v4", "v2"]);
+    clocked.node.cli(&["pin", "app", "v2"]).ok();
+    assert_eq!(clocked.node.state("app")["current"], "v2");
+    clocked.node.cli(&["unpin", "app", "--wait"]).ok();
+    assert_eq!(clocked.node.state("app")["current"], "v4");
+    assert_eq!(clocked.node.seed("app@v2", "other", &[]).ok().json()["version"], "v2");
+    let answer = clocked.node.get("/v1/artifacts/app/versions/v2/files/VERSION");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "v2"));
+}

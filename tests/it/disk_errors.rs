@@ -1,0 +1,205 @@
+//! Errors from the disk at the places that matter most, one by one: the step fails, what was there goes on, and all comes
+//! right by itself. The campaign (`tests/faults/disk.rs`) does this at every place.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use crate::fixture::archive::app;
+use crate::fixture::node::{Node, Over};
+use crate::fixture::releases::Releases;
+use crate::fixture::syscalls::{Fault, Supervisor, Watch, supervised};
+use crate::fixture::{PATIENCE, calls, noise, until};
+
+/// In which a node must come back once the cause is gone. It is also what tells a retry from a next refresh.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Nodes side by side: they mostly wait until they try again.
+const NODES: usize = 4;
+
+/// What fails, on what below `seed.root`, and how.
+const PLACES: [(&str, &str, Errno); 14] = [
+    ("write", ".seedcache/staging/app/archive.part", Errno::NOSPC),
+    ("create", ".seedcache/staging/app/version/tree/VERSION", Errno::DQUOT),
+    ("write", ".seedcache/staging/app/version/tree/noise", Errno::IO),
+    ("fsync", ".seedcache/staging/app/version/tree/noise", Errno::IO),
+    ("fsync", ".seedcache/staging/app/version/tree/bin", Errno::IO),
+    ("write", ".seedcache/staging/app/version/manifest.json", Errno::NOSPC),
+    ("fsync", ".seedcache/staging/app/version/manifest.json", Errno::IO),
+    ("fsync", ".seedcache/staging/app/version", Errno::IO),
+    ("rename", ".seedcache/versions/app/v*", Errno::ROFS),
+    ("fsync", ".seedcache/versions/app", Errno::IO),
+    ("rename", ".seedcache/current/app", Errno::DQUOT),
+    ("fsync", ".seedcache/current", Errno::IO),
+    ("link", ".pod.seedcache-*/noise", Errno::IO),
+    ("rename", "pod", Errno::ROFS),
+];
+
+fn fault(name: &'static str, path: &str, errno: Errno) -> Fault {
+    Fault { name, path: path.to_owned(), after: 0, times: 1, errno: errno.raw_os_error() }
+}
+
+/// A node with `v1`, seeded at `pod`.
+fn node(supervisor: &Supervisor) -> (Releases, Node, Watch) {
+    let releases = Releases::with("v1");
+    let seeds = "  seeds:\n    - {target: pod, link: hardlink}\n";
+    let node = Node::start_with(&releases.document_with("app", true, seeds));
+    node.wait_state("app", "the first seed", PATIENCE, |state| seeded(state, "v1"));
+    let watch = supervisor.watch(&node.root().canonicalize().unwrap());
+    (releases, node, watch)
+}
+
+fn seeded(state: &Value, version: &str) -> bool {
+    let seed = &state["seeds"][0];
+    state["current"] == version
+        && seed["version"] == version
+        && seed["state"] == "Ready"
+        && state["lastError"].is_null()
+}
+
+fn holds(node: &Node, version: &str) {
+    let seed = version.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+    for tree in [node.tree("app", version), node.root().join("pod")] {
+        assert_eq!(std::fs::read_to_string(tree.join("VERSION")).unwrap(), version);
+        assert!(
+            std::fs::read(tree.join("noise")).unwrap() == noise(seed, 500_000),
+            "{} has other bytes",
+            tree.display()
+        );
+    }
+}
+
+#[test]
+fn an_update_that_meets_an_error_is_told_and_made_anew() {
+    supervised(|supervisor| {
+        std::thread::scope(|scope| {
+            for worker in 0..NODES {
+                scope.spawn(move || {
+                    let (releases, node, watch) = node(supervisor);
+                    for (at, place) in PLACES.iter().enumerate().skip(worker).step_by(NODES) {
+                        update_through(&releases, &node, &watch, *place, &format!("v{}", at + 2));
+                    }
+                });
+            }
+        });
+    });
+}
+
+fn update_through(
+    releases: &Releases,
+    node: &Node,
+    watch: &Watch,
+    (name, path, errno): (&'static str, &str, Errno),
+    version: &str,
+) {
+    let before = node.state("app")["current"].as_str().unwrap().to_owned();
+    releases.publish(version, &app(version, 500_000));
+    releases.point_to(version);
+    watch.forget();
+    watch.fail(fault(name, path, errno));
+    assert_eq!(node.post_json(Over::Socket, "/v1/artifacts/app/refresh", &json!({})).status, 202);
+    let what = format!("{name} of {path} to be told as {errno:?}");
+    let said = errno.to_string();
+    let told = |text: &Value| text.as_str().is_some_and(|text| text.contains(said.split(" (").next().unwrap_or(&said)));
+    let state = node.wait_state("app", &what, PATIENCE, |state| {
+        told(&state["lastError"]) || (state["seeds"][0]["state"] == "Failed" && told(&state["seeds"][0]["reason"]))
+    });
+    assert!(state["current"] == *before || state["current"] == version, "{state}");
+    assert_eq!(watch.heal(), 1);
+    let file = node.get(&format!("/v1/artifacts/app/versions/{before}/files/VERSION"));
+    assert_eq!((file.status, file.text()), (200, before));
+    node.wait_state("app", &format!("{version} in spite of {name} of {path}"), LIMIT, |state| seeded(state, version));
+    holds(node, version);
+    let made = watch.calls();
+    assert_eq!(calls::retried(&made), Vec::<String>::new());
+    assert_eq!(calls::version_not_durable(&made, ".seedcache"), None);
+}
+
+fn pin(node: &Node, method: &str, version: &str) -> u16 {
+    let (headers, body) = ([("Content-Type", "application/json")], json!({"version": version}).to_string());
+    let sent = match method {
+        "PUT" => node.try_request(Over::Socket, method, "/v1/artifacts/app/pin", &headers, Some(body.as_bytes())),
+        _ => node.try_request(Over::Socket, method, "/v1/artifacts/app/pin", &[], None),
+    };
+    sent.unwrap().status
+}
+
+#[test]
+fn a_pin_is_acknowledged_when_it_is_durable_and_not_before() {
+    supervised(|supervisor| {
+        let (_releases, mut node, watch) = node(supervisor);
+        let file = ".seedcache/pins.json";
+        for (name, path, errno, status) in [
+            ("write", ".seedcache/.pins.json.seedcache-*", Errno::NOSPC, 507),
+            ("fsync", ".seedcache/.pins.json.seedcache-*", Errno::IO, 500),
+            ("rename", file, Errno::ROFS, 500),
+            ("fsync", ".seedcache", Errno::IO, 500),
+        ] {
+            watch.forget();
+            watch.fail(fault(name, path, errno));
+            assert_eq!(pin(&node, "PUT", "v1"), status, "{name} of {path}");
+            assert_eq!(watch.heal(), 1);
+            assert_eq!(node.state("app")["pin"], Value::Null);
+        }
+        // Refused, it may be on disk all the same: that there is none is acknowledged only once it is so there.
+        watch.forget();
+        assert_eq!(pin(&node, "DELETE", "v1"), 200);
+        assert_eq!(calls::not_durable(&watch.calls(), file), None);
+        node.kill9();
+        node.start();
+        node.wait_ready("app");
+        assert_eq!(node.state("app")["pin"], Value::Null);
+        watch.forget();
+        assert_eq!(pin(&node, "PUT", "v1"), 200);
+        assert_eq!(calls::not_durable(&watch.calls(), file), None);
+        assert!(watch.calls().iter().any(|call| call.name == "rename" && call.path == file));
+    });
+}
+
+#[test]
+fn a_removal_that_may_not_last_is_told_and_is_one_all_the_same() {
+    supervised(|supervisor| {
+        let (releases, node, watch) = node(supervisor);
+        update_through(&releases, &node, &watch, ("fsync", ".seedcache/versions/app", Errno::IO), "v2");
+        watch.fail(fault("fsync", ".seedcache/versions/app", Errno::IO));
+        let remove =
+            || node.try_request(Over::Socket, "DELETE", "/v1/artifacts/app/versions/v1", &[], None).unwrap().status;
+        assert_eq!((remove(), watch.heal()), (500, 1));
+        assert_eq!(node.state("app")["versions"].as_array().unwrap().len(), 1);
+        assert_eq!(remove(), 404);
+        // Nothing is left that would fail each time.
+        node.cli(&["gc"]).ok();
+    });
+}
+
+#[test]
+fn what_stands_where_a_version_belongs_gives_way() {
+    let releases = Releases::with("v1");
+    let node = Node::start_with(&releases.document());
+    node.wait_ready("app");
+    // As a publish leaves it that could neither be made durable nor taken back.
+    let left = node.store().join("versions/app/v2");
+    std::fs::create_dir_all(left.join("tree/half")).unwrap();
+    releases.publish("v2", &app("v2", 20_000));
+    releases.point_to("v2");
+    node.cli(&["refresh", "app", "--wait"]).ok();
+    assert_eq!(node.state("app")["current"], "v2");
+    assert!(!left.join("tree/half").exists());
+    node.cli(&["verify", "app"]).ok();
+}
+
+#[test]
+fn what_could_not_be_collected_is_collected_soon() {
+    supervised(|supervisor| {
+        let releases = Releases::with("v1");
+        let node = Node::start_with(&releases.document_with("app", true, "  retain: {versions: 1, for: 0s}\n"));
+        node.wait_ready("app");
+        let watch = supervisor.watch(&node.root().canonicalize().unwrap());
+        watch.fail(fault("rename", ".seedcache/staging/.drain-*", Errno::ROFS));
+        releases.publish("v2", &app("v2", 20_000));
+        releases.point_to("v2");
+        node.cli(&["refresh", "app", "--wait"]).ok();
+        until("the collection to fail", PATIENCE, || (watch.hits() == 1).then_some(()));
+        node.wait_state("app", "v1 to go", LIMIT, |state| state["versions"].as_array().unwrap().len() == 1);
+    });
+}
