@@ -26,7 +26,6 @@ mod index;
 #[cfg(feature = "failpoints")]
 mod kill;
 mod origins;
-#[path = "../it/fixture/mod.rs"]
 mod power;
 mod power_run;
 mod power_vm;

@@ -122,7 +122,7 @@ fn every_bomb_is_stopped_within_a_buffer_of_its_limit() {
         match bomb.limits {
             "" => {}
             "bytes: 8MiB" => limits.bytes = Bytes(8 << 20),
-            "entries: 20000" => limits.entries = 20_000,
+            "entries: 5000" => limits.entries = 5000,
             other => panic!("{other}"),
         }
         let (sandbox, progress) = (Sandbox::new(), Progress::default());
