@@ -33,7 +33,7 @@ pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
 
 impl Store {
     /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more. `readers` is asked once
-    /// nobody can open it any more: whoever opened it before is among them. Durable once the caller has synced `dir`.
+    /// nobody can open it any more: whoever opened it before is among them. Durable when this returns.
     pub(super) fn drain(
         &self,
         dir: &Dir,

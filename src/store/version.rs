@@ -167,11 +167,13 @@ impl Store {
         }
         self.unlink_current_if(artifact, version)?;
         let dir = self.versions.open_dir(&artifact.as_component())?;
-        let readers = || self.close(artifact, version);
-        self.drain(&dir, &version.as_component(), readers)?;
-        // Before anything else can fail: it cannot be opened any more.
-        self.forget(artifact, version);
-        Ok(dir.sync()?)
+        let readers = || {
+            let readers = self.close(artifact, version);
+            // Before anything else can fail: it cannot be opened any more.
+            self.forget(artifact, version);
+            readers
+        };
+        Ok(self.drain(&dir, &version.as_component(), readers)?)
     }
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.

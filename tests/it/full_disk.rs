@@ -107,7 +107,7 @@ fn comes_when_there_is_room(releases: &Releases, node: &Node, version: &str, mak
 fn whatever_is_left_a_version_comes_once_there_is_room() {
     let disk = LoopFs::ext4(40);
     let (releases, node) = tight(&disk);
-    for (at, left) in [0, 1 << 20, 5 << 19].into_iter().enumerate() {
+    for (at, left) in [64 << 10, 1 << 20, 5 << 19].into_iter().enumerate() {
         let version = format!("v{}", at + 2);
         releases.publish(&version, &app(&version, 2_000_000));
         let ballast = fill(disk.path(), left);
