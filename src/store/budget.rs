@@ -197,11 +197,13 @@ impl Store {
             if needed || old {
                 freed += size_of(parent, entry)?;
                 fail_point("store.quarantine.before-removal");
-                parent.remove_tree(&entry.name)?;
+                // In one step: what is half removed has no reason beside it.
+                self.drain(parent, &entry.name, || None)?;
                 fail_point("store.quarantine.after-removal");
             }
             Ok(())
         })?;
+        self.tidy();
         Ok(freed)
     }
 

@@ -153,7 +153,10 @@ impl Store {
     fn fresh_place(&self, artifact: &ArtifactName, name: &RelPath, reason: &Reason) -> fs::Result<Dir> {
         let parent = self.quarantine.ensure_dir(&artifact.as_component(), 0o700)?;
         fail_point("store.quarantine.before-place");
-        parent.remove_tree(name)?;
+        if parent.stat(name)?.is_some() {
+            self.drain(&parent, name, || None)?;
+            self.tidy();
+        }
         fail_point("store.quarantine.after-clearing");
         parent.make_dir(name, 0o700)?;
         fail_point("store.quarantine.after-place");

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
 mod ranges;
 
+use crate::acquire::source::HttpError;
 use crate::acquire::source::origin::{Asked, Ending, Origin, Reply};
+use crate::acquire::unpack::UnpackError;
 use crate::fs::{Dir, RelPath};
 use crate::intent::{Bytes, FileSource, Interval, Unpack};
 
