@@ -118,6 +118,8 @@ impl Store {
         let staging = root.ensure_dir(&own("staging"), 0o700)?;
         let quarantine = root.ensure_dir(&own("quarantine"), 0o700)?;
         root.sync()?;
+        // A daemon that was killed may have made a directory in it that is not durable yet.
+        versions.sync()?;
         let index = Index::open(&root, &quarantine);
         let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
         let pins = Pins::open(&root);
