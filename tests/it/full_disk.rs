@@ -94,9 +94,9 @@ fn comes_when_there_is_room(releases: &Releases, node: &Node, version: &str, mak
     assert_eq!(state["current"], *before);
     let served = node.get(&format!("/v1/artifacts/app/versions/{before}/files/VERSION"));
     assert_eq!((served.status, served.text()), (200, before));
-    // Bytes that find no room are fetched once.
+    // Bytes that find no room are fetched once, or not at all.
     let asked = releases.origin.requests(&Releases::path(version)).len();
-    assert_eq!(asked, 1, "the archive was asked for again while there was no room");
+    assert!(asked <= 1, "the archive was asked for {asked} times while there was no room");
     make_room();
     node.wait_state("app", "what there is room for now", LIMIT, |state| state["current"] == *version);
     node.cli(&["verify", "app"]).ok();
