@@ -450,8 +450,9 @@ impl<'a> World<'a> {
                 self.outcome.partial.push(format!("listed {version}: {wrong:?}"));
             }
         }
-        if !listed.is_empty() {
-            let verified = self.node.cli(&["verify", "app"]);
+        let current = state["current"].as_str().filter(|_| self.collecting).map(|version| format!("app@{version}"));
+        if !listed.is_empty() && (!self.collecting || current.is_some()) {
+            let verified = self.node.cli(&["verify", current.as_deref().unwrap_or("app")]);
             if verified.code != 0 {
                 self.outcome.partial.push(format!("verify: {}", verified.all()));
             }
