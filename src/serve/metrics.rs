@@ -79,15 +79,15 @@ impl Metrics {
             Method::DELETE => "DELETE",
             _ => "other",
         };
-        let status = match status.as_u16() {
-            ..200 => "1xx",
-            ..300 => "2xx",
-            ..400 => "3xx",
-            ..500 => "4xx",
+        let status = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
             _ => "5xx",
         };
         let route = ("route", route.into());
-        self.durations.get_or_create(&[route.clone()]).observe(after.as_secs_f64());
+        self.durations.get_or_create(std::array::from_ref(&route)).observe(after.as_secs_f64());
         self.requests.get_or_create(&[("method", method.into()), route, ("status", status.into())]).inc();
     }
 

@@ -61,6 +61,9 @@ mod tests {
 
     const FILE: &str = "hello.txt";
 
+    /// Method, path and header fields.
+    type Asked<'a> = (&'a str, String, &'a [(&'a str, &'a str)]);
+
     fn at(version: &str) -> String {
         format!("/v1/artifacts/{ARTIFACT}/versions/{version}/files/{FILE}")
     }
@@ -99,7 +102,7 @@ mod tests {
         assert!(both.quickly("GET", &at(VERSION), &[]).await.is_none(), "its manifest was not read yet");
         let _read = both.fixture.opened();
         let etag = both.fixture.ask(Method::GET, &at(VERSION), &[]).await.header("etag").to_owned();
-        let cases: [(&str, String, &[(&str, &str)]); 7] = [
+        let cases: [Asked<'_>; 7] = [
             ("GET", at(VERSION), &[]),
             ("GET", at("current"), &[]),
             ("HEAD", at(VERSION), &[]),
@@ -134,7 +137,7 @@ mod tests {
         let both = Both::new();
         let _read = both.fixture.opened();
         let dir = format!("/v1/artifacts/{ARTIFACT}/versions/{VERSION}/files/dir");
-        let cases: [(&str, String, &[(&str, &str)]); 9] = [
+        let cases: [Asked<'_>; 9] = [
             ("POST", at(VERSION), &[]),
             ("GET", format!("{}/", at(VERSION)), &[]),
             ("GET", at("none"), &[]),

@@ -125,6 +125,8 @@ impl Store {
         if let Err(error) = clear_temporaries(&root, &staging) {
             tracing::warn!(error = error_chain(&error), "what was being written when the last daemon ended stays");
         }
+        // A daemon that was killed may have made a directory in it that is not durable yet.
+        versions.sync()?;
         let index = Index::open(&root, &quarantine);
         let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
         let pins = Pins::open(&root);

@@ -125,11 +125,24 @@ impl Store {
         Ok(head)
     }
 
+    /// The directory of an artifact's versions, durable. One that could not be synced goes, and is made anew by the next try:
+    /// a sync that failed is not tried again.
+    fn directory_of(&self, artifact: &ArtifactName) -> fs::Result<Dir> {
+        let name = artifact.as_component();
+        match self.versions.make_dir(&name, 0o755) {
+            Err(e) if e.is_exists() => {}
+            made => {
+                made?;
+                self.versions.sync().inspect_err(|_| drop(self.versions.remove_empty_dir(&name)))?;
+            }
+        }
+        self.versions.open_dir(&name)
+    }
+
     fn reveal(&self, staging: &Staging, manifest: Manifest, replace: bool) -> Result<Arc<ManifestHead>, PublishError> {
         let head = Arc::new(manifest.head);
         let (artifact, version) = (&head.artifact, &head.version);
-        let parent = self.versions.ensure_dir(&artifact.as_component(), 0o755)?;
-        self.versions.sync()?;
+        let parent = self.directory_of(artifact)?;
         let how = if replace { Rename::Exchange } else { Rename::NoReplace };
         if !replace && parent.stat(&version.as_component())?.is_some() {
             // Not known to be whole and durable: a publish that failed could not take it back, or it cannot be read.

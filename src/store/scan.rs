@@ -30,8 +30,7 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
             }
         }
         // What the index does not know may have been renamed into place by a daemon that was killed before that was durable.
-        let synced =
-            if read_anew.len() > known { versions.sync().and_then(|()| store.versions.sync()) } else { Ok(()) };
+        let synced = if read_anew.len() > known { versions.sync() } else { Ok(()) };
         if let Err(error) = synced {
             for Row { head, .. } in read_anew.drain(known..) {
                 tracing::error!(%artifact, version = %head.version, error = error_chain(&error),

@@ -173,7 +173,8 @@ impl World {
     }
 
     fn at_newest(&self) -> bool {
-        self.at(self.newest) && self.held().len() <= 3
+        // The newest two, and those that `hand` and the pod hold.
+        self.at(self.newest) && self.held().len() <= 4
     }
 
     fn older(&self) -> u32 {

@@ -24,10 +24,13 @@ const ATTRIBUTES: Duration = Duration::ZERO;
 /// Bytes of one write: one message on the way here must hold it.
 pub(super) const LARGEST_WRITE: u32 = 64 * 1024;
 
+/// A directory as it was when it was opened.
+type Listing = Vec<(Ino, FileType, OsString)>;
+
 pub(super) struct Server {
     disk: Arc<Mutex<Disk>>,
     /// Directories being listed, as they were when they were opened.
-    listings: Mutex<(u64, HashMap<u64, Vec<(Ino, FileType, OsString)>>)>,
+    listings: Mutex<(u64, HashMap<u64, Listing>)>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
