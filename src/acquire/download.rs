@@ -92,8 +92,23 @@ impl Download<'_> {
             () = cancel.cancelled() => Err(AcquireError::Cancelled),
             fetched = self.drive(resumed) => fetched,
         };
+        if !matches!(fetched, Err(AcquireError::Cancelled)) {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = self.settle() => {}
+            }
+        }
         self.stop().await;
         fetched
+    }
+
+    /// Has the threads take in what they were fed: the next try goes on behind it.
+    async fn settle(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        run.feeds = None;
+        let _ = joined(&mut run.ingest).await;
+        self.run = None;
     }
 
     async fn drive(&mut self, resumed: Option<(Held, u64)>) -> Result<Fetched, AcquireError> {

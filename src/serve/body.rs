@@ -15,6 +15,7 @@ use axum::Extension;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
+use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::sendfile::{self, Held, Outbox};
@@ -113,6 +114,22 @@ impl FileRange {
         if let Some(bytes) = few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
             return Body::from(bytes);
         }
+        self.body_later(outbox)
+    }
+
+    /// The same of a file whose content has this digest. Few bytes are those that were checked, or none: who has a link to
+    /// the file may have written to it since.
+    pub(super) fn body_of(self, sha256: &[u8; 32], outbox: Option<Extension<Outbox>>) -> Body {
+        let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW);
+        match few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
+            Some(bytes) if self.held.still_has(sha256) || *Sha256::digest(&bytes) == *sha256 => Body::from(bytes),
+            // Looked at once more while it is cut short.
+            Some(_) if self.at == 0 => stream(io::empty(), self.left),
+            _ => self.body_later(outbox),
+        }
+    }
+
+    fn body_later(self, outbox: Option<Extension<Outbox>>) -> Body {
         match outbox {
             Some(Extension(outbox)) => Body::new(Sent { range: self, outbox }),
             None => {

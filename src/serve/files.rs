@@ -92,7 +92,7 @@ impl Shelf {
                 let sha256 = content_of(&manifest, entry)?;
                 let file = entry_at_once(&version, entry, &sha256)?;
                 let what = of_file(&version, addressed, entry, &sha256);
-                reply(ask, &what, |range| FileRange::new(file, range, version).body(outbox)).ok()
+                reply(ask, &what, |range| FileRange::new(file, range, version).body_of(&sha256, outbox)).ok()
             }
             _ => None,
         }
@@ -153,7 +153,7 @@ async fn manifest(
 
 /// What lies at a path in the tree.
 enum Node {
-    File(Representation, std::fs::File, Version),
+    File(Representation, std::fs::File, Version, [u8; 32]),
     Directory(Representation, Vec<u8>),
 }
 
@@ -166,7 +166,9 @@ async fn files(
 ) -> Result<Response, Problem> {
     let ask = (&method, &headers);
     match blocking(move || node(&shelf, &addressed)).await? {
-        Node::File(what, file, version) => reply(ask, &what, |range| FileRange::new(file, range, version).body(outbox)),
+        Node::File(what, file, version, sha256) => {
+            reply(ask, &what, |range| FileRange::new(file, range, version).body_of(&sha256, outbox))
+        }
         Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
     }
 }
@@ -206,7 +208,7 @@ fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &E
         Problem::new(Kind::Internal, detail, "run `seedcache verify --repair` on this version")
     })?;
     let file = open_entry(version, entry, &sha256)?;
-    Ok(Node::File(of_file(version, addressed, entry, &sha256), file, version.clone()))
+    Ok(Node::File(of_file(version, addressed, entry, &sha256), file, version.clone(), sha256))
 }
 
 fn of_file(version: &Version, addressed: &Addressed, entry: &Entry, sha256: &[u8; 32]) -> Representation {
