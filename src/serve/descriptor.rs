@@ -5,6 +5,7 @@
 //! somebody's own file system may take as long as they like. That goes for those, too, that are still in the socket's
 //! queue when it is closed: the kernel closes them on the thread that closes the socket.
 
+use std::future::Future as _;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +13,13 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
 
 use super::closing::{self, Closing};
 use super::problem::Problem;
@@ -26,6 +29,8 @@ use crate::fs::Dir;
 /// Descriptors that one message may bring: as many as the kernel lets it. Those for which there is no room it would close
 /// on this thread.
 const ROOM: usize = 253;
+/// The wait until it is looked again whether more can be closed.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// A descriptor that came with a request.
 #[derive(Debug, Clone)]
@@ -81,13 +86,15 @@ pub(super) struct Taking {
     /// Taken out when this is dropped, and never before.
     stream: Option<UnixStream>,
     waiting: Waiting,
+    /// Until it is looked again whether there is room for more to be closed.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Taking {
     /// The connection, and where its descriptors go.
     pub(super) fn new(stream: UnixStream) -> (Self, Waiting) {
         let waiting = Waiting::default();
-        (Self { stream: Some(stream), waiting: waiting.clone() }, waiting)
+        (Self { stream: Some(stream), waiting: waiting.clone(), pause: None }, waiting)
     }
 
     fn held(&self) -> &UnixStream {
@@ -130,11 +137,12 @@ fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<Descr
 
 impl AsyncRead for Taking {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream: Some(stream), waiting } = self.get_mut() else { return Poll::Ready(Ok(())) };
+        let Self { stream: Some(stream), waiting, pause } = self.get_mut() else { return Poll::Ready(Ok(())) };
         loop {
-            // What would come with the bytes could not be closed.
-            if closing::is_full() {
-                return Poll::Ready(Err(io::Error::other("too many descriptors of peers wait to be closed")));
+            // What would come with the bytes could not be closed, whoever is to blame for that.
+            while closing::is_full() {
+                ready!(pause.get_or_insert_with(|| Box::pin(sleep(BREATH))).as_mut().poll(cx));
+                *pause = None;
             }
             ready!(stream.poll_read_ready(cx))?;
             let free = buffer.initialize_unfilled();
