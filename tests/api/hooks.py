@@ -10,7 +10,8 @@ def shortened(wait):
     """A wait that the daemon takes is made one of a second."""
     if isinstance(wait, int) and not isinstance(wait, bool) and wait > 1:
         return 1 if wait <= 3600 else wait
-    if isinstance(wait, str) and TAKEN.fullmatch(wait) and wait != "0":
+    # An empty one counts as none: then it is the daemon's own minute.
+    if isinstance(wait, str) and (not wait or TAKEN.fullmatch(wait) and wait != "0"):
         return "1s"
     return wait
 
