@@ -123,7 +123,7 @@ impl FileRange {
         let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW);
         match few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
             Some(bytes) if self.held.still_has(sha256) || *Sha256::digest(&bytes) == *sha256 => Body::from(bytes),
-            // Looked at once more while it is cut short.
+            // Cut short, and logged: the next request finds the file in a state that is looked into.
             Some(_) if self.at == 0 => stream(io::empty(), self.left),
             _ => self.body_later(outbox),
         }
