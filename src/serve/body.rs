@@ -110,18 +110,21 @@ impl FileRange {
 
     /// A body of these bytes: a few at once where they are in memory, else by sendfile where the connection can, else read.
     pub(super) fn body(self, outbox: Option<Extension<Outbox>>) -> Body {
-        let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW);
-        if let Some(bytes) = few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
-            return Body::from(bytes);
+        match self.few_at_once() {
+            Some(bytes) => Body::from(bytes),
+            None => self.body_later(outbox),
         }
-        self.body_later(outbox)
     }
 
-    /// The same of a file whose content has this digest. Few bytes are those that were checked, or none: who has a link to
-    /// the file may have written to it since.
+    fn few_at_once(&self) -> Option<Vec<u8>> {
+        let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW)?;
+        read_at_once(self.held.file(), self.at, few)
+    }
+
+    /// The same of a file whose content has this digest. A few from its beginning on are those that were checked, or none:
+    /// who has a link to the file may have written to it since.
     pub(super) fn body_of(self, sha256: &[u8; 32], outbox: Option<Extension<Outbox>>) -> Body {
-        let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW);
-        match few.and_then(|few| read_at_once(self.held.file(), self.at, few)) {
+        match self.few_at_once() {
             Some(bytes) if self.held.still_has(sha256) || *Sha256::digest(&bytes) == *sha256 => Body::from(bytes),
             // Cut short, and logged: the next request finds the file in a state that is looked into.
             Some(_) if self.at == 0 => stream(io::empty(), self.left),
