@@ -18,14 +18,18 @@ pub(super) const BENEATH: ResolveFlags =
 const STRIDE: usize = 16 * 1024;
 
 impl Dir {
-    /// Opens a regular file for reading where all names on its path are in memory (Linux 5.12; before, never).
-    pub fn open_file_at_once(&self, rel: &RelPath) -> Option<(File, Stat)> {
+    /// Opens what lies there for reading where all names on its path are in memory (Linux 5.12; before, never): a regular
+    /// file, or what [`stat_at_once`] knows not to be one.
+    pub fn open_file_at_once(&self, rel: &RelPath) -> Option<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let how = BENEATH.union(ResolveFlags::CACHED);
-        let file = File::from(sys::openat2(self, rel.as_path(), flags, Mode::empty(), how).ok()?);
-        let stat = super::file::stat_file(&file).ok()?;
-        (stat.kind == Kind::File).then_some((file, stat))
+        Some(File::from(sys::openat2(self, rel.as_path(), flags, Mode::empty(), how).ok()?))
     }
+}
+
+/// Metadata of a regular file; nothing of anything else.
+pub fn stat_at_once(file: &File) -> Option<Stat> {
+    super::file::stat_file(file).ok().filter(|stat| stat.kind == Kind::File)
 }
 
 fn read_some(file: &File, buffer: &mut [u8], at: u64) -> Option<usize> {
@@ -62,11 +66,12 @@ mod tests {
         std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
         let dir = Dir::open(root.path()).unwrap();
         let open = |name: &str| dir.open_file_at_once(&name.parse().unwrap());
-        for name in ["dir", "link", "none", "file/x"] {
+        for name in ["link", "none", "file/x"] {
             assert!(open(name).is_none(), "{name}");
         }
-        let (file, stat) = open("file").unwrap();
-        assert_eq!(stat.size, 7);
+        assert!(stat_at_once(&open("dir").unwrap()).is_none());
+        let file = open("file").unwrap();
+        assert_eq!(stat_at_once(&file).unwrap().size, 7);
         assert_eq!(read_at_once(&file, 0, 7).unwrap(), b"content");
         assert_eq!(read_at_once(&file, 3, 0).unwrap(), b"");
         assert_eq!((read_at_once(&file, 0, 8), read_at_once(&file, 7, 1)), (None, None));

@@ -34,7 +34,7 @@ mod tests;
 mod verity;
 mod write_out;
 
-pub use at_once::{read_at_once, seem_in_memory, send_file};
+pub use at_once::{read_at_once, seem_in_memory, send_file, stat_at_once};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub use error::{Error, Result};

@@ -15,7 +15,6 @@ use axum::Extension;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
-use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::sendfile::{self, Held, Outbox};
@@ -25,8 +24,8 @@ use crate::store::Version;
 
 /// Bytes read at once.
 const PIECE: u64 = 256 * 1024;
-/// A file of so many bytes is read in the request's own task, where it is in memory: that is less work than to send it.
-const FEW: usize = 32 * 1024;
+/// So many bytes are read in the request's own task, where they are in memory: that is less work than to send them.
+pub(super) const FEW: usize = 32 * 1024;
 
 /// A body of exactly `length` bytes read from `source`.
 pub(super) fn stream(source: impl Read + Send + Unpin + 'static, length: u64) -> Body {
@@ -110,36 +109,19 @@ impl FileRange {
 
     /// A body of these bytes: a few at once where they are in memory, else by sendfile where the connection can, else read.
     pub(super) fn body(self, outbox: Option<Extension<Outbox>>) -> Body {
-        match self.few_at_once() {
-            Some(bytes) => Body::from(bytes),
-            None => self.body_later(outbox),
+        match (self.few_at_once(), outbox) {
+            (Some(bytes), _) => Body::from(bytes),
+            (None, Some(Extension(outbox))) => Body::new(Sent { range: self, outbox }),
+            (None, None) => {
+                let length = self.left;
+                stream(self, length)
+            }
         }
     }
 
     fn few_at_once(&self) -> Option<Vec<u8>> {
         let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW)?;
         read_at_once(self.held.file(), self.at, few)
-    }
-
-    /// The same of a file whose content has this digest. A few from its beginning on are those that were checked, or none:
-    /// who has a link to the file may have written to it since.
-    pub(super) fn body_of(self, sha256: &[u8; 32], outbox: Option<Extension<Outbox>>) -> Body {
-        match self.few_at_once() {
-            Some(bytes) if self.held.still_has(sha256) || *Sha256::digest(&bytes) == *sha256 => Body::from(bytes),
-            // Cut short, and logged: the next request finds the file in a state that is looked into.
-            Some(_) if self.at == 0 => stream(io::empty(), self.left),
-            _ => self.body_later(outbox),
-        }
-    }
-
-    fn body_later(self, outbox: Option<Extension<Outbox>>) -> Body {
-        match outbox {
-            Some(Extension(outbox)) => Body::new(Sent { range: self, outbox }),
-            None => {
-                let length = self.left;
-                stream(self, length)
-            }
-        }
     }
 }
 

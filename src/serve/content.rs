@@ -1,7 +1,14 @@
-//! A tree's file, opened and held against the manifest before any of its bytes are promised to anyone.
+//! A tree's file, held against the manifest before any of its bytes are promised to anyone; what of it is small is read
+//! first, so that nobody gets bytes that were not judged.
 
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::body::FEW;
 use crate::fs::{self, Dir, RelPath};
 use crate::intent::{ArtifactName, VersionName};
 use crate::store::{Entry, Version};
@@ -20,11 +27,20 @@ pub(super) enum ContentError {
     Damaged { artifact: ArtifactName, version: VersionName, path: RelPath },
 }
 
-/// Opens a regular file (or a further name of one) whose content has this digest; one that was changed is refused, and
+/// The content of a regular file of a version.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// All bytes, where they are a few: read before they were judged, they are those that the version has.
+    Few(Bytes),
+    /// The file, which was unchanged when it was opened.
+    File(File),
+}
+
+/// The content of a regular file (or a further name of one), which has this digest; one that was changed is refused, and
 /// its version reported.
-pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Result<File, ContentError> {
-    if let Some(file) = entry_at_once(version, entry, sha256) {
-        return Ok(file);
+pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Result<Content, ContentError> {
+    if let Some(content) = entry_at_once(version, entry, sha256) {
+        return Ok(content);
     }
     let damaged = || {
         version.report(format!("{} was changed after it was published", entry.path));
@@ -39,17 +55,36 @@ pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) ->
         other => other?,
     };
     let stat = Dir::stat_file(&file, entry.path.as_path())?;
-    let unchanged = stat.size == entry.size
-        && stat.mtime == entry.mtime_parts()
-        && version.is_sound(&file, sha256, &version.tree().path_of(&entry.path))?;
-    if unchanged { Ok(file) } else { Err(damaged()) }
+    let path = version.tree().path_of(&entry.path);
+    if stat.size != entry.size || stat.mtime != entry.mtime_parts() || !version.is_sound(&file, sha256, &path)? {
+        return Err(damaged());
+    }
+    let Some(few) = few(entry) else { return Ok(Content::File(file)) };
+    let mut bytes = vec![0; few];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) if *Sha256::digest(&bytes) == *sha256 => Ok(Content::Few(bytes.into())),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(fs::Error::new("read", &path, error).into()),
+        // Written to since it was judged.
+        _ => Err(damaged()),
+    }
 }
 
 /// The same where no disk need be asked for it and all is well; else `None`.
-pub(super) fn entry_at_once(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Option<File> {
-    let (file, stat) = version.tree().open_file_at_once(&entry.path)?;
+pub(super) fn entry_at_once(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Option<Content> {
+    let file = version.tree().open_file_at_once(&entry.path)?;
+    let few = match few(entry) {
+        Some(length) => Some(fs::read_at_once(&file, 0, length)?),
+        None => None,
+    };
+    // After reading: who has a link to the file may write to it at any time.
+    let stat = fs::stat_at_once(&file)?;
     let unchanged = stat.size == entry.size && stat.mtime == entry.mtime_parts() && version.knows(&stat, sha256);
-    unchanged.then_some(file)
+    unchanged.then(|| few.map_or_else(|| Content::File(file), |bytes| Content::Few(bytes.into())))
+}
+
+/// How many bytes the file has, if they are a few.
+fn few(entry: &Entry) -> Option<usize> {
+    usize::try_from(entry.size).ok().filter(|&size| size <= FEW)
 }
 
 /// The media type of a file, by its name. Nothing that a browser would run: trees come from outside.

@@ -1,6 +1,7 @@
 //! A version over HTTP: its manifest, the files and directories of its tree, the tree as one tar stream, and the
 //! archive it was made from.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use serde::Serialize;
 use super::address::Addressed;
 use super::body::{FileRange, stream};
 use super::conditional::etag_of;
-use super::content::{ContentError, entry_at_once, media_type, open_entry};
+use super::content::{Content, ContentError, entry_at_once, media_type, open_entry};
 use super::manifests::Manifests;
 use super::problem::{Kind, Problem};
 use super::reply::{Representation, reply};
@@ -90,9 +91,9 @@ impl Shelf {
         match resolve(&manifest, addressed.path.as_ref()?) {
             Ok(Found::Entry(entry)) if entry.kind != EntryType::Dir && !addressed.wants_dir => {
                 let sha256 = content_of(&manifest, entry)?;
-                let file = entry_at_once(&version, entry, &sha256)?;
+                let content = entry_at_once(&version, entry, &sha256)?;
                 let what = of_file(&version, addressed, entry, &sha256);
-                reply(ask, &what, |range| FileRange::new(file, range, version).body_of(&sha256, outbox)).ok()
+                reply(ask, &what, |range| body_of(content, range, version, outbox)).ok()
             }
             _ => None,
         }
@@ -153,7 +154,7 @@ async fn manifest(
 
 /// What lies at a path in the tree.
 enum Node {
-    File(Representation, std::fs::File, Version, [u8; 32]),
+    File(Representation, Content, Version),
     Directory(Representation, Vec<u8>),
 }
 
@@ -166,9 +167,7 @@ async fn files(
 ) -> Result<Response, Problem> {
     let ask = (&method, &headers);
     match blocking(move || node(&shelf, &addressed)).await? {
-        Node::File(what, file, version, sha256) => {
-            reply(ask, &what, |range| FileRange::new(file, range, version).body_of(&sha256, outbox))
-        }
+        Node::File(what, content, version) => reply(ask, &what, |range| body_of(content, range, version, outbox)),
         Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
     }
 }
@@ -207,8 +206,17 @@ fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &E
         let detail = format!("the manifest has no digest for {}", entry.path);
         Problem::new(Kind::Internal, detail, "run `seedcache verify --repair` on this version")
     })?;
-    let file = open_entry(version, entry, &sha256)?;
-    Ok(Node::File(of_file(version, addressed, entry, &sha256), file, version.clone(), sha256))
+    let content = open_entry(version, entry, &sha256)?;
+    Ok(Node::File(of_file(version, addressed, entry, &sha256), content, version.clone()))
+}
+
+/// A range of a file's bytes; the version stays for as long as they are being read.
+fn body_of(content: Content, range: Range<u64>, version: Version, outbox: Option<Extension<Outbox>>) -> Body {
+    match content {
+        // Within the file, whose length has been a usize.
+        Content::Few(bytes) => Body::from(bytes.slice(range.start as usize..range.end as usize)),
+        Content::File(file) => FileRange::new(file, range, version).body(outbox),
+    }
 }
 
 fn of_file(version: &Version, addressed: &Addressed, entry: &Entry, sha256: &[u8; 32]) -> Representation {

@@ -50,12 +50,12 @@ pub(super) struct Held {
     file: File,
     /// Its file system does not do sendfile.
     refused: AtomicBool,
-    version: Version,
+    _version: Version,
 }
 
 impl Held {
     pub(super) fn new(file: File, version: Version) -> Self {
-        Self { file, refused: AtomicBool::new(false), version }
+        Self { file, refused: AtomicBool::new(false), _version: version }
     }
 
     /// How many bytes from there on can be sent without waiting.
@@ -81,12 +81,6 @@ impl Held {
 
     pub(super) fn file(&self) -> &File {
         &self.file
-    }
-
-    /// Whether the file is in a state in which it is known to have this content.
-    pub(super) fn still_has(&self, sha256: &[u8; 32]) -> bool {
-        let stat = crate::fs::Dir::stat_file(&self.file, std::path::Path::new("a file being served"));
-        stat.is_ok_and(|stat| self.version.knows(&stat, sha256))
     }
 }
 

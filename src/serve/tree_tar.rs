@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tar::{EntryType as Kind, Header};
 
 use super::body::FileRange;
-use super::content::open_entry;
+use super::content::{Content, open_entry};
 use crate::store::{Entry, EntryType, Manifest, Version};
 
 const BLOCK: u64 = 512;
@@ -26,7 +26,7 @@ pub(super) struct TreeTar {
     manifest: Arc<Manifest>,
     /// The entry to come.
     next: usize,
-    /// Header and padding bytes to give before anything else, from `at` on.
+    /// Bytes to give before anything else, from `at` on: headers, padding, small files.
     pending: Vec<u8>,
     at: usize,
     /// The file being given, and the padding after it.
@@ -68,14 +68,22 @@ impl TreeTar {
             self.give(vec![0; END]);
             return Ok(true);
         };
+        let mut bytes = head(entry);
         if entry.kind == EntryType::File {
             let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-            let file = open_entry(&self.version, entry, sha256).map_err(io::Error::other)?;
             // Below 512.
             let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
-            self.file = Some((FileRange::new(file, 0..entry.size, self.version.clone()), padding));
+            match open_entry(&self.version, entry, sha256).map_err(io::Error::other)? {
+                Content::Few(few) => {
+                    bytes.extend_from_slice(&few);
+                    bytes.resize(bytes.len() + padding, 0);
+                }
+                Content::File(file) => {
+                    self.file = Some((FileRange::new(file, 0..entry.size, self.version.clone()), padding));
+                }
+            }
         }
-        self.give(head(entry));
+        self.give(bytes);
         self.next += 1;
         Ok(true)
     }
