@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::error::AcquireError;
 use super::download::Download;
-use super::note::{Note, boot_id};
+use super::note::Note;
 use super::pipeline::{AbortOnDrop, Input, Outcome, Sink, Work, ingest};
 use super::ranges::Joins;
 use super::resolve::{Known, by_digest, find_version};
@@ -191,7 +191,7 @@ impl Fetcher {
     ) -> Result<(Option<(Held, u64)>, Option<String>), AcquireError> {
         let (resolution, staging_) = (resolution.clone(), staging.clone());
         let mut read = tokio::task::spawn_blocking(move || {
-            let boot_id = boot_id();
+            let boot_id = fs::boot_id();
             let note = staging_.download_note()?.as_deref().and_then(Note::parse);
             let held = note.and_then(|note| note.worth(&resolution, boot_id.as_deref()));
             let length = staging_.dir().stat(&Staging::part_name())?.map_or(0, |stat| stat.size);

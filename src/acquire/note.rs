@@ -1,5 +1,4 @@
-//! What is noted beside the part of a download, and when a part may be gone on with after a restart. Pure but for
-//! [`boot_id`].
+//! What is noted beside the part of a download, and when a part may be gone on with after a restart. Pure.
 
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
@@ -7,15 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::source::redacted;
 use super::transfer::{Held, Validators};
 use super::{Location, Resolution};
-use crate::fs;
 use crate::intent::Digest;
-
-/// The running system's id.
-pub(super) fn boot_id() -> Option<String> {
-    let bytes = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
-    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
-    (!id.is_empty()).then_some(id)
-}
 
 /// `download.json`. It names the address by its digest, since a signed URL is a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -90,10 +90,16 @@ impl Progress {
 
     /// Waits for the source, which is seen meanwhile.
     pub(super) async fn waits<T>(&self, answer: impl Future<Output = T>) -> T {
+        /// Also where what waits is given up.
+        struct Ends<'a>(&'a AtomicBool);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Relaxed);
+            }
+        }
         self.waits.store(true, Relaxed);
-        let answer = answer.await;
-        self.waits.store(false, Relaxed);
-        answer
+        let _ends = Ends(&self.waits);
+        answer.await
     }
 
     /// Bytes that came from the source so far, those of earlier tries too; and whether more are being waited for.

@@ -71,6 +71,8 @@ pub(super) struct Transfer {
     /// A splice was wrong once; what comes now is whole, and wrong only if the origin is.
     mistrusted: bool,
     retry_after: Option<Duration>,
+    /// The address that had more bytes than are allowed.
+    too_large: Option<usize>,
 }
 
 impl Transfer {
@@ -103,6 +105,7 @@ impl Transfer {
             offset,
             mistrusted: false,
             retry_after: None,
+            too_large: None,
         };
         if this.total() == Some(this.offset) { this.judge() } else { this.ask() }
     }
@@ -309,14 +312,22 @@ impl Transfer {
         if let GiveUp::Unavailable { retry_after: Some(after) } = why {
             self.retry_after = Some(self.retry_after.map_or(after, |known| known.min(after)));
         }
+        if why == GiveUp::TooLarge {
+            self.too_large = Some(self.location);
+        }
         self.tried += 1;
         if self.tried >= self.locations {
-            return match why {
-                GiveUp::Unavailable { .. } => {
+            return match (why, self.too_large) {
+                // That it has too much is what can be said of the object, not that others do not have it.
+                (GiveUp::Unavailable { .. } | GiveUp::Unstable, Some(location)) => {
+                    self.location = location;
+                    self.give_up(GiveUp::TooLarge)
+                }
+                (GiveUp::Unavailable { .. }, None) => {
                     let retry_after = self.retry_after;
                     self.give_up(GiveUp::Unavailable { retry_after })
                 }
-                other => self.give_up(other),
+                (other, _) => self.give_up(other),
             };
         }
         self.location = (self.location + 1) % self.locations;

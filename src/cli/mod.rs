@@ -67,8 +67,8 @@ struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 timed out waiting, 5 daemon unreachable.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 timed out waiting, 5 daemon unreachable, 130 interrupted, 143 \
+     terminated.";
 
 /// How long work that a signal cut short may take to end.
 const TIDYING: Duration = Duration::from_secs(5);

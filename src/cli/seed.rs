@@ -36,12 +36,13 @@ pub(super) struct Args {
     /// The artifact; without a version its current one
     #[arg(value_name = "ARTIFACT[@VERSION]")]
     named: Named,
-    /// The directory; what seedcache put there before is replaced whole
+    /// The directory; what seedcache put there before is mended, or replaced by the new version
     target: PathBuf,
     /// How files get there [default: as the document declares, else auto]
     #[arg(long)]
     link: Option<Link>,
-    /// How a new version takes the old one's place [default: as the document declares, else exchange]
+    /// How a new version takes the old one's place [default: as the document declares, else as the target was seeded before,
+    /// else exchange, or inPlace at a mount point]
     #[arg(long)]
     swap: Option<Swap>,
     /// How long to wait for a version that is not on the node yet, and for others who seed the same target

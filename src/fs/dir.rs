@@ -71,8 +71,13 @@ impl Dir {
             }
         }
         // Also of one that stood there: whoever made it may have been ended before this.
-        if let Some(Ok(parent)) = parent.map(Self::open) {
-            parent.sync()?;
+        if let Some(Ok(parent)) = parent.map(Self::open)
+            && let Err(error) = parent.sync()
+        {
+            if found.is_err() {
+                return Err(error);
+            }
+            tracing::warn!(error = %error, path = %path.display(), "the directory above one that is there was not synced");
         }
         found.or_else(|_| Self::open(path))
     }

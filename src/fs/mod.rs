@@ -53,7 +53,7 @@ pub use passed::is_dir_unsynced;
 pub use past_cache::read_past_cache;
 pub(crate) use path::lossless;
 pub use path::{PathError, RelPath};
-pub use read_only::{absolute, canonical, documents_in, open_read, read_limited, stat_path};
+pub use read_only::{absolute, boot_id, canonical, documents_in, open_read, read_limited, stat_path};
 pub use rights::may_give_away;
 pub use space::Space;
 pub use verity::Verity;

@@ -50,6 +50,9 @@ pub enum PathError {
 }
 
 impl RelPath {
+    /// Bytes that a path has less than.
+    pub const LIMIT: usize = PATH_MAX;
+
     /// Checks `bytes` and takes them as they are: nothing is normalised.
     pub fn parse(bytes: impl AsRef<[u8]>) -> Result<Self, PathError> {
         let bytes = bytes.as_ref();

@@ -26,6 +26,13 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_all(&open_read(path)?, limit).map_err(|e| Error::new("read", path, e))
 }
 
+/// Which boot of the machine this is; `None` where the kernel does not say.
+pub fn boot_id() -> Option<String> {
+    let bytes = read_limited(Path::new("/proc/sys/kernel/random/boot_id"), 128).ok()?;
+    let id = String::from_utf8(bytes).ok()?.trim().to_owned();
+    (!id.is_empty()).then_some(id)
+}
+
 pub(super) fn read_all(mut file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;

@@ -58,7 +58,8 @@ pub struct Spec {
     /// Keep the downloaded bytes beside the tree.
     #[serde(default, deserialize_with = "blank_is_default")]
     pub keep_archive: bool,
-    /// What collection leaves besides current, pinned, leased and seeded versions.
+    /// What collection leaves: so many of the newest, those in use counted, and all younger ones; what is in use stays
+    /// besides.
     #[serde(default, deserialize_with = "blank_is_default")]
     pub retain: Retain,
     /// Targets that the daemon keeps seeded by itself.

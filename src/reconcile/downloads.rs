@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::plan::Moment;
 use crate::intent::ArtifactName;
 
-/// Slow ones besides those that have turns: each has threads and a connection.
+/// Slow ones besides those that have turns: each has threads, and the connections that its document allows.
 const SLOW_AT_ONCE: usize = 16;
 /// How long one is looked at before it is called slow or not.
 const WINDOW: Moment = Moment::from_millis(500);

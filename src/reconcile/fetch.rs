@@ -38,10 +38,10 @@ impl Shared {
         let progress = self.progress(artifact);
         let fetched = self.fetch(artifact, wish, resolution, repaired, (&progress, turn), cancel).await;
         match &fetched {
-            Ok(_) => self.house.shortages.forget(&artifact.name),
+            Ok(_) => self.house.shortages.forget(artifact, resolution),
             Err(error) if error.is_no_room() => {
                 let need = self.need_of(artifact, progress.snapshot(), error);
-                self.house.shortages.note(&artifact.name, resolution, need);
+                self.house.shortages.note(artifact, resolution, need);
             }
             Err(_) => {}
         }
@@ -61,7 +61,7 @@ impl Shared {
         let likely = resolution.version().cloned();
         let stage = move || Ok::<_, StepError>(store.staging(&name)?.with_donors(store.donors(&name, likely.as_ref())));
         let staging = tokio::task::spawn_blocking(stage).await??;
-        let short = self.house.shortages.of(&artifact.name, resolution).map(|need| (need, staging.dir().clone()));
+        let short = self.house.shortages.of(artifact, resolution).map(|need| (need, staging.dir().clone()));
         let began = tokio::time::Instant::now();
         let stop = cancel.child_token();
         let work = self.fetcher.acquire(artifact, resolution, &staging, progress, &stop);

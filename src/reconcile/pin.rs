@@ -217,5 +217,6 @@ impl super::tracked::Tracked {
         self.facts.failures = 0;
         self.running = None;
         self.failure = None;
+        self.not_switched = None;
     }
 }

@@ -107,6 +107,8 @@ impl Shared {
             tokio::task::spawn_blocking(move || staging.try_room(bytes, entries)).await??;
         }
         let mut work = std::pin::pin!(work);
+        // Making room was no wait for the source.
+        place.look_anew(flow(progress), self.now());
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),

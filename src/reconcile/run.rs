@@ -165,6 +165,7 @@ impl Reconciler {
             }
             kept
         });
+        self.shared.house.shortages.keep(&catalog.artifacts.keys().collect());
         for (name, artifact) in &catalog.artifacts {
             tracked
                 .entry(name.clone())
@@ -347,6 +348,10 @@ fn plan_round(shared: &Shared) -> (Vec<Begun>, Option<Moment>) {
         tracked.facts.repairing = repairs.is_hopeful(name);
         let Plan { steps: planned, wake_at } = plan::plan(artifact, node_pin.as_ref(), &tracked.facts, &holding, now);
         next = [next, again, wake_at].into_iter().flatten().min();
+        if !tracked.facts.switching && !planned.iter().any(|step| matches!(step, Step::Switch { .. })) {
+            // What could not be switched to is not wanted any more.
+            tracked.not_switched = None;
+        }
         for step in planned {
             tracked.begin(&step);
             begun.push(Begun { step, artifact: artifact.clone(), cancel: tracked.step.clone() });

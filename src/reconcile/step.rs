@@ -71,9 +71,10 @@ impl StepError {
         match self {
             StepError::Acquire(error) => error.is_no_space(),
             StepError::Publish(error) => error.is_no_space(),
-            StepError::Fs(error) => error.is_no_space(),
             StepError::Room(RoomError::NoRoom(_)) => true,
-            StepError::Room(RoomError::Fs(error)) => error.is_no_space(),
+            StepError::Fs(error)
+            | StepError::Store(StoreError::Fs(error))
+            | StepError::Room(RoomError::Fs(error) | RoomError::Store(StoreError::Fs(error))) => error.is_no_space(),
             _ => false,
         }
     }
@@ -237,6 +238,14 @@ impl Shared {
                     tracked.not_switched = None;
                 });
                 self.house.due.notify_one();
+            }
+            // Removed, or put aside, since it was chosen: what the store has now says what to choose.
+            Err(StepError::Store(error @ StoreError::NoVersion { .. })) => {
+                tracing::debug!(artifact = %artifact.name, %version, %error, "current not switched");
+                self.update(artifact, |tracked| {
+                    tracked.facts.switching = false;
+                    tracked.not_switched = None;
+                });
             }
             Err(error) => self.not_switched(artifact, &version, &error).await,
         }

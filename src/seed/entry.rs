@@ -9,7 +9,7 @@ use super::lock;
 use super::mend::content_digest;
 use super::{Next, Rung, SeedError, SeedProgress, Why, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Stat};
-use crate::store::{Entry, EntryType, ManifestHead, Version, store_mode};
+use crate::store::{Entry, EntryType, Judged, ManifestHead, Version, store_mode};
 
 /// Looks at a file whose state changes between one and the next.
 const LOOKS: usize = 8;
@@ -153,6 +153,14 @@ impl<'a> Maker<'a> {
         }
     }
 
+    fn unsettled(&self, entry: &Entry) -> SeedError {
+        SeedError::Unsettled {
+            artifact: self.head.artifact.clone(),
+            version: self.head.version.clone(),
+            path: entry.path.clone(),
+        }
+    }
+
     /// The store's file, held against its manifest: published files never change, so any difference is somebody's
     /// doing. Its content is read only where its state is not one that is known to be good.
     pub(super) fn sound(&self, entry: &Entry, from: &Dir) -> Result<Stat, SeedError> {
@@ -162,7 +170,7 @@ impl<'a> Maker<'a> {
                 return Ok(stat);
             }
         }
-        Err(self.damaged(entry, "its state changes all the time"))
+        Err(self.unsettled(entry))
     }
 
     /// What is in a state that was not known is read, and then looked at again: who writes to it meanwhile and sets the
@@ -183,10 +191,14 @@ impl<'a> Maker<'a> {
             let sha256 = self.sha256(entry)?;
             let known = self.version.knows(&stat, sha256);
             let name = own_name(entry);
-            if known || self.version.is_sound(&from.open_file(&name)?, sha256, &from.path_of(&name))? {
+            if known {
                 return Ok((stat, known));
             }
-            "its content has another digest"
+            match self.version.judge(&from.open_file(&name)?, sha256, &from.path_of(&name))? {
+                Judged::Sound => return Ok((stat, known)),
+                Judged::Unsettled => return Err(self.unsettled(entry)),
+                Judged::Damaged => "its content has another digest",
+            }
         };
         Err(self.damaged(entry, what))
     }

@@ -141,6 +141,19 @@ pub enum SeedError {
         #[source]
         source: io::Error,
     },
+    /// A file of the store cannot be judged: somebody links, unlinks or renames it all the time.
+    #[error(
+        "{path} of {artifact}@{version} changes its names all the time, so that it cannot be judged; end what does that to \
+         a hard-linked seed, or ask again"
+    )]
+    Unsettled {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+        /// The file.
+        path: RelPath,
+    },
     /// The store's bytes were changed behind its back.
     #[error(
         "{path} of {artifact}@{version} is damaged in the store: {what}; the version goes into quarantine and is fetched \

@@ -3,8 +3,6 @@
 //! attributes and all, is not taken for one. Where there are none, clients keep it in a file in the directory, and the
 //! daemon in its records.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +141,7 @@ impl Mark {
             mode,
             reason,
             at: Timestamp::now(),
-            boot: boot_id(),
+            boot: fs::boot_id(),
             fetched: None,
             rendered: Vec::new(),
             id: Identity::of(dir)?,
@@ -187,24 +185,18 @@ impl Mark {
 
     /// Whether its content was written or read since the machine started.
     pub(crate) fn is_of_this_boot(&self) -> bool {
-        self.boot.is_some() && self.boot == boot_id()
+        self.boot.is_some() && self.boot == fs::boot_id()
     }
 
     /// Its content was read just now, and is good.
     pub(crate) fn was_read(&mut self) {
-        self.boot = boot_id();
+        self.boot = fs::boot_id();
     }
 
     /// Whether it says that the directory holds this very tree.
     pub(crate) fn holds(&self, wanted: Wanted) -> bool {
         wanted == Wanted { artifact: &self.artifact, version: &self.version, tree_digest: &self.tree_digest }
     }
-}
-
-/// Which boot of the machine this is; `None` where the kernel does not say.
-pub(super) fn boot_id() -> Option<String> {
-    let bytes = fs::read_limited(Path::new("/proc/sys/kernel/random/boot_id"), 128).ok()?;
-    Some(String::from_utf8(bytes).ok()?.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
-use super::mark::{Identity, Mark, Marks, boot_id};
+use super::mark::{Identity, Mark, Marks};
 use super::recent::Recent;
 use super::standing::Standing;
 use super::{SeedError, lock};
@@ -139,7 +139,7 @@ impl Records {
         // Of several the last counts.
         let rows = Mutex::new(all_seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
         let filled = FilledRows::new(all_filled);
-        Self { store: store.clone(), rows, filled, unwritten, recent, boot: boot_id(), attributes: true }
+        Self { store: store.clone(), rows, filled, unwritten, recent, boot: fs::boot_id(), attributes: true }
     }
 
     /// Which boot this is, for marks.

@@ -24,7 +24,7 @@ pub(super) fn read_large(version: &Version, layout: &Layout) {
         while let Some((entry, sha256)) = unread.get(next.fetch_add(1, Relaxed)) {
             // Damage and failures are met again by who comes to the file on the way through the tree.
             if let Ok(file) = version.tree().open_file(&entry.path) {
-                let _ = version.is_sound(&file, sha256, entry.path.as_path());
+                let _ = version.judge(&file, sha256, entry.path.as_path());
             }
         }
     };

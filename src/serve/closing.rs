@@ -1,6 +1,6 @@
 //! Closing what peers passed, on threads that may wait: files on somebody's own file system, and sockets that linger,
-//! take as long as they like. Directories do not: no server is asked when one is closed. They are all that a peer has
-//! reason to pass, so they have threads of their own: who passes a few others that hang holds up nobody.
+//! take as long as they like. Directories mostly do not (9p and CIFS ask their server then, too). They are all that a peer
+//! has reason to pass, so they have threads of their own: who passes a few others that hang holds up nobody.
 //!
 //! What must hold: nothing of it is closed on an async thread, and while very much waits to be closed no more is taken.
 
@@ -46,7 +46,8 @@ impl<T: Send + 'static> Drop for Closing<T> {
 
 /// Whether so much waits to be closed that nothing more is to be taken.
 pub(super) fn is_full() -> bool {
-    [&DIRECTORIES, &OTHERS].iter().any(|closer| closer.waiting.load(Relaxed) >= MOST)
+    let waiting = [&DIRECTORIES, &OTHERS].map(|closer| closer.waiting.load(Relaxed));
+    waiting.into_iter().sum::<usize>() >= MOST
 }
 
 struct Closer {

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::body::FEW;
 use crate::fs::{self, Dir, RelPath};
 use crate::intent::{ArtifactName, VersionName};
-use crate::store::{Entry, Version};
+use crate::store::{Entry, Judged, ManifestHead, Version};
 
 /// Why a file of a version cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub(super) enum ContentError {
          again in a while"
     )]
     Damaged { artifact: ArtifactName, version: VersionName, path: RelPath },
+    /// Somebody links, unlinks or renames it all the time.
+    #[error("{path} of {artifact}@{version} changes its names all the time, so that it cannot be judged")]
+    Unsettled { artifact: ArtifactName, version: VersionName, path: RelPath },
 }
 
 /// The content of a regular file of a version.
@@ -56,8 +59,17 @@ pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) ->
     };
     let stat = Dir::stat_file(&file, entry.path.as_path())?;
     let path = version.tree().path_of(&entry.path);
-    if stat.size != entry.size || stat.mtime != entry.mtime_parts() || !version.is_sound(&file, sha256, &path)? {
+    if stat.size != entry.size || stat.mtime != entry.mtime_parts() {
         return Err(damaged());
+    }
+    match version.judge(&file, sha256, &path)? {
+        Judged::Sound => {}
+        Judged::Damaged => return Err(damaged()),
+        Judged::Unsettled => {
+            let ManifestHead { artifact, version, .. } = &**version.head();
+            let (artifact, version, path) = (artifact.clone(), version.clone(), entry.path.clone());
+            return Err(ContentError::Unsettled { artifact, version, path });
+        }
     }
     let Some(few) = few(entry) else { return Ok(Content::File(file)) };
     let mut bytes = vec![0; few];

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::HeaderValue;
-use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -174,6 +174,10 @@ impl Connections {
             let answer = router.clone().oneshot(request.map(axum::body::Body::new));
             Either::Right(async move {
                 let mut answer = answer.await?;
+                if answer.status() == StatusCode::NOT_MODIFIED {
+                    // The router counts the bytes of no body; what belongs there is the length of what was not sent.
+                    answer.headers_mut().remove(CONTENT_LENGTH);
+                }
                 if ends {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }

@@ -43,7 +43,12 @@ impl std::str::FromStr for Patience {
 #[serde(untagged, expecting = "a time like `10m`, or a number of seconds")]
 enum Written {
     Seconds(#[schemars(range(max = 3600))] u64),
-    Text(#[schemars(regex(pattern = "^([0-9]{1,3}s?|[1-5]?[0-9]m|1h)$"))] String),
+    Text(
+        #[schemars(regex(
+            pattern = "^([0-9]{1,3}s?|[12][0-9]{3}s?|3[0-5][0-9]{2}s?|3600s?|[1-5]?[0-9]m( ?[1-5]?[0-9]s)?|60m|1h)$"
+        ))]
+        String,
+    ),
 }
 
 impl<'de> Deserialize<'de> for Patience {

@@ -330,7 +330,7 @@ impl From<SeedError> for Problem {
         match error {
             // Transparent: it stands in the error's place, not among its causes.
             SeedError::Fs(file) => file.into(),
-            SeedError::Busy { .. } | SeedError::Locked { .. } => {
+            SeedError::Busy { .. } | SeedError::Locked { .. } | SeedError::Unsettled { .. } => {
                 Self::new(Kind::Busy, error_chain(&error), "ask again in a while")
             }
             SeedError::StoreDamaged { .. } => Self::new(Kind::NotReady, error_chain(&error), "ask again in a while"),

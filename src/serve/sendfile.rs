@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::patient::Writes;
 use crate::fs::{seem_in_memory, send_file};
 use crate::intent::error_chain;
 use crate::store::Version;
@@ -262,6 +263,12 @@ impl<S: Socket> Sending<S> {
 /// The file system, or the socket, does no sendfile.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+impl<S: Socket> Writes for Sending<S> {
+    fn waits_for_bytes(&self) -> bool {
+        self.reading.is_some()
+    }
 }
 
 impl<S: Socket> AsyncRead for Sending<S> {

@@ -136,6 +136,8 @@ impl Donors {
             match self.find(&mut hand, file).and_then(|found| found.map_or(Ok(None), |f| self.link(&place, file, &f))) {
                 Ok(Some(made)) => return Ok(Some(made)),
                 Ok(None) => {}
+                // Not ours to remove: on a store that takes two names for one, the file by the other name.
+                Err(error) if error.is_exists() => return Ok(None),
                 // Nothing depends on it: the file gets its own copy.
                 Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
             }
@@ -149,6 +151,7 @@ impl Donors {
             match found.and_then(|found| found.map_or(Ok(None), |f| self.clone_to(&place, file, &f, &mut hand))) {
                 Ok(Some(made)) => return Ok(Some(made)),
                 Ok(None) => {}
+                Err(error) if error.is_exists() => return Ok(None),
                 Err(error) => tracing::debug!(error = crate::intent::error_chain(&error), "content not shared"),
             }
             dir.remove_tree(name)?;

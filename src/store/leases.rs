@@ -135,8 +135,7 @@ impl SinceBoot {
     /// `None` where the kernel does not say which boot this is.
     fn now() -> Option<Self> {
         use rustix::time::{ClockId, clock_gettime};
-        let boot = fs::read_limited(std::path::Path::new("/proc/sys/kernel/random/boot_id"), 128).ok()?;
-        let boot = String::from_utf8(boot).ok()?.trim().to_owned();
+        let boot = fs::boot_id()?;
         let since = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
         Some(Self { boot, ms: u64::try_from(since.as_millis()).ok()? })
     }
@@ -216,6 +215,8 @@ fn rebased(mut row: Row, wall: Timestamp, since_boot: Option<&SinceBoot>, now: I
     // A clock set back since does not make it longer than it was granted for.
     let left = steady.or_else(by_wall)?.min(ttl);
     row.lease.expires_at = after(wall, left);
+    // From now on by this boot's clock: whatever is set meanwhile, the next start knows what is left.
+    row.ends = since_boot.map(|since_boot| since_boot.clone().after(left)).or(row.ends);
     row.deadline = now.checked_add(left);
     row.runs(now).then_some(row)
 }
@@ -372,7 +373,9 @@ mod tests {
         let key = (granted.lease.artifact.clone(), granted.lease.holder.clone());
         leases.replace(&store, [(key, granted)].into()).unwrap();
         let read = Leases::open(&store, wall, now);
-        assert_eq!(read.running(now), leases.running(now));
+        let bare = |rows: Rows| rows.into_iter().map(|(key, row)| (key, Row { ends: None, ..row })).collect::<Rows>();
+        assert_eq!(bare(read.running(now)), leases.running(now));
+        assert!(read.running(now).values().all(|row| row.ends.is_some()), "by this boot's clock from now on");
         assert_eq!(read.running(now).len(), 1);
         assert!(read.running(now + Duration::from_secs(600)).is_empty(), "it ends");
     }

@@ -47,7 +47,7 @@ pub use pins::Pinned;
 pub use publish::{NewVersion, PublishError};
 pub use quarantine::Reason;
 pub use scrub::{Pace, Scrubbed, next_due};
-pub use sound::DamageReport;
+pub use sound::{DamageReport, Judged};
 pub use staging::Staging;
 pub use telltale::Telltales;
 pub use verify::{Damage, Report, store_mode};

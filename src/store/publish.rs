@@ -2,7 +2,7 @@
 //! (invariant 1).
 
 use std::collections::HashMap;
-use std::io::BufWriter;
+use std::io::{BufReader, BufWriter};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -87,7 +87,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<Arc<ManifestHead>, PublishError> {
         let held = self.head(&new.artifact, &new.version);
-        if let Some(held) = &held
+        if let Some(held) = held.clone().or_else(|| self.standing(&new.artifact, &new.version))
             && held.archive.digest != new.digest
         {
             return Err(PublishError::OtherBytes {
@@ -139,15 +139,22 @@ impl Store {
         self.versions.open_dir(&name)
     }
 
+    /// A version that is on disk and was left out at the start, since it could not be read then.
+    fn standing(&self, artifact: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
+        let parent = self.versions.open_dir(&artifact.as_component()).ok()?;
+        let file = parent.open_dir(&version.as_component()).ok()?.open_file(&own("manifest.json")).ok()?;
+        let Manifest { head, .. } = Manifest::read(BufReader::with_capacity(128 * 1024, file)).ok()?;
+        (head.artifact == *artifact && head.version == *version).then(|| Arc::new(head))
+    }
+
     fn reveal(&self, staging: &Staging, manifest: Manifest, replace: bool) -> Result<Arc<ManifestHead>, PublishError> {
         let head = Arc::new(manifest.head);
         let (artifact, version) = (&head.artifact, &head.version);
         let parent = self.directory_of(artifact)?;
+        // Or what is not known to be whole and durable: a publish that failed could not take it back, or it could not be
+        // read at the start. It stands until the new one does.
+        let replace = replace || parent.stat(&version.as_component())?.is_some();
         let how = if replace { Rename::Exchange } else { Rename::NoReplace };
-        if !replace && parent.stat(&version.as_component())?.is_some() {
-            // Not known to be whole and durable: a publish that failed could not take it back, or it cannot be read.
-            self.drain(&parent, &version.as_component(), || None)?;
-        }
         fail_point("store.publish.before-rename");
         staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
         fail_point("store.publish.after-rename");

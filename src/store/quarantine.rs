@@ -47,6 +47,7 @@ impl Store {
             staging.dir().rename(&Staging::part_name(), &place, &own("archive"), Rename::Replace)?;
             fail_point("store.quarantine.after-archive");
             place.sync()?;
+            self.tidy();
         }
         staging.discard_tree()?;
         Ok(staging.discard_download()?)
@@ -59,12 +60,15 @@ impl Store {
         version: &VersionName,
         reason: &Reason,
     ) -> Result<(), StoreError> {
-        let _alone = lock(&self.switching);
+        let alone = lock(&self.switching);
         let head = self.head(artifact, version);
         self.unlink_current_if(artifact, version)?;
         self.quarantine_dir(artifact, version, reason, head.as_deref())?;
         self.forget(artifact, version);
         lock(&self.manifests).remove(&(artifact.clone(), version.clone()));
+        drop(alone);
+        // May take long: nobody who switches waits for it.
+        self.tidy();
         Ok(())
     }
 
@@ -149,13 +153,12 @@ impl Store {
         Ok(())
     }
 
-    /// `quarantine/<artifact>/<name>/` with nothing but the reason in it.
+    /// `quarantine/<artifact>/<name>/` with nothing but the reason in it. What stood there waits to be removed.
     fn fresh_place(&self, artifact: &ArtifactName, name: &RelPath, reason: &Reason) -> fs::Result<Dir> {
         let parent = self.quarantine.ensure_dir(&artifact.as_component(), 0o700)?;
         fail_point("store.quarantine.before-place");
         if parent.stat(name)?.is_some() {
             self.drain(&parent, name, || None)?;
-            self.tidy();
         }
         fail_point("store.quarantine.after-clearing");
         parent.make_dir(name, 0o700)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::layout::own;
@@ -41,8 +41,8 @@ impl Scrubbed {
     }
 }
 
-/// The version to read next, the least recently read first, and how long until it is due; a moment in the future (the
-/// clock was set back) counts as due. `None` when nothing is published.
+/// The version to read next, the least recently read first, and how long until it is due; a moment in the future (of a
+/// clock that was ahead) counts for nothing. `None` when nothing is published.
 pub fn next_due(
     inventory: &Inventory,
     scrubbed: &Scrubbed,
@@ -50,15 +50,13 @@ pub fn next_due(
     now: Timestamp,
 ) -> Option<(ArtifactName, VersionName, Duration)> {
     let heads = inventory.values().flat_map(|holding| holding.versions.values());
-    let last = |head: &super::ManifestHead| match scrubbed.at(&head.artifact, &head.version) {
-        // Published by a clock that was ahead: the reading is what counts, or it would be due again at once, for ever.
-        Some(read) if head.published_at > now => read,
+    let last = |head: &super::ManifestHead| {
         // Its bytes were hashed when they came.
-        read => read.map_or(head.published_at, |read| read.max(head.published_at)),
+        let known = [Some(head.published_at), scrubbed.at(&head.artifact, &head.version)];
+        known.into_iter().flatten().filter(|at| *at <= now).max().unwrap_or(Timestamp::MIN)
     };
     let (at, head) = heads.map(|head| (last(head), head)).min_by(|a, b| a.0.cmp(&b.0))?;
-    let age = now.duration_since(at);
-    let left = if age < SignedDuration::ZERO { Duration::ZERO } else { every.saturating_sub(age.unsigned_abs()) };
+    let left = every.saturating_sub(now.duration_since(at).unsigned_abs());
     Some((head.artifact.clone(), head.version.clone(), left))
 }
 
@@ -147,7 +145,7 @@ mod tests {
     #[test]
     fn the_least_recently_read_is_next() {
         let moment = |second| Timestamp::from_second(second).unwrap();
-        let inventory = super::super::tests::inventory_of(&[("1", 100), ("2", 200), ("3", 300)]);
+        let inventory = super::super::tests::inventory_of(&[("1", 100), ("2", 105), ("3", 109)]);
         let artifact = super::super::tests::artifact();
         let mut scrubbed = Scrubbed::default();
         let due = |scrubbed: &Scrubbed, now: i64| {
@@ -169,6 +167,10 @@ mod tests {
             scrubbed.note(&artifact, &version.parse().unwrap(), moment(50));
         }
         assert_eq!(due(&scrubbed, 60), ("1".into(), 40));
+        // It has its turn all the same, beside others whose times are right.
+        let mixed = super::super::tests::inventory_of(&[("1", 100), ("2", 9000)]);
+        let next = next_due(&mixed, &Scrubbed::default(), Duration::from_secs(50), moment(120)).unwrap();
+        assert_eq!((next.1.to_string(), next.2), ("2".into(), Duration::ZERO));
         scrubbed.retain(&Inventory::new());
         assert_eq!(scrubbed, Scrubbed::default());
     }

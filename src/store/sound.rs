@@ -25,7 +25,7 @@ use crate::fs::{self, Dir, RelPath, Stat, fail_point};
 
 /// States remembered at most, 16 bytes each; over it all are forgotten and learnt again.
 const MOST: usize = 1_000_000;
-/// How often a file is read while its state changes. Who has a name of it makes and removes others, too.
+/// How often a file is read while its state changes. Who may write to a directory that has a name of it renames that.
 const READINGS: usize = 8;
 /// Reports that may wait; of one version there is one.
 const REPORTS: usize = 1024;
@@ -37,6 +37,17 @@ pub(super) struct Soundness {
     prints: Mutex<Prints>,
     reports: Mutex<Vec<DamageReport>>,
     reported: Notify,
+}
+
+/// What is known of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    /// It is the one that the manifest says.
+    Sound,
+    /// It is another one.
+    Damaged,
+    /// Its state changed with each reading, and what was read first may have been written over: no word on it.
+    Unsettled,
 }
 
 /// Damage that somebody came across.
@@ -157,25 +168,24 @@ impl Version {
     }
 
     /// Whether an open file of the tree has this content: by its state where that is known, else it is read, and known
-    /// from then on. Bytes that change meanwhile count as other ones. So does a file whose state is another after each
-    /// reading: what was read first may have been written over by then.
-    pub fn is_sound(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<bool> {
+    /// from then on. Bytes that change meanwhile count as other ones.
+    pub fn judge(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<Judged> {
         for _ in 0..READINGS {
             let before = Dir::stat_file(file, name)?;
             if self.knows(&before, sha256) {
-                return Ok(true);
+                return Ok(Judged::Sound);
             }
             let found = read_again(file).map_err(|e| fs::Error::new("read", name, e))?;
             let after = Dir::stat_file(file, name)?;
             if found != *sha256 || !content_stayed(&before, &after) {
-                return Ok(false);
+                return Ok(Judged::Damaged);
             }
             if before.stamp == after.stamp {
                 self.soundness.learn(&after, sha256);
-                return Ok(true);
+                return Ok(Judged::Sound);
             }
         }
-        Ok(false)
+        Ok(Judged::Unsettled)
     }
 
     /// Takes note that the daemon itself changed the number of a file's names: known before, it is known after.

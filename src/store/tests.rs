@@ -286,6 +286,62 @@ fn every_kind_of_damage_is_found() {
 }
 
 #[test]
+fn what_was_left_out_at_the_start_stands_until_it_is_replaced_and_keeps_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    // As at a start that cannot read it.
+    store.forget(&artifact(), &version("1"));
+    let refused = publish_as(&store, "1", b"other", "recipe").unwrap_err();
+    assert!(matches!(refused, PublishError::OtherBytes { .. }), "{refused}");
+    let stands = root.join("versions/os/1/tree/d/f");
+    assert_eq!(sys::read(&stands).unwrap(), b"one");
+    publish_as(&store, "1", b"one", "another recipe").unwrap();
+    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"one");
+    // Not to be read at all: it makes way, and nothing of it is left.
+    store.forget(&artifact(), &version("1"));
+    sys::write(root.join("versions/os/1/manifest.json"), b"damaged").unwrap();
+    publish_as(&store, "1", b"other", "recipe").unwrap();
+    assert_eq!(sys::read(&stands).unwrap(), b"other");
+    assert_eq!(sys::read_dir(root.join("staging/os")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_is_renamed_all_the_time_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let content = vec![7; 16 << 20];
+    publish(&store, "1", &content);
+    let version = store.open_version(&artifact(), &version("1")).unwrap();
+    let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+    sys::hard_link(root.join("versions/os/1/tree/d/f"), &one).unwrap();
+    let sha256: [u8; 32] = hex::decode(Digest::sha256(&content).hex()).unwrap().try_into().unwrap();
+    let (done, until) = (std::sync::atomic::AtomicBool::new(false), std::time::Instant::now());
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let judge = || version.judge(&version.tree().open_file(&path("d/f")).unwrap(), &sha256, Path::new("d/f")).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(relaxed) {
+                sys::rename(&one, &other).unwrap();
+                sys::rename(&other, &one).unwrap();
+            }
+        });
+        loop {
+            let judged = judge();
+            let waited = until.elapsed() > std::time::Duration::from_secs(60);
+            if judged != Judged::Sound || waited {
+                done.store(true, relaxed);
+                assert_eq!(judged, Judged::Unsettled);
+                break;
+            }
+        }
+    });
+    assert_eq!(judge(), Judged::Sound);
+}
+
+#[test]
 fn a_name_never_changes_its_bytes_but_may_be_made_by_another_recipe() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -562,7 +618,7 @@ fn a_file_is_read_only_in_a_state_that_is_not_known() {
         sys::remove_file(&linked).unwrap();
         assert!(!version.knows(&stat(), &sha256));
         let file = version.tree().open_file(&path("d/f")).unwrap();
-        assert!(version.is_sound(&file, &sha256, Path::new("d/f")).unwrap());
+        assert_eq!(version.judge(&file, &sha256, Path::new("d/f")).unwrap(), Judged::Sound);
         assert!(version.knows(&stat(), &sha256));
         store.remember_sound().unwrap();
     }
@@ -582,7 +638,7 @@ fn a_file_is_read_only_in_a_state_that_is_not_known() {
         sys::set_permissions(&inode, sys::Permissions::from_mode(known.mode)).unwrap();
         assert_eq!((stat().mtime, stat().size, stat().mode), (known.mtime, known.size, known.mode));
         let file = version.tree().open_file(&path("d/f")).unwrap();
-        assert!(!version.is_sound(&file, &sha256, Path::new("d/f")).unwrap());
+        assert_eq!(version.judge(&file, &sha256, Path::new("d/f")).unwrap(), Judged::Damaged);
     }
     let file = root.join("sound");
     let mut bytes = sys::read(&file).unwrap();

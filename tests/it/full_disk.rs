@@ -89,7 +89,7 @@ fn comes_when_there_is_room(releases: &Releases, node: &Node, version: &str, ask
     let before = node.state("app")["current"].as_str().unwrap().to_owned();
     releases.point_to(version);
     node.cli(&["refresh", "app", "--wait"]).exits(1);
-    let state = node.wait_state("app", "another try", PATIENCE, |state| state["failures"].as_u64() >= Some(2));
+    let state = node.wait_state("app", "another try", PATIENCE, |state| state["failures"].as_u64() >= Some(4));
     let told = state["lastError"].as_str().unwrap();
     assert!(["no room", "no space", "No space", "quota"].iter().any(|words| told.contains(words)), "{told}");
     assert_eq!(state["current"], *before);

@@ -183,6 +183,10 @@ fn bytes_are_bounded() {
     let fresh = || Transfer::start(Rules::new(100), 1, true, None, 7);
     assert_eq!(run(fresh(), [ok(Some(101), None)]).1, Step::GiveUp(GiveUp::TooLarge));
     assert_eq!(run(fresh(), [ok(None, None), Event::Chunk(101)]).1, Step::GiveUp(GiveUp::TooLarge));
+    // A mirror that has nothing does not hide it.
+    let mirrored = Transfer::start(Rules::new(100), 2, true, None, 7);
+    let (transfer, step) = run(mirrored, [ok(Some(101), None), status(404)]);
+    assert_eq!((transfer.location(), step), (0, Step::GiveUp(GiveUp::TooLarge)));
     let more = run(fresh(), [ok(Some(10), None), Event::Chunk(11)]);
     assert!(matches!(more.1, Step::Wait(_)), "{:?}", more.1);
 }

@@ -11,10 +11,15 @@ use super::policy::Refusal;
 use crate::fs::RelPath;
 use crate::store::{Entry, EntryType};
 
-/// Components that are walked to find where all symlinks lead: so many, and so many more for each entry. Real trees need
-/// a few for each symlink; without a bound an archive could ask for 2 to the power of its entries.
+/// Steps that are taken to find where all symlinks lead: so many, and so many more for each entry. A step is a component
+/// walked, or some of a long target or path. Real trees need a few for each symlink; without a bound an archive could
+/// ask for 2 to the power of its entries.
 const STEPS: u64 = 1_000_000;
 const STEPS_AN_ENTRY: u64 = 100;
+/// Bytes of a path or target that are looked at in one step.
+const STEP: usize = 256;
+/// Components that may be ahead at once, 24 bytes each: targets that name targets add up.
+const MOST_AHEAD: usize = 100_000;
 
 /// All of an [`Entry`] but its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +127,16 @@ impl Tree {
     /// leads nowhere or in a circle leads out of nothing. Links are followed however many there are: the system stops at
     /// 40, programs that resolve paths themselves do not.
     pub(super) fn escaping_symlink(&self) -> Option<(&[u8], Refusal)> {
-        let mut steps = STEPS.saturating_add(STEPS_AN_ENTRY.saturating_mul(self.entries.len() as u64));
+        let mut walk = Walk {
+            tree: self,
+            steps: STEPS.saturating_add(STEPS_AN_ENTRY.saturating_mul(self.entries.len() as u64)),
+            is_followed: vec![false; self.entries.len()],
+            followed: Vec::new(),
+            ahead: Vec::new(),
+        };
         self.entries.iter().enumerate().find_map(|(at, entry)| {
             let (path, target) = (entry.path.as_bytes(), Self::link_of(entry)?);
-            match self.escapes(path, at, target, &mut steps) {
+            match walk.escapes(path, at, target) {
                 None => Some((path, Refusal::Maze)),
                 Some(true) => Some((path, Refusal::SymlinkEscapes { target: shown(target) })),
                 Some(false) => None,
@@ -135,40 +146,6 @@ impl Tree {
 
     fn link_of(entry: &Entry) -> Option<&[u8]> {
         entry.target.as_deref().filter(|_| entry.kind == EntryType::Symlink)
-    }
-
-    /// Walks the `target` of the link at `path`, the entry `link`, from the directory that holds it; `None` when `steps`
-    /// are used up.
-    fn escapes(&self, path: &[u8], link: usize, target: &[u8], steps: &mut u64) -> Option<bool> {
-        let mut at: Vec<u8> = parent(path).to_vec();
-        // What is walked still, each with how many links were being followed when it was read.
-        let mut ahead: Vec<(&[u8], usize)> = target.rsplit(|&b| b == b'/').map(|component| (component, 1)).collect();
-        let mut followed = vec![link];
-        while let Some((component, depth)) = ahead.pop() {
-            *steps = steps.checked_sub(1)?;
-            followed.truncate(depth);
-            match component {
-                b"" | b"." => {}
-                b".." if at.is_empty() => return Some(true),
-                b".." => at.truncate(parent(&at).len()),
-                name => {
-                    let above = at.len();
-                    if above > 0 {
-                        at.push(b'/');
-                    }
-                    at.extend_from_slice(name);
-                    let Some((found, target)) = self.link_at(&at) else { continue };
-                    // To follow it, it would have to have been followed.
-                    if followed.contains(&found) {
-                        return Some(false);
-                    }
-                    at.truncate(above);
-                    followed.push(found);
-                    ahead.extend(target.rsplit(|&b| b == b'/').map(|component| (component, followed.len())));
-                }
-            }
-        }
-        Some(false)
     }
 
     /// The symlink at `path`: which entry it is, and its target.
@@ -185,6 +162,84 @@ impl Tree {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         names_in_order(&mut entries);
         entries
+    }
+}
+
+/// Finds where symlinks lead.
+struct Walk<'a> {
+    tree: &'a Tree,
+    /// That may be taken still.
+    steps: u64,
+    /// Of each entry, whether it is among those followed.
+    is_followed: Vec<bool>,
+    /// Links being followed, each from within the one before it.
+    followed: Vec<usize>,
+    /// What is walked still, the next last, each with how many links were being followed when it was read.
+    ahead: Vec<(&'a [u8], usize)>,
+}
+
+impl<'a> Walk<'a> {
+    /// Walks the `target` of the link at `path`, the entry `link`, from the directory that holds it; `None` when the steps
+    /// are used up.
+    fn escapes(&mut self, path: &[u8], link: usize, target: &'a [u8]) -> Option<bool> {
+        self.ahead.clear();
+        self.return_to(0);
+        self.follow(link, target)?;
+        let mut at: Vec<u8> = parent(path).to_vec();
+        while let Some((component, depth)) = self.ahead.pop() {
+            self.take(1)?;
+            self.return_to(depth);
+            if component == b".." {
+                if at.is_empty() {
+                    return Some(true);
+                }
+                at.truncate(parent(&at).len());
+                continue;
+            }
+            let above = at.len();
+            if above > 0 {
+                at.push(b'/');
+            }
+            at.extend_from_slice(component);
+            if at.len() >= RelPath::LIMIT {
+                // No entry has so long a path.
+                continue;
+            }
+            self.take(at.len() / STEP)?;
+            let Some((found, target)) = self.tree.link_at(&at) else { continue };
+            // To follow it, it would have to have been followed.
+            if self.is_followed[found] {
+                return Some(false);
+            }
+            at.truncate(above);
+            self.follow(found, target)?;
+        }
+        Some(false)
+    }
+
+    /// Reads a link: its components come next.
+    fn follow(&mut self, link: usize, target: &'a [u8]) -> Option<()> {
+        self.take(target.len() / STEP)?;
+        self.is_followed[link] = true;
+        self.followed.push(link);
+        let components = target.rsplit(|&b| b == b'/').filter(|component| !matches!(*component, b"" | b"."));
+        let depth = self.followed.len();
+        self.ahead.extend(components.map(|component| (component, depth)));
+        (self.ahead.len() <= MOST_AHEAD).then_some(())
+    }
+
+    /// Only so many links are being followed still.
+    fn return_to(&mut self, depth: usize) {
+        while self.followed.len() > depth {
+            if let Some(link) = self.followed.pop() {
+                self.is_followed[link] = false;
+            }
+        }
+    }
+
+    fn take(&mut self, steps: usize) -> Option<()> {
+        self.steps = self.steps.checked_sub(steps as u64)?;
+        Some(())
     }
 }
 
@@ -286,6 +341,31 @@ mod tests {
         ] {
             assert_eq!(tree(links).escaping_symlink(), None, "{links:?}");
         }
+    }
+
+    #[test]
+    fn targets_that_add_up_are_a_maze() {
+        let mut links: Vec<(String, String)> =
+            (0..200).map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/x".repeat(1000)))).collect();
+        let refused = |links: &[(String, String)]| {
+            let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (&**path, &**target)).collect();
+            tree(&links).escaping_symlink().map(|(_, refusal)| refusal)
+        };
+        assert!(matches!(refused(&links), Some(Refusal::Maze)));
+        links.truncate(20);
+        assert!(refused(&links).is_none());
+        // What is empty in a target takes nothing.
+        let empty: Vec<_> = (0..200).map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/".repeat(4000)))).collect();
+        assert!(refused(&empty).is_none());
+    }
+
+    #[test]
+    fn a_long_chain_is_walked_or_refused_in_steps_that_are_counted() {
+        let links: Vec<_> = (0..100_000).map(|at| (format!("l{at}"), format!("l{}", at + 1))).collect();
+        let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (&**path, &**target)).collect();
+        // Each of the links before the last leads through all that follow.
+        assert!(matches!(tree(&links).escaping_symlink(), Some((_, Refusal::Maze))));
+        assert!(tree(&links[..1000]).escaping_symlink().is_none());
     }
 
     #[test]
