@@ -112,7 +112,7 @@ mod tests {
             ("GET", format!("{}?x=y", at(VERSION)), &[]),
         ];
         let told = |mut answered: Answered| {
-            // The router says of a 304, which has no body, that it has 0 bytes.
+            // The router says of a 304, which has no body, that it has 0 bytes; the listener takes that off.
             if answered.status == 304 {
                 answered.headers.remove("content-length");
             }
