@@ -86,16 +86,17 @@ impl Drop for Promised<'_> {
 
 impl Shared {
     /// Carries a download out within the room that there is: `work` ends early when `stop` is cancelled. What an
-    /// earlier try was `short` of in its staging directory must be there before this one begins.
-    pub(super) async fn within_room<T>(
+    /// earlier try was `short` of in its staging directory must be there before this one begins. What is done before it was
+    /// looked at is held against the room, too.
+    pub(super) async fn within_room<T, E>(
         self: &Arc<Self>,
         artifact: &Arc<Artifact>,
         progress: &Progress,
         short: Option<(Need, Dir)>,
         place: &mut Place,
         stop: &CancellationToken,
-        work: impl Future<Output = T>,
-    ) -> Result<T, RoomError> {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Result<T, E>, RoomError> {
         let holding = self.store.holding(&artifact.name);
         let previous = holding.newest_first().first().map(|head| (**head).clone());
         let at_least = short.as_ref().map_or(0, |(need, _)| need.bytes);
@@ -110,21 +111,29 @@ impl Shared {
         // Making room was no wait for the source.
         place.look_anew(flow(progress), self.now());
         loop {
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                () = tokio::time::sleep(LOOK) => {}
-            }
+            let done = tokio::select! {
+                done = &mut work => Some(done),
+                () = tokio::time::sleep(LOOK) => None,
+            };
             place.look(flow(progress), self.now());
             let seen = progress.snapshot();
             let (needed, written) = (need(Some(seen)), written(artifact, seen));
-            if needed <= promised {
-                self.house.promises.set(&artifact.name, promised, written);
-                continue;
+            match done {
+                Some(Ok(done)) if written > promised => {
+                    self.ask_room(artifact, written, written).await?;
+                    return Ok(Ok(done));
+                }
+                Some(done) => return Ok(done),
+                None if needed <= promised => {
+                    self.house.promises.set(&artifact.name, promised, written);
+                    continue;
+                }
+                None => {}
             }
             // Meanwhile nothing is read from the source.
             if let Err(error) = self.ask_room(artifact, needed, written).await {
                 stop.cancel();
-                work.await;
+                let _ = work.await;
                 return Err(error);
             }
             promised = needed;
