@@ -47,12 +47,13 @@ def words(at):
 def versions(seedcache):
     """Ours and the peers', as they say it themselves."""
     told = {}
+    # Ours has any name.
     for argv in ([seedcache, "--version"], ["nginx", "-v"], ["wget", "--version"], ["curl", "--version"],
                  ["aria2c", "--version"], ["pigz", "--version"], ["igzip", "--version"], ["tar", "--version"],
                  ["rsync", "--version"], ["wrk", "-v"]):
         ran = subprocess.run(argv, capture_output=True, text=True)
         said = (ran.stdout + ran.stderr).strip().splitlines()
-        told[os.path.basename(argv[0])] = said[0] if said else "unknown"
+        told["seedcache" if argv[0] == seedcache else argv[0]] = said[0] if said else "unknown"
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
                             cwd=Path(__file__).parent)
     told["commit"] = commit.stdout.strip()
