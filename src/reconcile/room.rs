@@ -196,13 +196,14 @@ fn scaled(bytes: u64, by: u64, of: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::acquire::Phase;
     use crate::store::Archive;
 
-    fn artifact(more: &str) -> Artifact {
+    /// A document with `more` in its spec.
+    pub(in crate::reconcile) fn artifact(more: &str) -> Artifact {
         let yaml = format!(
             "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: app}}\nspec:\n  source: {{http: \
              {{url: 'https://origin.invalid/app.tgz'}}}}\n  version: v1\n{more}"

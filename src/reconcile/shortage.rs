@@ -92,16 +92,8 @@ impl Shortages {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::room::tests::artifact;
     use super::*;
-
-    fn artifact(more: &str) -> Artifact {
-        let yaml = format!(
-            "apiVersion: seedcache.dev/v1alpha1\nkind: Artifact\nmetadata: {{name: app}}\nspec:\n  source: {{http: \
-             {{url: 'https://origin.invalid/app.tgz'}}}}\n  version: v1\n{more}"
-        );
-        let parsed = crate::intent::parse_documents(std::path::Path::new("app.yaml"), &yaml).unwrap();
-        parsed.into_iter().next().unwrap().artifact.unwrap()
-    }
 
     fn resolution(version: &str, etag: &str) -> Resolution {
         Resolution {

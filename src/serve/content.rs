@@ -81,41 +81,9 @@ pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) ->
     }
 }
 
-/// The same for one entry after the other, in a manifest's order: the directory that holds one stays open for the next.
-#[derive(Debug, Default)]
-pub(super) struct InOrder(Option<(RelPath, Dir)>);
-
-impl InOrder {
-    pub(super) fn open(
-        &mut self,
-        version: &Version,
-        entry: &Entry,
-        sha256: &[u8; 32],
-    ) -> Result<Content, ContentError> {
-        let at_once = self.above(version, entry).and_then(|dir| {
-            let name = RelPath::parse(entry.path.file_name()).ok()?;
-            at_once(version, (dir, &name), entry, sha256)
-        });
-        at_once.map_or_else(|| open_entry(version, entry, sha256), Ok)
-    }
-
-    /// The directory that holds the entry, if that is not the tree itself, and is there.
-    fn above(&mut self, version: &Version, entry: &Entry) -> Option<&Dir> {
-        let parent = entry.path.parent()?;
-        if self.0.as_ref().is_none_or(|(path, _)| *path != parent) {
-            self.0 = version.tree().open_dir(&parent).ok().map(|dir| (parent, dir));
-        }
-        self.0.as_ref().map(|(_, dir)| dir)
-    }
-}
-
-/// The content of an entry where no disk need be asked for it and all is well; else `None`.
+/// The same where no disk need be asked for it and all is well; else `None`.
 pub(super) fn entry_at_once(version: &Version, entry: &Entry, sha256: &[u8; 32]) -> Option<Content> {
-    at_once(version, (version.tree(), &entry.path), entry, sha256)
-}
-
-fn at_once(version: &Version, (dir, name): (&Dir, &RelPath), entry: &Entry, sha256: &[u8; 32]) -> Option<Content> {
-    let file = dir.open_file_at_once(name)?;
+    let file = version.tree().open_file_at_once(&entry.path)?;
     let few = match few(entry) {
         Some(length) => Some(fs::read_at_once(&file, 0, length)?),
         None => None,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tar::{EntryType as Kind, Header};
 
 use super::body::FileRange;
-use super::content::{Content, InOrder};
+use super::content::{Content, open_entry};
 use crate::store::{Entry, EntryType, Manifest, Version};
 
 const BLOCK: u64 = 512;
@@ -26,7 +26,6 @@ pub(super) struct TreeTar {
     manifest: Arc<Manifest>,
     /// The entry to come.
     next: usize,
-    files: InOrder,
     /// Bytes to give before anything else, from `at` on: headers, padding, small files.
     pending: Vec<u8>,
     at: usize,
@@ -48,8 +47,7 @@ fn content(entry: &Entry) -> u64 {
 
 impl TreeTar {
     pub(super) fn new(version: Version, manifest: Arc<Manifest>) -> Self {
-        let (files, pending) = (InOrder::default(), Vec::new());
-        Self { version, manifest, next: 0, files, pending, at: 0, file: None, ended: false }
+        Self { version, manifest, next: 0, pending: Vec::new(), at: 0, file: None, ended: false }
     }
 
     fn give(&mut self, bytes: Vec<u8>) {
@@ -75,7 +73,7 @@ impl TreeTar {
             let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
             // Below 512.
             let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
-            match self.files.open(&self.version, entry, sha256).map_err(io::Error::other)? {
+            match open_entry(&self.version, entry, sha256).map_err(io::Error::other)? {
                 Content::Few(few) => {
                     bytes.extend_from_slice(&few);
                     bytes.resize(bytes.len() + padding, 0);
