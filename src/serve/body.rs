@@ -1,10 +1,11 @@
-//! Bodies that are read from disk: in pieces, off the async threads, one piece ahead of what is being sent.
+//! Bodies that are read from disk: in pieces, off the async threads, two of them at once and ahead of what is being sent.
 //!
-//! Two pieces is all that a body holds, so a thousand slow readers stay within bounds. A source that ends early fails
-//! the body, and with it the connection: what is cut short never looks whole.
+//! These and the one being sent are all that a body holds, so a thousand slow readers stay within bounds. A source that
+//! ends early fails the body, and with it the connection: what is cut short never looks whole.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
@@ -22,54 +23,81 @@ use crate::fs::read_at_once;
 use crate::intent::error_chain;
 use crate::store::Version;
 
-/// Bytes read at once.
-const PIECE: u64 = 256 * 1024;
+/// Bytes of a piece, or a few more.
+pub(super) const PIECE: u64 = 128 * 1024;
+/// Pieces being read, or read and not asked for yet.
+const AHEAD: usize = 2;
 /// So many bytes are read in the request's own task, where they are in memory: that is less work than to send them.
 pub(super) const FEW: usize = 32 * 1024;
 
-/// A body of exactly `length` bytes read from `source`.
-pub(super) fn stream(source: impl Read + Send + Unpin + 'static, length: u64) -> Body {
-    Body::new(Pieces { reading: read_on(source, length, None), left: length, last: None })
+/// A body of exactly `length` bytes that `pieces` read, each by itself: the next ones are read while one is sent.
+pub(super) fn stream<R>(pieces: impl Iterator<Item = R> + Send + Unpin + 'static, length: u64) -> Body
+where
+    R: FnOnce(&mut BytesMut) -> io::Result<()> + Send + 'static,
+{
+    let mut body = Pieces { pieces, reading: VecDeque::with_capacity(AHEAD), left: length, last: None };
+    body.read_on();
+    Body::new(body)
 }
 
-struct Pieces<R> {
-    reading: Option<JoinHandle<io::Result<(R, Bytes)>>>,
+struct Pieces<I> {
+    pieces: I,
+    /// In the order in which they are sent.
+    reading: VecDeque<JoinHandle<io::Result<Bytes>>>,
     /// Bytes not handed out yet, those being read included.
     left: u64,
-    /// The piece handed out last; when it was sent, its memory takes the next but one.
+    /// The piece handed out last; once it was sent, its memory takes another.
     last: Option<Bytes>,
 }
 
-fn read_on<R: Read + Send + 'static>(
-    mut source: R,
-    left: u64,
-    used: Option<BytesMut>,
-) -> Option<JoinHandle<io::Result<(R, Bytes)>>> {
-    if left == 0 {
-        return None;
+impl<R, I> Pieces<I>
+where
+    R: FnOnce(&mut BytesMut) -> io::Result<()> + Send + 'static,
+    I: Iterator<Item = R>,
+{
+    fn read_on(&mut self) {
+        while self.reading.len() < AHEAD
+            && let Some(read) = self.pieces.next()
+        {
+            let used = self.last.take().and_then(|last| last.try_into_mut().ok());
+            self.reading.push_back(spawn_blocking(move || {
+                let mut piece = used.unwrap_or_default();
+                piece.clear();
+                read(&mut piece)?;
+                Ok(piece.freeze())
+            }));
+        }
     }
-    Some(spawn_blocking(move || {
-        // At most PIECE, which fits.
-        let mut piece = used.unwrap_or_default();
-        piece.resize(left.min(PIECE) as usize, 0);
-        source.read_exact(&mut piece)?;
-        Ok((source, piece.freeze()))
-    }))
+
+    /// Counts a piece that was read.
+    fn count(&mut self, piece: &Bytes) -> io::Result<()> {
+        let left = self.left.checked_sub(piece.len() as u64).filter(|_| !piece.is_empty());
+        self.left = left.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(())
+    }
 }
 
-impl<R: Read + Send + Unpin + 'static> http_body::Body for Pieces<R> {
+impl<R, I> http_body::Body for Pieces<I>
+where
+    R: FnOnce(&mut BytesMut) -> io::Result<()> + Send + 'static,
+    I: Iterator<Item = R> + Send + Unpin + 'static,
+{
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let Some(reading) = &mut self.reading else { return Poll::Ready(None) };
-        let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read);
-        self.reading = None;
-        Poll::Ready(Some(match read {
-            Ok((source, piece)) => {
-                self.left -= piece.len() as u64;
-                let used = self.last.replace(piece.clone()).and_then(|last| last.try_into_mut().ok());
-                self.reading = read_on(source, self.left, used);
+        self.read_on();
+        let left = self.left;
+        let read = match self.reading.front_mut() {
+            None if left == 0 => return Poll::Ready(None),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(reading) => ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read),
+        };
+        self.reading.pop_front();
+        let counted = read.and_then(|piece| self.count(&piece).map(|()| piece));
+        Poll::Ready(Some(match counted {
+            Ok(piece) => {
+                self.last = Some(piece.clone());
                 Ok(Frame::data(piece))
             }
             Err(error) => {
@@ -88,6 +116,13 @@ impl<R: Read + Send + Unpin + 'static> http_body::Body for Pieces<R> {
     }
 }
 
+/// Appends `range` of a file.
+pub(super) fn read_range(file: &File, range: Range<u64>, piece: &mut BytesMut) -> io::Result<()> {
+    let (begin, length) = (piece.len(), usize::try_from(range.end - range.start).map_err(io::Error::other)?);
+    piece.resize(begin + length, 0);
+    file.read_exact_at(&mut piece[begin..], range.start)
+}
+
 /// Bytes of a version's file, read by position; as long as it lives, the version stays.
 #[derive(Debug)]
 pub(super) struct FileRange {
@@ -102,11 +137,6 @@ impl FileRange {
         Self { held: Arc::new(Held::new(file, version)), at, left }
     }
 
-    /// Everything of the range was read.
-    pub(super) fn is_done(&self) -> bool {
-        self.left == 0
-    }
-
     /// A body of these bytes: a few at once where they are in memory, else by sendfile where the connection can, else read.
     pub(super) fn body(self, outbox: Option<Extension<Outbox>>) -> Body {
         match (self.few_at_once(), outbox) {
@@ -114,24 +144,22 @@ impl FileRange {
             (None, Some(Extension(outbox))) => Body::new(Sent { range: self, outbox }),
             (None, None) => {
                 let length = self.left;
-                stream(self, length)
+                stream(self.pieces(), length)
             }
         }
+    }
+
+    fn pieces(self) -> impl Iterator<Item = impl FnOnce(&mut BytesMut) -> io::Result<()>> {
+        let end = self.at + self.left;
+        std::iter::successors(Some(self.at), |at| Some(at + PIECE)).take_while(move |&at| at < end).map(move |at| {
+            let held = self.held.clone();
+            move |piece: &mut BytesMut| read_range(held.file(), at..end.min(at + PIECE), piece)
+        })
     }
 
     fn few_at_once(&self) -> Option<Vec<u8>> {
         let few = usize::try_from(self.left).ok().filter(|&left| left <= FEW)?;
         read_at_once(self.held.file(), self.at, few)
-    }
-}
-
-impl Read for FileRange {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let n = self.held.file().read_at(&mut buffer[..most], self.at)?;
-        self.at += n as u64;
-        self.left -= n as u64;
-        Ok(n)
     }
 }
 
@@ -173,21 +201,33 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt as _;
 
+    fn pieces(bytes: Vec<u8>) -> impl Iterator<Item = impl FnOnce(&mut BytesMut) -> io::Result<()>> + Unpin {
+        let cut: Vec<Vec<u8>> = bytes.chunks(PIECE as usize).map(<[u8]>::to_vec).collect();
+        cut.into_iter().enumerate().map(|(at, bytes)| {
+            move |piece: &mut BytesMut| {
+                // Not in the order in which they are sent.
+                std::thread::sleep(std::time::Duration::from_millis(at as u64 % 2 * 5));
+                piece.extend_from_slice(&bytes);
+                Ok(())
+            }
+        })
+    }
+
     #[tokio::test]
     async fn every_byte_comes_in_order() {
-        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7] {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE + 7] {
             let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
-            let body = stream(io::Cursor::new(bytes.clone()), length);
+            let body = stream(pieces(bytes.clone()), length);
             assert_eq!(http_body::Body::size_hint(&body).exact(), Some(length));
             assert_eq!(body.collect().await.unwrap().to_bytes(), bytes);
         }
     }
 
     #[tokio::test]
-    async fn a_source_that_ends_early_fails_the_body() {
-        for short in [0, 5, PIECE] {
-            let body = stream(io::Cursor::new(vec![0; short as usize]), short + 1);
-            assert!(body.collect().await.is_err(), "{short}");
+    async fn a_source_that_ends_early_or_late_fails_the_body() {
+        for (has, promised) in [(0, 1), (5, 6), (PIECE, PIECE + 1), (6, 5)] {
+            let body = stream(pieces(vec![0; has as usize]), promised);
+            assert!(body.collect().await.is_err(), "{has} {promised}");
         }
     }
 }

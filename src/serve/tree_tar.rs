@@ -4,12 +4,14 @@
 //! GNU headers, since busybox knows those: long names as `L` and `K` entries. A time that whole seconds after 1970
 //! cannot tell goes before its entry as a PAX record, which busybox skips.
 
-use std::io::{self, Read};
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use tar::{EntryType as Kind, Header};
 
-use super::body::FileRange;
+use super::body::{PIECE, read_range};
 use super::content::{Content, open_entry};
 use crate::store::{Entry, EntryType, Manifest, Version};
 
@@ -19,25 +21,43 @@ const END: usize = 1024;
 /// What fits into a header's name and link fields, a NUL kept for readers that want one.
 const SHORT: usize = 99;
 
-/// The tree of a version as a tar archive, to be read to its end.
+/// The tree of a version as a tar archive, in pieces that are each made by itself.
 #[derive(Debug)]
 pub(super) struct TreeTar {
-    version: Version,
-    manifest: Arc<Manifest>,
+    tree: Arc<Tree>,
+    cut: Cut,
+}
+
+/// How far an archive was cut into pieces.
+#[derive(Debug, Default)]
+struct Cut {
     /// The entry to come.
     next: usize,
-    /// Bytes to give before anything else, from `at` on: headers, padding, small files.
-    pending: Vec<u8>,
-    at: usize,
-    /// The file being given, and the padding after it.
-    file: Option<(FileRange, usize)>,
+    /// Bytes of its content that were given.
+    given: u64,
     ended: bool,
+}
+
+#[derive(Debug)]
+struct Tree {
+    version: Version,
+    manifest: Arc<Manifest>,
+}
+
+/// What a piece holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    /// Whole entries.
+    Entries(Range<usize>),
+    /// A part of the content of an entry that is larger than a piece; before the first its head, after the last padding.
+    Part { entry: usize, range: Range<u64> },
+    /// Two empty blocks.
+    End,
 }
 
 /// Bytes of the whole archive.
 pub(super) fn length(manifest: &Manifest) -> u64 {
-    let entries = manifest.entries.iter().map(|entry| head_length(entry) + content(entry).next_multiple_of(BLOCK));
-    entries.sum::<u64>() + END as u64
+    manifest.entries.iter().map(whole).sum::<u64>() + END as u64
 }
 
 /// Bytes that follow the entry's header.
@@ -47,71 +67,85 @@ fn content(entry: &Entry) -> u64 {
 
 impl TreeTar {
     pub(super) fn new(version: Version, manifest: Arc<Manifest>) -> Self {
-        Self { version, manifest, next: 0, pending: Vec::new(), at: 0, file: None, ended: false }
-    }
-
-    fn give(&mut self, bytes: Vec<u8>) {
-        self.pending = bytes;
-        self.at = 0;
-    }
-
-    /// Sets up what comes next; `false` at the end.
-    fn advance(&mut self) -> io::Result<bool> {
-        if let Some((_, padding)) = self.file.take() {
-            self.give(vec![0; padding]);
-            return Ok(true);
-        }
-        let Some(entry) = self.manifest.entries.get(self.next) else {
-            if std::mem::replace(&mut self.ended, true) {
-                return Ok(false);
-            }
-            self.give(vec![0; END]);
-            return Ok(true);
-        };
-        let mut bytes = head(entry);
-        if entry.kind == EntryType::File {
-            let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-            // Below 512.
-            let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
-            match open_entry(&self.version, entry, sha256).map_err(io::Error::other)? {
-                Content::Few(few) => {
-                    bytes.extend_from_slice(&few);
-                    bytes.resize(bytes.len() + padding, 0);
-                }
-                Content::File(file) => {
-                    self.file = Some((FileRange::new(file, 0..entry.size, self.version.clone()), padding));
-                }
-            }
-        }
-        self.give(bytes);
-        self.next += 1;
-        Ok(true)
+        Self { tree: Arc::new(Tree { version, manifest }), cut: Cut::default() }
     }
 }
 
-impl Read for TreeTar {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
+impl Cut {
+    /// The next piece: as many whole entries as fit, or a part of one that does not.
+    fn next(&mut self, entries: &[Entry]) -> Option<Piece> {
+        let (first, mut bytes) = (self.next, 0);
+        while let Some(entry) = entries.get(self.next)
+            && content(entry) <= PIECE
+            && (bytes == 0 || bytes + whole(entry) <= PIECE)
+        {
+            bytes += whole(entry);
+            self.next += 1;
         }
-        loop {
-            if self.at < self.pending.len() {
-                let n = buffer.len().min(self.pending.len() - self.at);
-                buffer[..n].copy_from_slice(&self.pending[self.at..self.at + n]);
-                self.at += n;
-                return Ok(n);
-            }
-            if let Some((file, _)) = &mut self.file {
-                match file.read(buffer)? {
-                    0 if file.is_done() => {}
-                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    n => return Ok(n),
+        if self.next > first {
+            return Some(Piece::Entries(first..self.next));
+        }
+        let Some(entry) = entries.get(self.next) else {
+            return (!std::mem::replace(&mut self.ended, true)).then_some(Piece::End);
+        };
+        let range = self.given..entry.size.min(self.given + PIECE);
+        let piece = Piece::Part { entry: self.next, range: range.clone() };
+        (self.next, self.given) = if range.end == entry.size { (self.next + 1, 0) } else { (self.next, range.end) };
+        Some(piece)
+    }
+}
+
+/// Bytes of an entry with its head and padding.
+fn whole(entry: &Entry) -> u64 {
+    head_length(entry) + content(entry).next_multiple_of(BLOCK)
+}
+
+impl Iterator for TreeTar {
+    type Item = Box<dyn FnOnce(&mut BytesMut) -> io::Result<()> + Send>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (piece, tree) = (self.cut.next(&self.tree.manifest.entries)?, self.tree.clone());
+        Some(Box::new(move |out| tree.make(piece, out)))
+    }
+}
+
+impl Tree {
+    fn make(&self, piece: Piece, out: &mut BytesMut) -> io::Result<()> {
+        match piece {
+            Piece::Entries(entries) => {
+                for entry in &self.manifest.entries[entries] {
+                    out.extend_from_slice(&head(entry));
+                    if entry.kind == EntryType::File {
+                        self.append(entry, 0..entry.size, out)?;
+                    }
                 }
             }
-            if !self.advance()? {
-                return Ok(0);
+            Piece::Part { entry, range } => {
+                let entry = &self.manifest.entries[entry];
+                if range.start == 0 {
+                    out.extend_from_slice(&head(entry));
+                }
+                self.append(entry, range, out)?;
             }
+            Piece::End => out.resize(END, 0),
         }
+        Ok(())
+    }
+
+    /// A file's bytes, and after the last of them its padding.
+    fn append(&self, entry: &Entry, range: Range<u64>, out: &mut BytesMut) -> io::Result<()> {
+        let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
+        // Below 512.
+        let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
+        let is_last = range.end == entry.size;
+        match open_entry(&self.version, entry, sha256).map_err(io::Error::other)? {
+            Content::Few(few) => out.extend_from_slice(&few),
+            Content::File(file) => read_range(&file, range, out)?,
+        }
+        if is_last {
+            out.resize(out.len() + padding, 0);
+        }
+        Ok(())
     }
 }
 
@@ -220,6 +254,7 @@ mod tests {
     use super::super::fixture::{Fixture, entry};
     use super::*;
     use crate::fs::RelPath;
+    use proptest::prelude::*;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
     use std::process::{Command, Stdio};
@@ -249,11 +284,54 @@ mod tests {
         assert_eq!(at(-5, 0), (0, Some("22 mtime=-5.000000000\n".into())));
     }
 
+    proptest! {
+        #[test]
+        fn pieces_hold_every_byte_once_and_are_bounded(sizes in prop::collection::vec(sizes(), 0..40)) {
+            let file = |size| Entry { size, ..entry("a", EntryType::File, None) };
+            let entries: Vec<Entry> = sizes.iter().map(|&size| file(size)).collect();
+            let (mut cut, mut next, mut given, mut ended) = (Cut::default(), 0, 0, false);
+            while let Some(piece) = cut.next(&entries) {
+                prop_assert!(!ended);
+                let bytes = match piece {
+                    Piece::Entries(range) => {
+                        prop_assert!(range.start == next && !range.is_empty() && given == 0);
+                        next = range.end;
+                        entries[range].iter().map(whole).sum()
+                    }
+                    Piece::Part { entry, range } => {
+                        prop_assert!(entry == next && range.start == given && !range.is_empty());
+                        let is_last = range.end == sizes[entry];
+                        (next, given) = if is_last { (next + 1, 0) } else { (next, range.end) };
+                        range.end - range.start
+                    }
+                    Piece::End => {
+                        ended = true;
+                        END as u64
+                    }
+                };
+                prop_assert!(bytes <= PIECE + 2 * BLOCK, "{bytes}");
+            }
+            prop_assert!(ended && next == entries.len());
+        }
+    }
+
+    fn sizes() -> impl Strategy<Value = u64> {
+        prop_oneof![0..2000_u64, PIECE - 600..PIECE + 600, 0..5 * PIECE]
+    }
+
+    fn read(mut pieces: TreeTar) -> io::Result<Vec<u8>> {
+        pieces.try_fold(Vec::new(), |mut bytes, read| {
+            let mut piece = BytesMut::new();
+            read(&mut piece)?;
+            bytes.extend_from_slice(&piece);
+            Ok(bytes)
+        })
+    }
+
     fn archive(fixture: &Fixture) -> Vec<u8> {
         let (version, manifest) = fixture.opened();
         let expected = length(&manifest);
-        let mut bytes = Vec::new();
-        TreeTar::new(version, manifest).read_to_end(&mut bytes).unwrap();
+        let bytes = read(TreeTar::new(version, manifest)).unwrap();
         assert_eq!(bytes.len() as u64, expected);
         bytes
     }
@@ -320,6 +398,6 @@ mod tests {
         let fixture = Fixture::new();
         fixture.damage("hello.txt");
         let (version, manifest) = fixture.opened();
-        assert!(TreeTar::new(version, manifest).read_to_end(&mut Vec::new()).is_err());
+        assert!(read(TreeTar::new(version, manifest)).is_err());
     }
 }
