@@ -45,6 +45,8 @@ struct Decided {
     fates: Vec<Fate>,
     /// Downloads that are not resumed but begun anew, where no version may go any more and room is short all the same.
     parts: Vec<ArtifactName>,
+    /// There is too little room as it is.
+    is_short: bool,
     no_room: Option<NoRoom>,
 }
 
@@ -264,6 +266,9 @@ impl Shared {
         };
         let bytes = ask.map_or(0, |(_, bytes)| bytes);
         let room = self.store.room(self.house.limits, &self.house.promises, ask.map(|(artifact, _)| artifact))?;
+        if room.short(bytes) == 0 {
+            return Ok(Decided { fates, parts: Vec::new(), is_short: false, no_room: None });
+        }
         let spare = self.store.quarantined_spare()?;
         let mut freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
         let mut parts = Vec::new();
@@ -275,7 +280,7 @@ impl Shared {
         }
         let short = room.short(bytes) > freed;
         let no_room = short.then(|| NoRoom { artifact: ask.map(|(name, _)| name.clone()), bytes, room, freed });
-        Ok(Decided { fates, parts, no_room })
+        Ok(Decided { fates, parts, is_short: true, no_room })
     }
 
     /// Downloads of others that are left to be resumed, none of them running, with what they take.
@@ -302,17 +307,14 @@ impl Shared {
     }
 
     fn collect_for(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Vec<Fate>, RoomError> {
-        let Decided { fates, parts, no_room } = self.decide(ask)?;
+        let Decided { fates, parts, is_short, no_room } = self.decide(ask)?;
         // What does not fit anyway costs no version.
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
         }
-        let bytes = ask.map_or(0, |(_, bytes)| bytes);
-        let asking = ask.map(|(artifact, _)| artifact);
-        let needed = self.store.room(self.house.limits, &self.house.promises, asking)?.short(bytes) > 0;
-        let cleared = self.store.clear_quarantine(Timestamp::now(), needed)?;
+        let cleared = self.store.clear_quarantine(Timestamp::now(), is_short)?;
         if cleared > 0 {
-            tracing::info!(bytes = cleared, needed, "quarantine cleared");
+            tracing::info!(bytes = cleared, needed = is_short, "quarantine cleared");
         }
         self.drop_parts(&parts)?;
         let fates = self.remove(fates)?;
@@ -324,7 +326,9 @@ impl Shared {
         let mut removed = false;
         for fate in fates.iter_mut().filter(|fate| !fate.why.keeps()) {
             let Fate { artifact, version, why, bytes, .. } = &*fate;
-            if self.store.remove_unclaimed(artifact, version)? {
+            // Seeded since it was decided that it goes.
+            let is_claimed = || self.seeder.is_linked(artifact, version);
+            if self.store.remove_unclaimed(artifact, version, is_claimed)? {
                 tracing::info!(%artifact, %version, %why, bytes, "version removed");
                 self.counts.collected_versions.inc();
                 self.counts.collected.inc_by(*bytes);

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::SeedAskError;
 use super::ask::Caller;
 use super::fetch::Turn;
 use super::plan::{self, Moment, Step};
 use super::run::Shared;
 use super::step::StepError;
 use crate::acquire::{Location, Naming, Resolution, ResolveError};
-use crate::fs::LinkMode;
+use crate::fs::{LinkMode, RelPath};
 use crate::intent::{Artifact, ArtifactName, VersionName, VersionWish, error_chain};
 use crate::seed::{self, Record};
 use crate::store::{ManifestHead, Reason, StoreError, Version};
@@ -290,33 +291,49 @@ impl Shared {
     async fn mend_seeds(self: &Arc<Self>, artifact: &Arc<Artifact>, head: &ManifestHead) {
         let seeder = self.seeder.clone();
         let Ok(records) = tokio::task::spawn_blocking(move || seeder.records()).await else { return };
-        let linked = |record: &&Record| {
-            record.mode == LinkMode::Hardlink && record.artifact == head.artifact && record.version == head.version
-        };
-        for target in records.iter().filter(linked).map(|record| &record.target) {
-            let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
-            let link = declared.map(|seed| seed.link).unwrap_or_default();
-            let swap = declared.and_then(|seed| seed.swap);
-            let request = seed::Request {
-                target: target.clone(),
-                link,
-                swap,
-                force: false,
-                rendered: None,
-                only_rendered: false,
-            };
-            let (name, version) = (head.artifact.clone(), head.version.clone());
-            if let Err(error) = self.seed_one(name, version, request, Caller::none()).await {
-                tracing::error!(artifact = %head.artifact, %target, error = error_chain(&error),
+        for record in records.into_iter().filter(|record| is_of(record, head)) {
+            if let Err(error) = self.mend_seed(artifact, head, &record.target).await {
+                tracing::error!(artifact = %head.artifact, target = %record.target, error = error_chain(&error),
                     "seed of a repaired version not mended; seed it again");
                 self.update(artifact, |tracked| {
-                    if let Some(facts) = tracked.facts.seeds.get_mut(target) {
+                    if let Some(facts) = tracked.facts.seeds.get_mut(&record.target) {
                         facts.holds = None;
                     }
                 });
             }
         }
     }
+
+    pub(super) async fn mend_seed(
+        self: &Arc<Self>,
+        artifact: &Artifact,
+        head: &ManifestHead,
+        target: &RelPath,
+    ) -> Result<(), SeedAskError> {
+        let caller = Caller::none();
+        let turn = self.turn_at(target, caller.patience).await?;
+        // Whoever had the turn before may have seeded another version there.
+        let (seeder, target_) = (self.seeder.clone(), target.clone());
+        let record = self.tasks.spawn_blocking(move || seeder.record(&target_)).await?;
+        if !record.is_some_and(|record| is_of(&record, head)) {
+            return Ok(());
+        }
+        let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
+        let request = seed::Request {
+            target: target.clone(),
+            link: declared.map(|seed| seed.link).unwrap_or_default(),
+            swap: declared.and_then(|seed| seed.swap),
+            force: false,
+            rendered: None,
+            only_rendered: false,
+        };
+        self.seed_in_turn(turn, head.artifact.clone(), head.version.clone(), request, caller).await.map(drop)
+    }
+}
+
+/// Whether a target holds a version's own files.
+fn is_of(record: &Record, head: &ManifestHead) -> bool {
+    record.mode == LinkMode::Hardlink && record.artifact == head.artifact && record.version == head.version
 }
 
 #[cfg(test)]

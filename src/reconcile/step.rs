@@ -15,6 +15,7 @@ use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
 use super::run::Shared;
 use super::state::{Failure, LastSeed};
+use super::turns::Turn;
 use crate::acquire::{AcquireError, Resolution, ResolveError};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain};
@@ -305,16 +306,32 @@ impl Shared {
         self: &Arc<Self>,
         artifact: crate::intent::ArtifactName,
         version: VersionName,
+        request: seed::Request,
+        caller: Caller,
+    ) -> Result<Seeded, super::SeedAskError> {
+        let turn = self.turn_at(&request.target, caller.patience).await?;
+        self.seed_in_turn(turn, artifact, version, request, caller).await
+    }
+
+    /// A turn to seed a target, with nobody else at it.
+    pub(super) async fn turn_at(&self, target: &RelPath, patience: Duration) -> Result<Turn, super::SeedAskError> {
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.turns.enter(target, patience) => turn,
+        };
+        Ok(turn.map_err(|waited| SeedError::Busy { target: target.clone(), seconds: waited.as_secs() })?)
+    }
+
+    /// The same with the turn that the caller has.
+    pub(super) async fn seed_in_turn(
+        self: &Arc<Self>,
+        turn: Turn,
+        artifact: crate::intent::ArtifactName,
+        version: VersionName,
         mut request: seed::Request,
         caller: Caller,
     ) -> Result<Seeded, super::SeedAskError> {
-        let Caller { held, progress, patience } = caller;
-        let turn = tokio::select! {
-            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(&request.target, patience) => turn,
-        };
-        let busy = |waited: Duration| SeedError::Busy { target: request.target.clone(), seconds: waited.as_secs() };
-        let turn = turn.map_err(busy)?;
+        let Caller { held, progress, .. } = caller;
         let shared = self.clone();
         let work = move || {
             let version = shared.store.open_version(&artifact, &version)?;

@@ -125,6 +125,21 @@ async fn a_seed_is_finished_and_noted_when_whoever_asked_goes_away() {
 }
 
 #[tokio::test]
+async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
+    let node = Running::start("", Running::fetcher());
+    node.wait().await.unwrap();
+    let linked = SeedAsk { link: Some(crate::intent::Link::Hardlink), ..ask("mine") };
+    let seeded = node.reconciler.seed(linked, Arc::default()).await.unwrap();
+    let (shared, name) = (&node.reconciler.shared, "thing".parse::<ArtifactName>().unwrap());
+    let artifact = shared.world().catalog.artifacts[&name].clone();
+    let repaired = crate::store::ManifestHead::sample("thing", "repaired");
+    shared.mend_seed(&artifact, &repaired, &"mine".parse().unwrap()).await.unwrap();
+    let state = node.reconciler.state(&name).unwrap();
+    assert_eq!(state.seeds[0].version, Some(seeded.version));
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn bad_bytes_are_told_of_also_where_they_cannot_be_put_aside() {
     let root = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&root.path().join("store")).unwrap());

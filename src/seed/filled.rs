@@ -70,6 +70,11 @@ impl FilledRows {
         Self(Mutex::new(rows.into_iter().map(|row| (row.handle.clone(), row)).collect()))
     }
 
+    /// Whether any of them is so.
+    pub(super) fn any(&self, what: impl Fn(&Mark) -> bool) -> bool {
+        lock(&self.0).values().any(|row| what(&row.mark))
+    }
+
     /// To be written down now.
     pub(super) fn to_write(&self) -> Vec<FilledRow> {
         lock(&self.0).values().cloned().collect()
@@ -246,7 +251,7 @@ mod tests {
     fn no_user_takes_the_room_of_others_and_no_row_is_large() {
         let temp = tempfile::tempdir().unwrap();
         let store = Dir::create_all(&temp.path().join("store")).unwrap();
-        let records = Records::open(&store);
+        let records = Records::open(&store).unwrap();
         let handle = |number: usize| format!("00000001{number:016x}").parse::<FileHandle>().unwrap();
         let mut mark = mark_of(&store, LinkMode::Copy, Some("\u{1}".repeat(60_000)));
         mark.boot = Some("x".repeat(60_000));
@@ -269,7 +274,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = Dir::create_all(&temp.path().join("store")).unwrap();
         let names = ["a", "b"].map(|name| temp.path().join(name));
-        let records = Records::open(&store);
+        let records = Records::open(&store).unwrap();
         for path in &names {
             let dir = Dir::create_all(path).unwrap();
             let mark = mark_of(&dir, LinkMode::Hardlink, None);
@@ -277,7 +282,7 @@ mod tests {
             records.keep_filled(dir.handle().unwrap(), path.to_str().unwrap(), 0, &mark).unwrap();
         }
         drop(records);
-        let records = Records::open(&store);
+        let records = Records::open(&store).unwrap();
         let targets = || records.all_filled(&store).into_iter().map(|filled| filled.target).collect::<Vec<_>>();
         assert_eq!(targets().len(), 2);
         std::fs::remove_dir(&names[0]).unwrap();
@@ -288,11 +293,11 @@ mod tests {
         let mark = mark_of(&dir, LinkMode::Hardlink, None);
         mark.put(&dir).unwrap();
         records.keep_filled(dir.handle().unwrap(), "late", 0, &mark).unwrap();
-        let restarted = Records::open(&store).all_filled(&store);
+        let restarted = Records::open(&store).unwrap().all_filled(&store);
         assert!(restarted.iter().any(|filled| filled.target == "late"));
         // A seed below the root is written down beside them, and neither loses the other.
         records.write_down_later();
         records.write_down();
-        assert_eq!(Records::open(&store).all_filled(&store).len(), targets().len());
+        assert_eq!(Records::open(&store).unwrap().all_filled(&store).len(), targets().len());
     }
 }

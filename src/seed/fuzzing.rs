@@ -41,11 +41,11 @@ pub(crate) fn records(bytes: &[u8]) {
     std::fs::write(&file, bytes).unwrap();
     let dir = Dir::open(scratch.path()).unwrap();
     let recent = Recent::new(&dir);
-    let whole = recent.read::<Line>().len();
+    let whole = recent.read::<Line>().unwrap().len();
     let kept = std::fs::read(&file).unwrap();
     assert!(bytes.starts_with(&kept) && (kept.is_empty() || kept.ends_with(b"\n")));
     recent.add(&Line::default());
-    assert_eq!(Recent::new(&dir).read::<Line>().len(), whole + 1, "a line added is lost");
+    assert_eq!(Recent::new(&dir).read::<Line>().unwrap().len(), whole + 1, "a line added is lost");
     std::fs::write(scratch.path().join("seeds.json"), bytes).unwrap();
     drop(Records::open(&dir));
 }

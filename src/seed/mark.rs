@@ -193,6 +193,11 @@ impl Mark {
         self.boot = fs::boot_id();
     }
 
+    /// Whether it says that the directory holds a version's own files.
+    pub(super) fn links(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
+        self.mode == LinkMode::Hardlink && self.artifact == *artifact && self.version == *version
+    }
+
     /// Whether it says that the directory holds this very tree.
     pub(crate) fn holds(&self, wanted: Wanted) -> bool {
         wanted == Wanted { artifact: &self.artifact, version: &self.version, tree_digest: &self.tree_digest }

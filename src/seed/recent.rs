@@ -33,15 +33,17 @@ impl Recent {
         Self { store: store.clone(), file: Mutex::default() }
     }
 
-    /// The lines of a daemon before this one, up to one that is not whole: that is cut off, lest it spoil the next.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Vec<T> {
+    /// The lines of a daemon before this one, up to one that is not whole: that is cut off, lest it spoil the next. Errors are
+    /// the disk's.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> fs::Result<Vec<T>> {
         let bytes = match self.store.read(&component(NAME), LIMIT) {
             Ok(bytes) => bytes,
+            Err(error) if error.is_of_disk() => return Err(error),
             Err(error) => {
                 if !error.is_not_found() {
                     tracing::warn!(%error, "what was seeded last cannot be read");
                 }
-                return Vec::new();
+                return Ok(Vec::new());
             }
         };
         let mut whole = 0;
@@ -56,7 +58,7 @@ impl Recent {
         {
             tracing::warn!(%error, "half a line of seeds.recent not cut off");
         }
-        rows
+        Ok(rows)
     }
 
     /// Adds what is known already, and will be in the next `seeds.json`.

@@ -21,6 +21,7 @@ use super::standing::Standing;
 use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::store::read_json_file;
 
 /// Targets that a node may have.
 pub(super) const MOST: usize = 10_000;
@@ -116,20 +117,12 @@ fn file_name(name: &'static str) -> RelPath {
 }
 
 impl Records {
-    /// Reads `seeds.json` below the store's root; one that cannot be read is put aside.
-    pub(super) fn open(store: &Dir) -> Self {
-        let Written { seeds, filled } = read(store).unwrap_or_else(|error| {
-            tracing::warn!(error = &*error, "seeds.json cannot be read; put aside as seeds.json.unreadable");
-            let aside =
-                store.rename(&file_name("seeds.json"), store, &file_name("seeds.json.unreadable"), Rename::Replace);
-            if let Err(error) = aside {
-                tracing::warn!(%error, "seeds.json cannot be put aside");
-            }
-            Written::default()
-        });
+    /// Reads `seeds.json` below the store's root; one that is not understood is put aside.
+    pub(super) fn open(store: &Dir) -> fs::Result<Self> {
+        let Written { seeds, filled } = read_json_file(store, "seeds.json", LIMIT)?.unwrap_or_default();
         let recent = Recent::new(store);
         let (mut all_seeds, mut all_filled) = (seeds, filled);
-        let lines = recent.read();
+        let lines = recent.read()?;
         // What the last daemon left there goes into `seeds.json` soon, and half a line with it.
         let unwritten = AtomicBool::new(!lines.is_empty());
         for Line { seed, filled } in lines {
@@ -139,7 +132,7 @@ impl Records {
         // Of several the last counts.
         let rows = Mutex::new(all_seeds.into_iter().map(|row| (row.target.clone(), row)).collect());
         let filled = FilledRows::new(all_filled);
-        Self { store: store.clone(), rows, filled, unwritten, recent, boot: fs::boot_id(), attributes: true }
+        Ok(Self { store: store.clone(), rows, filled, unwritten, recent, boot: fs::boot_id(), attributes: true })
     }
 
     /// Which boot this is, for marks.
@@ -242,6 +235,13 @@ impl Records {
         standing.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
     }
 
+    /// Whether any target, as far as is known, holds a version's own files, or is about to.
+    pub(super) fn are_linked(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
+        let linked = |mark: &Mark| mark.links(artifact, version);
+        let rows = lock(&self.rows);
+        rows.values().flat_map(|row| [&row.mark, &row.next]).flatten().any(linked) || self.filled.any(linked)
+    }
+
     /// What one target holds, where it is known and stands.
     pub(super) fn one(&self, root: &Dir, target: &RelPath) -> Option<Record> {
         let row = lock(&self.rows).get(target).cloned()?;
@@ -326,14 +326,6 @@ fn record(target: RelPath, mark: Mark) -> Record {
     }
 }
 
-fn read(store: &Dir) -> Result<Written, Box<dyn std::error::Error + Send + Sync>> {
-    match store.read(&file_name("seeds.json"), LIMIT) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-        Err(e) if e.is_not_found() => Ok(Written::default()),
-        Err(e) => Err(e.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -366,12 +358,18 @@ mod tests {
 
         /// What stands in `seeds.json`.
         fn written(&self) -> Vec<String> {
-            read(&self.store).unwrap().seeds.iter().map(|row| row.target.to_string()).collect()
+            read_json_file::<Written>(&self.store, "seeds.json", LIMIT)
+                .unwrap()
+                .unwrap()
+                .seeds
+                .iter()
+                .map(|row| row.target.to_string())
+                .collect()
         }
 
         /// What the next daemon knows.
         fn known(&self) -> Vec<String> {
-            let records = Records::open(&self.store);
+            let records = Records::open(&self.store).unwrap();
             let known = records.all(&self.root).iter().map(|record| record.target.to_string()).collect();
             // It is not ended: that would write down what it knows.
             std::mem::forget(records);
@@ -382,7 +380,7 @@ mod tests {
     #[test]
     fn many_seeds_are_written_down_together_where_targets_bear_their_marks() {
         let ground = Ground::new();
-        let mut records = Records::open(&ground.store);
+        let mut records = Records::open(&ground.store).unwrap();
         ground.keep(&records, "a");
         records.write_down();
         assert_eq!(ground.written(), ["a"]);
@@ -403,7 +401,7 @@ mod tests {
     #[test]
     fn what_was_kept_is_known_after_a_kill() {
         let ground = Ground::new();
-        let records = Records::open(&ground.store);
+        let records = Records::open(&ground.store).unwrap();
         ground.keep(&records, "a");
         records.write_down();
         ground.keep(&records, "b");
@@ -419,12 +417,12 @@ mod tests {
         std::fs::write(&recent, &whole[..whole.len() - 2]).unwrap();
         assert_eq!(ground.known(), ["a", "b"]);
         // It is cut off, so that a second kill costs nothing of what came after it.
-        let records = Records::open(&ground.store);
+        let records = Records::open(&ground.store).unwrap();
         ground.keep(&records, "e");
         std::mem::forget(records);
         assert_eq!(ground.known(), ["a", "b", "e"]);
         // The next daemon takes it up, and none of it is there twice.
-        let records = Records::open(&ground.store);
+        let records = Records::open(&ground.store).unwrap();
         ground.keep(&records, "d");
         drop(records);
         assert_eq!(ground.written(), ["a", "b", "d", "e"]);

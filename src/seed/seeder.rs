@@ -128,7 +128,7 @@ impl Seeder {
         let Some(grounds) = Grounds::new(root, store_path)? else {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
-        let records = Records::open(store.root());
+        let records = Records::open(store.root())?;
         Ok(Self { root: dir, grounds, store, records, busy: Busy::default(), retired: Retired::default() })
     }
 
@@ -165,6 +165,11 @@ impl Seeder {
     /// What has been seeded where, as far as is known. Looks at every target.
     pub fn records(&self) -> Vec<Record> {
         self.records.all(&self.root)
+    }
+
+    /// Whether any target or filled directory is known to hold a version's own files.
+    pub fn is_linked(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
+        self.records.are_linked(artifact, version)
     }
 
     /// Makes the target hold the version. Two who ask for one target at once wait for each other. Blocks.

@@ -276,6 +276,19 @@ fn a_hard_linked_seed_shares_the_stores_inodes() {
 }
 
 #[test]
+fn who_holds_the_stores_own_files_is_known_at_once() {
+    let house = House::new();
+    let version = house.publish("v1", &platform("1"));
+    let linked = || house.seeder.is_linked(&version.head().artifact, &version.head().version);
+    house.seed(&version, Link::Copy);
+    assert!(!linked());
+    house.ask(&version, &to("linked", Link::Hardlink)).unwrap();
+    assert!(linked());
+    let other = house.publish("v2", &platform("2"));
+    assert!(!house.seeder.is_linked(&other.head().artifact, &other.head().version));
+}
+
+#[test]
 fn auto_says_why_it_is_not_the_best() {
     let house = House::new();
     let version = house.publish("v1", &platform("v1"));

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::Store;
 use super::layout::{lock, own};
+use super::sizes::{entries, size_of};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use crate::intent::{ArtifactName, MinFree};
 
@@ -106,7 +107,9 @@ impl Store {
     }
 
     /// As [`Store::room`] for a running download that has `staged` so many bytes by its own account: what it has staged
-    /// may be a large tree, which it changes meanwhile, and is not walked.
+    /// may be a large tree, which it changes meanwhile, and is not walked. What others have there, and what is in
+    /// quarantine, is taken as it was when it was walked last, unless that is long ago for how long it took: this is asked
+    /// many times a second.
     pub fn room_while(
         &self,
         limits: Limits,
@@ -135,10 +138,15 @@ impl Store {
                 staged = told.map_or_else(|| size_of(&self.staging, &entry), Ok)?;
             } else if !promises.runs(&entry.name) {
                 // What running downloads have staged is part of their promises.
-                used = used.saturating_add(size_of(&self.staging, &entry)?);
+                let walk = || size_of(&self.staging, &entry);
+                used =
+                    used.saturating_add(if told.is_some() { self.sizes.lately(&entry.name, walk)? } else { walk()? });
             }
         }
-        used = used.saturating_add(self.quarantined()?);
+        let walk = || self.quarantined();
+        // No artifact is called so.
+        let name = own(".quarantine");
+        used = used.saturating_add(if told.is_some() { self.sizes.lately(&name, walk)? } else { walk()? });
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -222,34 +230,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// The entries; none where the directory went meanwhile.
-fn entries(dir: &Dir) -> fs::Result<Vec<fs::DirEntry>> {
-    match dir.entries() {
-        Err(e) if e.is_not_found() => Ok(Vec::new()),
-        other => other,
-    }
-}
-
-/// Bytes of the regular files in `entry`. What goes away meanwhile counts for nothing.
-fn size_of(parent: &Dir, entry: &fs::DirEntry) -> fs::Result<u64> {
-    let mut sum = 0u64;
-    let mut ahead = vec![(parent.clone(), entry.name.clone(), entry.kind)];
-    while let Some((parent, name, kind)) = ahead.pop() {
-        match kind {
-            Kind::Dir => match parent.open_dir(&name) {
-                Ok(dir) => {
-                    ahead.extend(entries(&dir)?.into_iter().map(|entry| (dir.clone(), entry.name, entry.kind)));
-                }
-                Err(e) if e.is_not_found() => {}
-                Err(e) => return Err(e),
-            },
-            Kind::File => sum = sum.saturating_add(parent.stat(&name)?.map_or(0, |stat| stat.size)),
-            Kind::Symlink | Kind::Other => {}
-        }
-    }
-    Ok(sum)
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub(super) struct Opening {
     pub(super) lease: Weak<Lease>,
     /// Its directory and its tree as they were opened last.
     dirs: Option<(Dir, Dir)>,
+    /// It is about to be removed: nobody opens it any more.
+    shut: bool,
 }
 
 /// Versions whose directories are kept open for the next reader.
@@ -43,6 +45,7 @@ impl Store {
         let (_, aside) = self.out_of_sight();
         fail_point("store.drain.before-rename");
         dir.rename(name, &self.staging, &aside, Rename::NoReplace)?;
+        self.sizes.forget();
         fail_point("store.drain.after-rename");
         let readers = readers().unwrap_or_default();
         // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
@@ -89,11 +92,11 @@ impl Store {
         outcome
     }
 
-    /// Removes what an earlier run drained: its readers are gone with it.
-    pub(super) fn clear_drained(&self) -> fs::Result<()> {
+    /// Has the first sweep remove what an earlier run drained: its readers are gone with it, and no start waits for it.
+    pub(super) fn take_drained(&self) -> fs::Result<()> {
         let left = self.staging.entries()?.into_iter().filter(|entry| entry.name.as_bytes().starts_with(PREFIX));
         lock(&self.draining.0).extend(left.map(|entry| (entry.name, Weak::new())));
-        self.sweep()
+        Ok(())
     }
 
     /// Whether this is still the lease of that version's readers.
@@ -126,18 +129,28 @@ impl Store {
         leases.get(&(artifact.clone(), version.clone())).is_some_and(|opening| opening.lease.strong_count() > 0)
     }
 
-    /// The lease that all readers of a version share, and its directories where they are open.
-    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> (Arc<Lease>, Option<(Dir, Dir)>) {
+    /// Has nobody open a version from here on; not where somebody has, or where `is_claimed` says so, which is asked when
+    /// nobody can open it meanwhile: whoever did before has claimed by now what they claim.
+    pub(super) fn shut(&self, key: (ArtifactName, VersionName), is_claimed: impl FnOnce() -> bool) -> bool {
+        let mut leases = lock(&self.leases);
+        let opening = leases.entry(key).or_default();
+        opening.shut = opening.lease.strong_count() == 0 && !is_claimed();
+        opening.shut
+    }
+
+    /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
+    /// be removed.
+    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<(Dir, Dir)>)> {
         let mut leases = lock(&self.leases);
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();
             opening.lease = Arc::downgrade(&lease);
-            return (lease, opening.dirs.clone());
+            return (!opening.shut).then(|| (lease, opening.dirs.clone()));
         }
-        leases.retain(|_, opening| opening.lease.strong_count() > 0 || opening.dirs.is_some());
+        leases.retain(|_, opening| opening.lease.strong_count() > 0 || opening.dirs.is_some() || opening.shut);
         let lease = Arc::new(Lease);
-        leases.insert(key.clone(), Opening { lease: Arc::downgrade(&lease), dirs: None });
-        (lease, None)
+        leases.insert(key.clone(), Opening { lease: Arc::downgrade(&lease), ..Opening::default() });
+        Some((lease, None))
     }
 }
 

@@ -10,6 +10,7 @@ use super::index::Index;
 use super::leases::Leases;
 use super::pins::Pins;
 use super::seal::Sealing;
+use super::sizes::Sizes;
 use super::sound::Soundness;
 use super::{Inventory, Manifest, ManifestError, ManifestHead, Staging, scan};
 use crate::fs::{self, Dir, Kind, Lock, LockError, RelPath, fail_point};
@@ -35,6 +36,7 @@ pub struct Store {
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Opening>>,
     pub(super) timed_leases: Leases,
     pub(super) draining: Draining,
+    pub(super) sizes: Sizes,
     pub(super) soundness: Arc<Soundness>,
     pub(super) sealing: Sealing,
     /// One version goes into quarantine at a time.
@@ -125,11 +127,9 @@ impl Store {
         if let Err(error) = clear_temporaries(&root, &staging) {
             tracing::warn!(error = error_chain(&error), "what was being written when the last daemon ended stays");
         }
-        // A daemon that was killed may have made a directory in it that is not durable yet.
-        versions.sync()?;
         let index = Index::open(&root, &quarantine);
-        let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now());
-        let pins = Pins::open(&root);
+        let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now())?;
+        let pins = Pins::open(&root)?;
         let soundness = Arc::new(Soundness::load(&root));
         let store = Self {
             root,
@@ -145,14 +145,18 @@ impl Store {
             leases: Mutex::default(),
             timed_leases,
             draining: Draining::default(),
+            sizes: Sizes::default(),
             soundness,
             sealing: Sealing::default(),
             quarantining: Mutex::default(),
             switching: Mutex::default(),
             _lock: lock,
         };
-        if let Err(error) = store.clear_drained() {
-            tracing::warn!(error = error_chain(&error), "drained versions not removed yet");
+        if let Err(error) = store.take_drained() {
+            tracing::warn!(
+                error = error_chain(&error),
+                "what an earlier run drained is not removed before the next start"
+            );
         }
         let inventory = scan::scan(&store)?;
         *store.inventory.write().unwrap_or_else(PoisonError::into_inner) = inventory;

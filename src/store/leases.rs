@@ -15,9 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::json_file::read_json_file;
 use super::layout::{lock, own};
 use super::{Store, StoreError};
-use crate::fs::{self, Dir, Rename, fail_point};
+use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// The longest time that a lease is granted for; renewed, it goes on.
@@ -173,20 +174,13 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Reads `leases.json`; one that cannot be read is put aside.
-    pub(super) fn open(store: &Dir, wall: Timestamp, now: Instant) -> Self {
-        let rows = read(store).unwrap_or_else(|error| {
-            tracing::error!(error = &*error, "leases.json cannot be read; put aside as leases.json.unreadable");
-            let aside = store.rename(&own("leases.json"), store, &own("leases.json.unreadable"), Rename::Replace);
-            if let Err(error) = aside {
-                tracing::warn!(%error, "leases.json cannot be put aside");
-            }
-            Vec::new()
-        });
+    /// Reads `leases.json`; one that is not understood is put aside.
+    pub(super) fn open(store: &Dir, wall: Timestamp, now: Instant) -> fs::Result<Self> {
+        let Written { leases: rows } = read_json_file(store, "leases.json", LIMIT)?.unwrap_or_default();
         let since_boot = SinceBoot::now();
         let running = rows.into_iter().filter_map(|row| rebased(row, wall, since_boot.as_ref(), now));
         let rows = running.map(|row| ((row.lease.artifact.clone(), row.lease.holder.clone()), row)).collect();
-        Self { rows: RwLock::new(rows), granting: Mutex::default() }
+        Ok(Self { rows: RwLock::new(rows), granting: Mutex::default() })
     }
 
     fn running(&self, now: Instant) -> Rows {
@@ -224,14 +218,6 @@ fn rebased(mut row: Row, wall: Timestamp, since_boot: Option<&SinceBoot>, now: I
 fn after(wall: Timestamp, time: Duration) -> Timestamp {
     let time = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
     wall.checked_add(time).unwrap_or(Timestamp::MAX)
-}
-
-fn read(store: &Dir) -> Result<Vec<Row>, Box<dyn std::error::Error + Send + Sync>> {
-    match store.read(&own("leases.json"), LIMIT) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.leases),
-        Err(e) if e.is_not_found() => Ok(Vec::new()),
-        Err(e) => Err(e.into()),
-    }
 }
 
 impl Store {
@@ -290,16 +276,30 @@ impl Store {
         on_it.map(|row| row.lease.clone()).collect()
     }
 
-    /// Removes a version that nobody leased or opened meanwhile and that is not current; false when it stays.
-    pub fn remove_unclaimed(&self, artifact: &ArtifactName, version: &VersionName) -> Result<bool, StoreError> {
+    /// Removes a version that nobody leased or opened meanwhile and that is not current; false when it stays. `is_claimed`
+    /// says whether anybody else claims it, and is asked once nobody can open it any more.
+    pub fn remove_unclaimed(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        is_claimed: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
         let granting = lock(&self.timed_leases.granting);
-        let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
-        let current = self.holding(artifact).current.as_ref() == Some(version);
-        let pinned = self.pin_of(artifact).as_ref() == Some(version);
-        if leased || current || pinned || self.is_read(artifact, version) {
-            return Ok(false);
+        let may_go = || {
+            let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
+            let current = self.holding(artifact).current.as_ref() == Some(version);
+            let pinned = self.pin_of(artifact).as_ref() == Some(version);
+            !leased && !current && !pinned && self.shut((artifact.clone(), version.clone()), is_claimed)
+        };
+        match self.hide_version(artifact, version, may_go) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) => {
+                // Where it is still there it can be opened again.
+                self.close(artifact, version);
+                return Err(error);
+            }
         }
-        self.hide_version(artifact, version)?;
         // Removing the bytes takes its time: nobody who wants a lease waits for that.
         drop(granting);
         self.tidy();
@@ -372,7 +372,7 @@ mod tests {
         granted.deadline = now.checked_add(Duration::from_secs(600));
         let key = (granted.lease.artifact.clone(), granted.lease.holder.clone());
         leases.replace(&store, [(key, granted)].into()).unwrap();
-        let read = Leases::open(&store, wall, now);
+        let read = Leases::open(&store, wall, now).unwrap();
         let bare = |rows: Rows| rows.into_iter().map(|(key, row)| (key, Row { ends: None, ..row })).collect::<Rows>();
         assert_eq!(bare(read.running(now)), leases.running(now));
         assert!(read.running(now).values().all(|row| row.ends.is_some()), "by this boot's clock from now on");
@@ -385,7 +385,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Dir::create_all(dir.path()).unwrap();
         store.write_atomic(&own("leases.json"), b"{", 0o644).unwrap();
-        let leases = Leases::open(&store, Timestamp::now(), Instant::now());
+        let leases = Leases::open(&store, Timestamp::now(), Instant::now()).unwrap();
         assert!(leases.running(Instant::now()).is_empty());
         assert_eq!(store.read(&own("leases.json.unreadable"), 10).unwrap(), b"{");
     }

@@ -1,7 +1,7 @@
 //! Which versions operators pinned by hand on this node: `pins.json` in the store.
 //!
-//! What must hold: a pin that was acknowledged survives whatever happens next; a file that cannot be read costs the
-//! pins, never the start.
+//! What must hold: a pin that was acknowledged survives whatever happens next. A file that is not understood costs the pins,
+//! never the start.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::Store;
+use super::json_file::read_json_file;
 use super::layout::{lock, own};
-use crate::fs::{self, Dir, Rename, fail_point};
+use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// Bytes of `pins.json`.
@@ -34,17 +35,10 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Reads `pins.json` below the store's root; one that cannot be read is put aside.
-    pub(super) fn open(root: &Dir) -> Self {
-        let known = read(root).unwrap_or_else(|error| {
-            tracing::warn!(error = &*error, "pins.json cannot be read; put aside as pins.json.unreadable, pin again");
-            let aside = root.rename(&own("pins.json"), root, &own("pins.json.unreadable"), Rename::Replace);
-            if let Err(error) = aside {
-                tracing::warn!(%error, "pins.json cannot be put aside");
-            }
-            Pinned::new()
-        });
-        Self { known: RwLock::new(known), writing: Mutex::default() }
+    /// Reads `pins.json` below the store's root; one that is not understood is put aside.
+    pub(super) fn open(root: &Dir) -> fs::Result<Self> {
+        let Written { pins } = read_json_file(root, "pins.json", LIMIT)?.unwrap_or_default();
+        Ok(Self { known: RwLock::new(pins), writing: Mutex::default() })
     }
 
     fn get(&self) -> Pinned {
@@ -69,14 +63,6 @@ impl Pins {
             *self.known.write().unwrap_or_else(PoisonError::into_inner) = written.pins;
         }
         Ok(changed)
-    }
-}
-
-fn read(root: &Dir) -> Result<Pinned, Box<dyn std::error::Error + Send + Sync>> {
-    match root.read(&own("pins.json"), LIMIT) {
-        Ok(bytes) => Ok(serde_json::from_slice::<Written>(&bytes)?.pins),
-        Err(e) if e.is_not_found() => Ok(Pinned::new()),
-        Err(e) => Err(e.into()),
     }
 }
 

@@ -130,11 +130,11 @@ impl Store {
     fn directory_of(&self, artifact: &ArtifactName) -> fs::Result<Dir> {
         let name = artifact.as_component();
         match self.versions.make_dir(&name, 0o755) {
-            Err(e) if e.is_exists() => {}
-            made => {
-                made?;
-                self.versions.sync().inspect_err(|_| drop(self.versions.remove_empty_dir(&name)))?;
-            }
+            // Synced before the first of them was published.
+            Err(e) if e.is_exists() && !self.holding(artifact).versions.is_empty() => {}
+            // A daemon that was killed may have made it.
+            Err(e) if !e.is_exists() => return Err(e),
+            _ => self.versions.sync().inspect_err(|_| drop(self.versions.remove_empty_dir(&name)))?,
         }
         self.versions.open_dir(&name)
     }

@@ -45,6 +45,7 @@ impl Store {
             let place = self.fresh_place(artifact, &own(".download"), reason)?;
             fail_point("store.quarantine.before-archive");
             staging.dir().rename(&Staging::part_name(), &place, &own("archive"), Rename::Replace)?;
+            self.sizes.forget();
             fail_point("store.quarantine.after-archive");
             place.sync()?;
             self.tidy();
@@ -145,6 +146,7 @@ impl Store {
         let parent = self.versions.open_dir(&artifact.as_component())?;
         fail_point("store.quarantine.before-version");
         parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
+        self.sizes.forget();
         fail_point("store.quarantine.after-version");
         // It is out of service. Should a power loss bring it back, it is found damaged again.
         if let Err(error) = parent.sync().and_then(|()| place.sync()) {

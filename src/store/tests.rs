@@ -5,6 +5,7 @@ use std::fs as sys;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 
 use jiff::Timestamp;
 
@@ -538,6 +539,54 @@ fn a_version_kept_open_is_opened_anew_once_it_is_another() {
     drop((first, again));
     store.sweep().unwrap();
     assert_eq!(drained(&dir.path().join("store")), 0);
+}
+
+#[test]
+fn what_a_late_look_missed_is_not_forgotten_once_it_is_published_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    let late = store.head(&artifact(), &version("1")).unwrap();
+    store.remove_version(&artifact(), &version("1")).unwrap();
+    publish(&store, "1", b"two");
+    store.forget_vanished(&late);
+    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"two");
+}
+
+#[test]
+fn what_is_claimed_up_to_the_last_moment_stays_and_what_goes_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (key, seeded) = ((artifact(), version("1")), std::sync::atomic::AtomicBool::new(false));
+    let (mut kept, mut gone) = (0, 0);
+    while kept == 0 || gone == 0 {
+        if store.head(&key.0, &key.1).is_none() {
+            publish(&store, "1", b"content");
+        }
+        seeded.store(false, Relaxed);
+        std::thread::scope(|scope| {
+            // As a seed by hard link does: what it claims is noted before it lets go of the version.
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(fastrand::u64(0..300)));
+                store.open_version(&key.0, &key.1).inspect(|_| seeded.store(true, Relaxed)).is_ok()
+            });
+            std::thread::sleep(std::time::Duration::from_micros(fastrand::u64(0..300)));
+            let removed = store.remove_unclaimed(&key.0, &key.1, || seeded.load(Relaxed)).unwrap();
+            (kept, gone) = (kept + i32::from(!removed), gone + i32::from(removed));
+        });
+        assert!(!seeded.load(Relaxed) || store.head(&key.0, &key.1).is_some(), "seeded, and gone");
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_is_opened_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    // Where it would be moved there is no directory any more.
+    sys::remove_dir_all(dir.path().join("store/staging")).unwrap();
+    store.remove_unclaimed(&artifact(), &version("1"), || false).unwrap_err();
+    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"one");
 }
 
 #[test]

@@ -73,9 +73,10 @@ impl Store {
         let absent = || StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() };
         // The lease first: a version collected between the two steps is not found, never half read.
         let key = (artifact.clone(), version.clone());
-        let (lease, opened) = self.lease(&key);
+        let (lease, opened) = self.lease(&key).ok_or_else(absent)?;
         let head = self.head(artifact, version).ok_or_else(absent)?;
-        let held = |(dir, tree), _lease| Version { head, dir, tree, soundness: self.soundness.clone(), _lease };
+        let held =
+            |(dir, tree), _lease| Version { head: head.clone(), dir, tree, soundness: self.soundness.clone(), _lease };
         let open = || -> crate::fs::Result<(Dir, Dir)> {
             let dir = self.versions.open_dir(&artifact.as_component())?.open_dir(&version.as_component())?;
             let tree = dir.open_dir(&own("tree"))?;
@@ -92,8 +93,7 @@ impl Store {
             // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
             Ok(_) => self.open_version(artifact, version),
             Err(e) if e.is_not_found() => {
-                tracing::error!(%artifact, %version, "version directory vanished from the store");
-                self.forget(artifact, version);
+                self.forget_vanished(&head);
                 Err(absent())
             }
             Err(e) => Err(e.into()),
@@ -102,7 +102,7 @@ impl Store {
 
     /// A version and its manifest where both were just used, so that no disk need be asked for them.
     pub fn version_at_once(&self, artifact: &ArtifactName, version: &VersionName) -> Option<(Version, Arc<Manifest>)> {
-        let (lease, opened) = self.lease(&(artifact.clone(), version.clone()));
+        let (lease, opened) = self.lease(&(artifact.clone(), version.clone()))?;
         let head = self.head(artifact, version)?;
         let (dir, tree) = opened.filter(|_| self.is_leased(artifact, version, &lease))?;
         let version = Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease };
@@ -136,6 +136,17 @@ impl Store {
         Ok(manifest)
     }
 
+    /// Drops a version whose directory is gone, unless the store took it away itself: then nothing is wrong, and what bears
+    /// its name by now is another's.
+    pub(super) fn forget_vanished(&self, head: &Arc<ManifestHead>) {
+        let (artifact, version) = (&head.artifact, &head.version);
+        let _alone = lock(&self.switching);
+        if self.head(artifact, version).is_some_and(|known| Arc::ptr_eq(&known, head)) {
+            tracing::error!(%artifact, %version, "version directory vanished from the store");
+            self.forget(artifact, version);
+        }
+    }
+
     /// Drops a version from the inventory and the index; what is on disk stays.
     pub(super) fn forget(&self, artifact: &ArtifactName, version: &VersionName) {
         self.index.remove(artifact, version);
@@ -154,16 +165,24 @@ impl Store {
 
     /// Takes a published version away; readers that have it open keep its bytes until they are done.
     pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
-        self.hide_version(artifact, version)?;
+        self.hide_version(artifact, version, || true)?;
         self.tidy();
         Ok(())
     }
 
-    /// Takes it out of sight; its bytes go with the next sweep.
-    pub(super) fn hide_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
+    /// Takes it out of sight, if it may go: that is asked while nothing is switched. Its bytes go with the next sweep.
+    pub(super) fn hide_version(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        may_go: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
         let _alone = lock(&self.switching);
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
+        }
+        if !may_go() {
+            return Ok(false);
         }
         self.unlink_current_if(artifact, version)?;
         let dir = self.versions.open_dir(&artifact.as_component())?;
@@ -173,7 +192,8 @@ impl Store {
             self.forget(artifact, version);
             readers
         };
-        Ok(self.drain(&dir, &version.as_component(), readers)?)
+        self.drain(&dir, &version.as_component(), readers)?;
+        Ok(true)
     }
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.

@@ -1,0 +1,101 @@
+//! What directories of the store take: walked, or remembered for a while.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::layout::lock;
+use crate::fs::{self, Dir, Kind, RelPath};
+
+/// A size holds for so many times as long as it took to find it: looking takes a hundredth of the time at most.
+const HOLDS: u32 = 100;
+/// Never longer, however long that was.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Sizes remembered.
+const MOST: usize = 1000;
+
+/// Sizes that were found lately, by name.
+#[derive(Debug, Default)]
+pub(super) struct Sizes(Mutex<BTreeMap<RelPath, Size>>);
+
+#[derive(Debug)]
+struct Size {
+    bytes: u64,
+    holds_until: Instant,
+}
+
+impl Sizes {
+    /// The size of that name as it was found lately, else as it is found now.
+    pub(super) fn lately(&self, name: &RelPath, walk: impl FnOnce() -> fs::Result<u64>) -> fs::Result<u64> {
+        let began = Instant::now();
+        if let Some(size) = lock(&self.0).get(name).filter(|size| began < size.holds_until) {
+            return Ok(size.bytes);
+        }
+        let bytes = walk()?;
+        let holds = began.elapsed().saturating_mul(HOLDS).min(LONGEST);
+        let mut sizes = lock(&self.0);
+        if sizes.len() >= MOST {
+            sizes.clear();
+        }
+        sizes.insert(name.clone(), Size { bytes, holds_until: began + holds });
+        Ok(bytes)
+    }
+
+    /// Something has moved from one place to another.
+    pub(super) fn forget(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+/// The entries; none where the directory went meanwhile.
+pub(super) fn entries(dir: &Dir) -> fs::Result<Vec<fs::DirEntry>> {
+    match dir.entries() {
+        Err(e) if e.is_not_found() => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Bytes of the regular files in `entry`. What goes away meanwhile counts for nothing.
+pub(super) fn size_of(parent: &Dir, entry: &fs::DirEntry) -> fs::Result<u64> {
+    let mut sum = 0u64;
+    let mut ahead = vec![(parent.clone(), entry.name.clone(), entry.kind)];
+    while let Some((parent, name, kind)) = ahead.pop() {
+        match kind {
+            Kind::Dir => match parent.open_dir(&name) {
+                Ok(dir) => {
+                    ahead.extend(entries(&dir)?.into_iter().map(|entry| (dir.clone(), entry.name, entry.kind)));
+                }
+                Err(e) if e.is_not_found() => {}
+                Err(e) => return Err(e),
+            },
+            Kind::File => sum = sum.saturating_add(parent.stat(&name)?.map_or(0, |stat| stat.size)),
+            Kind::Symlink | Kind::Other => {}
+        }
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_took_long_to_find_holds_long_and_is_forgotten_when_something_moves() {
+        let (sizes, name) = (Sizes::default(), "a".parse::<RelPath>().unwrap());
+        let slow = |bytes| {
+            move || {
+                std::thread::sleep(Duration::from_millis(500));
+                Ok(bytes)
+            }
+        };
+        assert_eq!(sizes.lately(&name, slow(7)).unwrap(), 7);
+        assert_eq!(sizes.lately(&name, || unreachable!("found half a second ago, which took as long")).unwrap(), 7);
+        assert_eq!(sizes.lately(&"b".parse().unwrap(), || Ok(8)).unwrap(), 8);
+        sizes.forget();
+        assert_eq!(sizes.lately(&name, || Ok(9)).unwrap(), 9);
+        // Found at once, it holds no longer than that.
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(sizes.lately(&name, || Ok(10)).unwrap(), 10);
+    }
+}
