@@ -167,13 +167,15 @@ impl Reconciler {
             let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
                 return Err(StoreError::NoVersion { artifact, version }.into());
             };
-            if let Why::Claimed(claims) = &mut fate.why {
-                claims.retain(Claim::forbids_removal);
-                if !force && !claims.is_empty() {
-                    return Err(RemoveError::Claimed { artifact, version, why: fate.why.in_full() });
-                }
+            let mut why = None;
+            let may_go = || {
+                why = shared.forbidden(&artifact, &version).filter(|_| !force);
+                why.is_none()
+            };
+            if !shared.store.remove_version(&artifact, &version, may_go)? {
+                let why = why.unwrap_or_default();
+                return Err(RemoveError::Claimed { artifact, version, why });
             }
-            shared.store.remove_version(&artifact, &version)?;
             tracing::info!(%artifact, %version, bytes = fate.bytes, force, "version removed on demand");
             fate.why = Why::Asked;
             Ok::<_, RemoveError>(FateState::from(&fate))
@@ -345,6 +347,16 @@ impl Shared {
             self.changed();
         }
         Ok(fates)
+    }
+
+    /// By what a version is claimed that may be removed only by force, in words.
+    fn forbidden(&self, artifact: &ArtifactName, version: &VersionName) -> Option<String> {
+        let fates = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
+        let Why::Claimed(mut claims) = fates.into_iter().find(|fate| fate.version == *version)?.why else {
+            return None;
+        };
+        claims.retain(Claim::forbids_removal);
+        (!claims.is_empty()).then(|| Why::Claimed(claims).in_full())
     }
 
     /// What becomes of an artifact's versions for its retention.

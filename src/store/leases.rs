@@ -170,7 +170,7 @@ type Rows = BTreeMap<(ArtifactName, HolderName), Row>;
 pub(super) struct Leases {
     rows: RwLock<Rows>,
     /// Held while leases are granted and while a version is removed: a version just leased is not about to go.
-    granting: Mutex<()>,
+    pub(super) granting: Mutex<()>,
 }
 
 impl Leases {
@@ -284,26 +284,14 @@ impl Store {
         version: &VersionName,
         is_claimed: impl FnOnce() -> bool,
     ) -> Result<bool, StoreError> {
-        let granting = lock(&self.timed_leases.granting);
         let may_go = || {
             let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
             let current = self.holding(artifact).current.as_ref() == Some(version);
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
             !leased && !current && !pinned && self.shut((artifact.clone(), version.clone()), is_claimed)
         };
-        match self.hide_version(artifact, version, may_go) {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(error) => {
-                // Where it is still there it can be opened again.
-                self.close(artifact, version);
-                return Err(error);
-            }
-        }
-        // Removing the bytes takes its time: nobody who wants a lease waits for that.
-        drop(granting);
-        self.tidy();
-        Ok(true)
+        // Where it is still there it can be opened again.
+        self.remove_version(artifact, version, may_go).inspect_err(|_| drop(self.close(artifact, version)))
     }
 }
 

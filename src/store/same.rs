@@ -291,7 +291,7 @@ mod tests {
         for version in ["1", "2"] {
             assert_eq!(house.verify(version).damage, []);
         }
-        house.store.remove_version(&"os".parse().unwrap(), &"1".parse().unwrap()).unwrap();
+        house.store.remove_version(&"os".parse().unwrap(), &"1".parse().unwrap(), || true).unwrap();
         assert_eq!(house.verify("2").damage, []);
         assert_eq!(std::fs::read(house.path("2", "d/e")).unwrap(), b"moved");
     }

@@ -182,7 +182,7 @@ fn an_index_that_tells_of_another_state_is_not_believed() {
     copy_tree(&root.join("index"), &kept);
     let after = {
         let store = Store::open(&root).unwrap();
-        store.remove_version(&artifact(), &version("1")).unwrap();
+        store.remove_version(&artifact(), &version("1"), || true).unwrap();
         publish(&store, "1", b"new bytes");
         publish(&store, "2", b"two");
         store.inventory()
@@ -282,7 +282,7 @@ fn every_kind_of_damage_is_found() {
         }
         let report = store.verify(&store.open_version(&artifact(), &version("1")).unwrap(), |_| {}).unwrap();
         assert!(report.damage.iter().any(|found| found.path == path(entry)), "damage {i}: {report:?}");
-        store.remove_version(&artifact(), &version("1")).unwrap();
+        store.remove_version(&artifact(), &version("1"), || true).unwrap();
     }
 }
 
@@ -363,7 +363,7 @@ fn a_reader_keeps_a_removed_version_until_it_is_done() {
     let store = Store::open(&root).unwrap();
     publish(&store, "1", b"one");
     let reader = store.open_version(&artifact(), &version("1")).unwrap();
-    store.remove_version(&artifact(), &version("1")).unwrap();
+    store.remove_version(&artifact(), &version("1"), || true).unwrap();
     assert!(matches!(store.open_version(&artifact(), &version("1")), Err(StoreError::NoVersion { .. })));
     store.sweep().unwrap();
     assert_eq!(content_of(&reader), b"one");
@@ -529,7 +529,7 @@ fn a_version_kept_open_is_opened_anew_once_it_is_another() {
     let manifest = store.manifest(&first).unwrap();
     let (again, same) = store.version_at_once(&artifact(), &version("1")).unwrap();
     assert!(again.is_same(&first).unwrap() && std::sync::Arc::ptr_eq(&same, &manifest));
-    store.remove_version(&artifact(), &version("1")).unwrap();
+    store.remove_version(&artifact(), &version("1"), || true).unwrap();
     assert!(store.version_at_once(&artifact(), &version("1")).is_none());
     store.open_version(&artifact(), &version("1")).unwrap_err();
     assert_eq!(content_of(&again), b"one", "it is read still");
@@ -547,7 +547,7 @@ fn what_a_late_look_missed_is_not_forgotten_once_it_is_published_anew() {
     let store = Store::open(&dir.path().join("store")).unwrap();
     publish(&store, "1", b"one");
     let late = store.head(&artifact(), &version("1")).unwrap();
-    store.remove_version(&artifact(), &version("1")).unwrap();
+    store.remove_version(&artifact(), &version("1"), || true).unwrap();
     publish(&store, "1", b"two");
     store.forget_vanished(&late);
     assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"two");
@@ -759,7 +759,7 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     assert_eq!(store.quarantined().unwrap(), 0);
     // A late report of what was open before the repair does not take the good one.
     let late = store.open_version(&artifact(), &version("2")).unwrap();
-    store.remove_version(&artifact(), &version("2")).unwrap();
+    store.remove_version(&artifact(), &version("2"), || true).unwrap();
     publish(&store, "2", b"two");
     assert!(!store.quarantine_damaged(&late, &reason).unwrap());
     assert!(store.quarantine_damaged(&before, &reason).unwrap());
@@ -808,7 +808,7 @@ fn current_is_never_switched_to_a_version_that_goes() {
             // As the planner does, which sees that nothing is current and the version still there.
             let switching = scope.spawn(|| while store.switch_current(&artifact(), &version("1")).is_ok() {});
             match removal {
-                true => store.remove_version(&artifact(), &version("1")).unwrap(),
+                true => assert!(store.remove_version(&artifact(), &version("1"), || true).unwrap()),
                 false => store.quarantine_version(&artifact(), &version("1"), &reason).unwrap(),
             }
             switching.join().unwrap();

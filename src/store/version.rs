@@ -163,11 +163,20 @@ impl Store {
         });
     }
 
-    /// Takes a published version away; readers that have it open keep its bytes until they are done.
-    pub fn remove_version(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
-        self.hide_version(artifact, version, || true)?;
+    /// Takes a published version away if it `may_go`, which is asked while no lease is granted and nothing is switched; whether
+    /// it went. Readers that have it open keep its bytes until they are done.
+    pub fn remove_version(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        may_go: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
+        let granting = lock(&self.timed_leases.granting);
+        let gone = self.hide_version(artifact, version, may_go)?;
+        // Removing the bytes takes its time: nobody who wants a lease waits for that.
+        drop(granting);
         self.tidy();
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes it out of sight, if it may go: that is asked while nothing is switched. Its bytes go with the next sweep.

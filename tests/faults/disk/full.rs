@@ -50,8 +50,9 @@ pub(super) fn run() -> Row {
         let back = until(PATIENCE, || node.state("app")["current"] == *version);
         slow += u32::from(!back || began.elapsed() > LIMIT);
         slowest = slowest.max(began.elapsed());
-        if node.cli(&["verify", "app"]).code != 0 {
-            eprintln!("failed open: {} bytes left: damaged", at * STEP);
+        let verified = node.cli(&["verify", "app"]);
+        if verified.code != 0 {
+            eprintln!("failed open: {} bytes left: {}", at * STEP, verified.stderr);
             open += 1;
         }
     }

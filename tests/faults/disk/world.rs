@@ -115,6 +115,10 @@ impl World {
 
     /// Has what every step needs: two versions on the node, and the newest of them current.
     pub(super) fn prepare(&mut self, step: &Step) {
+        if step.name != "unpin" && self.state().is_some_and(|state| !state["pin"].is_null()) {
+            self.unpin().unwrap();
+            self.settle();
+        }
         if step.name == "end lease" {
             self.lease().unwrap();
         }

@@ -199,7 +199,7 @@ fn a_donor_that_is_removed_meanwhile_is_done_without() {
     let house = House::with(&first().end());
     let staging = house.store.staging(&House::artifact()).unwrap();
     let staging = staging.with_donors(house.store.donors(&House::artifact(), None));
-    house.store.remove_version(&House::artifact(), &"1".parse().unwrap()).unwrap();
+    house.store.remove_version(&House::artifact(), &"1".parse().unwrap(), || true).unwrap();
     assert!(!house.path("1", "d").exists(), "donors hold up no removal");
     let tree = staging.fresh_tree().unwrap();
     let archive = first().end();
