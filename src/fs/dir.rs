@@ -47,6 +47,9 @@ pub enum Rename {
     Exchange,
 }
 
+/// How often something is looked for again that moves away while it is opened.
+const MOVED: u32 = 100;
+
 impl Dir {
     /// Opens a directory named by configuration or by the operator; symlinks in `path` are followed.
     pub fn open(path: &Path) -> Result<Self> {
@@ -109,10 +112,14 @@ impl Dir {
     }
 
     fn open_beneath(&self, rel: &Path, flags: OFlags, mode: Mode) -> std::result::Result<OwnedFd, Errno> {
+        let mut moved = 0;
         loop {
-            // EAGAIN: a rename elsewhere raced with the resolution; the kernel asks to try again.
             match sys::openat2(&*self.fd, rel, flags | OFlags::CLOEXEC, mode, BENEATH) {
+                // A rename elsewhere raced with the resolution; the kernel asks to try again.
                 Err(Errno::AGAIN | Errno::INTR) => continue,
+                // Without links and `..` nothing leads out: what was found was moved away in that instant (`complete_walk` in
+                // fs/namei.c), and is looked for again.
+                Err(Errno::XDEV) if moved < MOVED => moved += 1,
                 other => return other,
             }
         }

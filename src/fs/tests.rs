@@ -122,3 +122,25 @@ fn a_fifo_where_a_file_is_named_does_not_hang() {
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     assert_eq!(open_read(&fifo).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
 }
+
+#[test]
+fn what_moves_away_while_it_is_opened_is_there_or_not_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    for name in ["a", "b", "a/x"] {
+        held.make_dir(&path(name), 0o700).unwrap();
+    }
+    let (a, b) = (held.open_dir(&path("a")).unwrap(), held.open_dir(&path("b")).unwrap());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                a.rename(&path("x"), &b, &path("x"), Rename::NoReplace).unwrap();
+                b.rename(&path("x"), &a, &path("x"), Rename::NoReplace).unwrap();
+            }
+        });
+        let odd = (0..200_000).find_map(|_| a.open_dir(&path("x")).err().filter(|error| !error.is_not_found()));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(odd.is_none(), "{odd:?}");
+    });
+}
