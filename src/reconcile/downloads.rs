@@ -12,7 +12,7 @@ use crate::intent::ArtifactName;
 /// Slow ones besides those that have turns: each has threads, and the connections that its document allows.
 const SLOW_AT_ONCE: usize = 16;
 /// How long one is looked at before it is called slow or not.
-const WINDOW: Moment = Moment::from_millis(500);
+const WINDOW: Moment = Moment::from_millis(250);
 
 /// What is seen of a download at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(windows(2, |n| Seen { came: n * 200, waits }), [false, false], "enough");
         assert_eq!(windows(2, |n| Seen { came: n * 199, waits }), [true, true]);
         assert_eq!(windows(2, |_| Seen { came: 0, waits: false }), [false, false], "the disk is slow");
-        assert_eq!(windows(3, |n| Seen { came: n.min(30) * 10_000, waits }), [false, false, true], "no more comes");
+        assert_eq!(windows(3, |n| Seen { came: n.min(20) * 10_000, waits }), [false, false, true], "no more comes");
         assert_eq!(windows(3, |n| Seen { came: n.max(25) * 10_000, waits }), [false, false, false]);
     }
 

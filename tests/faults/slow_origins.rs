@@ -70,7 +70,9 @@ fn warm(slow: usize) -> (Duration, Duration) {
     let is_known = || node.get(&format!("/v1/artifacts/good-{}", GOOD - 1)).status == 200;
     until("the documents", BIG_PATIENCE, || is_known().then_some(()));
     let began = Instant::now();
-    let (mut ready, mut last) = (None, Duration::ZERO);
+    let mut ready = None;
+    // When each slow one was first asked, and how long after that it was given up: one may wait its turn behind good ones.
+    let mut asked: Vec<(Option<Instant>, Option<Duration>)> = vec![(None, None); slow];
     until("all downloads", BIG_PATIENCE, || {
         let states = node.get_json("/v1/artifacts");
         let states = states.as_array().expect("a list").clone();
@@ -78,13 +80,22 @@ fn warm(slow: usize) -> (Duration, Duration) {
         if ready.is_none() && count(&|state| state["state"] == "Ready") == GOOD {
             ready = Some(began.elapsed());
         }
-        let given_up =
-            count(&|state| state["lastError"].as_str().is_some_and(|error| error.contains("sent less than")));
-        if given_up < slow {
-            last = began.elapsed();
+        let is_given_up = |name: &str| {
+            count(&|state| {
+                state["name"] == name
+                    && state["lastError"].as_str().is_some_and(|error| error.contains("sent less than"))
+            }) > 0
+        };
+        for (at, (asked, given_up)) in asked.iter_mut().enumerate() {
+            if asked.is_none() && !origin.requests(&format!("/a-slow-{at}.tgz")).is_empty() {
+                *asked = Some(Instant::now());
+            }
+            if given_up.is_none() && is_given_up(&format!("a-slow-{at}")) {
+                *given_up = asked.map(|asked| asked.elapsed());
+            }
         }
         std::thread::sleep(Duration::from_millis(20));
-        ready.filter(|_| given_up == slow)
+        ready.filter(|_| asked.iter().all(|(_, given_up)| given_up.is_some()))
     });
-    (ready.unwrap_or_default(), last)
+    (ready.unwrap_or_default(), asked.into_iter().filter_map(|(_, given_up)| given_up).max().unwrap_or_default())
 }
