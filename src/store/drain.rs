@@ -15,13 +15,16 @@ const PREFIX: &[u8] = b".drain-";
 #[derive(Debug, Default)]
 pub(super) struct Lease;
 
+/// A version's directory and its tree.
+pub(super) type Dirs = (Dir, Dir);
+
 /// A version that can be opened by its name.
 #[derive(Debug, Default)]
 pub(super) struct Opening {
     /// Its readers'.
     pub(super) lease: Weak<Lease>,
     /// Its directory and its tree as they were opened last.
-    dirs: Option<(Dir, Dir)>,
+    dirs: Option<Dirs>,
     /// It is about to be removed: nobody opens it any more.
     shut: bool,
 }
@@ -106,7 +109,7 @@ impl Store {
     }
 
     /// Keeps a version's directories open for those who share this lease; `false` where it is the version's no longer.
-    pub(super) fn keep_open(&self, key: &(ArtifactName, VersionName), lease: &Arc<Lease>, dirs: &(Dir, Dir)) -> bool {
+    pub(super) fn keep_open(&self, key: &(ArtifactName, VersionName), lease: &Arc<Lease>, dirs: &Dirs) -> bool {
         let mut leases = lock(&self.leases);
         if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
             leases.values_mut().for_each(|opening| opening.dirs = None);
@@ -140,7 +143,7 @@ impl Store {
 
     /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
     /// be removed.
-    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<(Dir, Dir)>)> {
+    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<Dirs>)> {
         let mut leases = lock(&self.leases);
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use super::drain::Lease;
+use super::drain::{Dirs, Lease};
 use super::layout::{lock, own};
 use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
@@ -62,8 +62,8 @@ fn inode(dir: &Dir) -> crate::fs::Result<(u64, u64)> {
 }
 
 /// Whether two openings of a version are of the same directories; not where that cannot be told.
-fn are_same(a: &(Dir, Dir), b: &(Dir, Dir)) -> bool {
-    let inodes = |(dir, tree): &(Dir, Dir)| inode(dir).ok().zip(inode(tree).ok());
+fn are_same(a: &Dirs, b: &Dirs) -> bool {
+    let inodes = |(dir, tree): &Dirs| inode(dir).ok().zip(inode(tree).ok());
     inodes(a).is_some_and(|a| inodes(b) == Some(a))
 }
 
@@ -77,7 +77,7 @@ impl Store {
         let head = self.head(artifact, version).ok_or_else(absent)?;
         let held =
             |(dir, tree), _lease| Version { head: head.clone(), dir, tree, soundness: self.soundness.clone(), _lease };
-        let open = || -> crate::fs::Result<(Dir, Dir)> {
+        let open = || -> crate::fs::Result<Dirs> {
             let dir = self.versions.open_dir(&artifact.as_component())?.open_dir(&version.as_component())?;
             let tree = dir.open_dir(&own("tree"))?;
             Ok((dir, tree))
