@@ -8,11 +8,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{self as sys, Mode, OFlags, ResolveFlags};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::beneath::BENEATH;
 use super::{Dir, Kind, RelPath, Stat};
-
-/// How a path is resolved beneath a held directory.
-pub(super) const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// The page cache is asked for one byte in so many: it drops and brings in several pages at once.
 const STRIDE: usize = 16 * 1024;

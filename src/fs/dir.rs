@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::at_once::BENEATH;
+use super::beneath::open_beneath;
 use super::{Error, Kind, RelPath, Result, Space, Stat};
 
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -46,9 +46,6 @@ pub enum Rename {
     /// Swaps the two in one step.
     Exchange,
 }
-
-/// How often something is looked for again that moves away while it is opened.
-const MOVED: u32 = 100;
 
 impl Dir {
     /// Opens a directory named by configuration or by the operator; symlinks in `path` are followed.
@@ -112,17 +109,7 @@ impl Dir {
     }
 
     fn open_beneath(&self, rel: &Path, flags: OFlags, mode: Mode) -> std::result::Result<OwnedFd, Errno> {
-        let mut moved = 0;
-        loop {
-            match sys::openat2(&*self.fd, rel, flags | OFlags::CLOEXEC, mode, BENEATH) {
-                // A rename elsewhere raced with the resolution; the kernel asks to try again.
-                Err(Errno::AGAIN | Errno::INTR) => continue,
-                // Without links and `..` nothing leads out: what was found was moved away in that instant (`complete_walk` in
-                // fs/namei.c), and is looked for again.
-                Err(Errno::XDEV) if moved < MOVED => moved += 1,
-                other => return other,
-            }
-        }
+        open_beneath(self, rel, flags, mode)
     }
 
     /// The directory that holds `rel`, and the one component left.

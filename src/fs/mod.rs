@@ -10,6 +10,7 @@
 )]
 
 mod at_once;
+mod beneath;
 mod chain;
 #[cfg(test)]
 pub(crate) mod crash;
