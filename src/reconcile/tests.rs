@@ -125,6 +125,27 @@ async fn a_seed_is_finished_and_noted_when_whoever_asked_goes_away() {
 }
 
 #[tokio::test]
+async fn who_asks_during_a_repair_is_answered_after_it() {
+    let node = Running::start("", Running::fetcher());
+    node.wait().await.unwrap();
+    let (shared, name) = (&node.reconciler.shared, "thing".parse::<ArtifactName>().unwrap());
+    let set_busy = |busy| {
+        shared.world().tracked.get_mut(&name).unwrap().facts.busy = busy;
+        shared.changed();
+    };
+    set_busy(true);
+    {
+        let asking = node.reconciler.refresh_and_wait(&name, LONG);
+        tokio::pin!(asking);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        // It ends, and is no answer of the source.
+        set_busy(false);
+        asking.await.unwrap();
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
     let node = Running::start("", Running::fetcher());
     node.wait().await.unwrap();

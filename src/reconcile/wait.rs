@@ -159,9 +159,9 @@ impl Reconciler {
         let answers = {
             let mut world = self.shared.world();
             let tracked = world.tracked.get_mut(name)?;
+            // Until a step that answers this very question begins. What is under way, a repair perhaps, ends before.
             tracked.facts.asked = true;
-            // An answer under way may be to an older question.
-            tracked.answers + if tracked.facts.busy { 2 } else { 1 }
+            tracked.answers + 1
         };
         self.shared.changed();
         Some(answers)
