@@ -108,17 +108,13 @@ impl Dir {
         Error::new(op, &self.path_of(rel), errno)
     }
 
-    fn open_beneath(&self, rel: &Path, flags: OFlags, mode: Mode) -> std::result::Result<OwnedFd, Errno> {
-        open_beneath(self, rel, flags, mode)
-    }
-
     /// The directory that holds `rel`, and the one component left.
     fn parent_of<'a>(&'a self, op: &'static str, rel: &'a RelPath) -> Result<(Cow<'a, Dir>, &'a [u8])> {
         match rel.split_last() {
             (None, name) => Ok((Cow::Borrowed(self), name)),
             (Some(parent), name) => {
                 let parent = as_path(parent);
-                let fd = self.open_beneath(parent, DIR_FLAGS, Mode::empty()).map_err(|e| self.fail(op, rel, e))?;
+                let fd = open_beneath(self, parent, DIR_FLAGS, Mode::empty()).map_err(|e| self.fail(op, rel, e))?;
                 Ok((Cow::Owned(Dir { fd: Arc::new(fd), path: self.path.join(parent).into() }), name))
             }
         }
@@ -126,8 +122,7 @@ impl Dir {
 
     /// Opens a directory beneath this one.
     pub fn open_dir(&self, rel: &RelPath) -> Result<Dir> {
-        let fd = self
-            .open_beneath(rel.as_path(), DIR_FLAGS, Mode::empty())
+        let fd = open_beneath(self, rel.as_path(), DIR_FLAGS, Mode::empty())
             .map_err(|e| self.fail("open directory", rel, e))?;
         Ok(Dir { fd: Arc::new(fd), path: self.path_of(rel).into() })
     }
@@ -163,7 +158,7 @@ impl Dir {
     /// Creates a file that must not exist yet, open for reading and writing.
     pub fn create_file(&self, rel: &RelPath, mode: u32) -> Result<File> {
         // What this makes is a regular file: no need to look.
-        self.open_beneath(rel.as_path(), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))
+        open_beneath(self, rel.as_path(), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))
             .map(File::from)
             .map_err(|e| self.fail("create", rel, e))
     }
@@ -178,7 +173,7 @@ impl Dir {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let ready = if flags.contains(OFlags::CREATE) { change() } else { Ok(()) };
         let fd = ready
-            .and_then(|()| self.open_beneath(rel.as_path(), flags, Mode::from_raw_mode(mode)))
+            .and_then(|()| open_beneath(self, rel.as_path(), flags, Mode::from_raw_mode(mode)))
             .map_err(|e| self.fail(op, rel, e))?;
         let file = File::from(fd);
         let stat = super::file::stat_file(&file).map_err(|e| self.fail(op, rel, e))?;

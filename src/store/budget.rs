@@ -127,6 +127,10 @@ impl Store {
         asking: Option<&ArtifactName>,
         told: Option<u64>,
     ) -> fs::Result<Room> {
+        let size = |name: &RelPath, walk: &dyn Fn() -> fs::Result<u64>| match told {
+            Some(_) => self.sizes.lately(name, walk),
+            None => walk(),
+        };
         let space = self.space()?;
         let heads = self.inventory();
         let heads = heads.values().flat_map(|holding| holding.versions.values());
@@ -138,15 +142,11 @@ impl Store {
                 staged = told.map_or_else(|| size_of(&self.staging, &entry), Ok)?;
             } else if !promises.runs(&entry.name) {
                 // What running downloads have staged is part of their promises.
-                let walk = || size_of(&self.staging, &entry);
-                used =
-                    used.saturating_add(if told.is_some() { self.sizes.lately(&entry.name, walk)? } else { walk()? });
+                used = used.saturating_add(size(&entry.name, &|| size_of(&self.staging, &entry))?);
             }
         }
-        let walk = || self.quarantined();
         // No artifact is called so.
-        let name = own(".quarantine");
-        used = used.saturating_add(if told.is_some() { self.sizes.lately(&name, walk)? } else { walk()? });
+        used = used.saturating_add(size(&own(".quarantine"), &|| self.quarantined())?);
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
             MinFree::Bytes(bytes) => bytes,

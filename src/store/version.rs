@@ -180,7 +180,7 @@ impl Store {
     }
 
     /// Takes it out of sight, if it may go: that is asked while nothing is switched. Its bytes go with the next sweep.
-    pub(super) fn hide_version(
+    fn hide_version(
         &self,
         artifact: &ArtifactName,
         version: &VersionName,
