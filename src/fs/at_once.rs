@@ -11,8 +11,9 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use super::beneath::BENEATH;
 use super::{Dir, Kind, RelPath, Stat};
 
-/// The page cache is asked for one byte in so many: it drops and brings in several pages at once.
-const STRIDE: usize = 16 * 1024;
+/// The page cache is asked for one byte in so many: what Linux reads ahead at once. Asking costs: at 16 KiB it was a third of
+/// the time of sending.
+const STRIDE: usize = 128 * 1024;
 
 impl Dir {
     /// Opens what lies there for reading where all names on its path are in memory (Linux 5.12; before, never): a regular

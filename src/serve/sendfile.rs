@@ -33,7 +33,7 @@ use crate::store::Version;
 
 /// Bytes of a piece at most: what other tasks wait for while a fast peer takes it.
 pub(super) const PIECE: usize = 512 * 1024;
-/// Bytes sent at once at most, and read at once by a thread that may wait.
+/// Bytes read at once at most by a thread that may wait.
 const PART: usize = 128 * 1024;
 
 /// What stands for pieces of files. Never written to, so that it takes no memory.
@@ -61,7 +61,7 @@ impl Held {
 
     /// How many bytes from there on can be sent without waiting.
     fn at_hand(&self, at: u64, length: usize) -> usize {
-        if self.refused.load(Relaxed) { 0 } else { seem_in_memory(&self.file, at, length.min(PART)) }
+        if self.refused.load(Relaxed) { 0 } else { seem_in_memory(&self.file, at, length) }
     }
 
     /// Bytes from there on: at least one.
