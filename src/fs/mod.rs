@@ -58,4 +58,4 @@ pub use read_only::{absolute, boot_id, canonical, documents_in, open_read, read_
 pub use rights::may_give_away;
 pub use space::Space;
 pub use verity::Verity;
-pub use write_out::begin_write_out;
+pub use write_out::{begin_write_out, set_room_aside};

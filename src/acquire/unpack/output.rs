@@ -15,6 +15,10 @@ use crate::fs::{self, RelPath};
 /// After so many bytes the disk is asked to take them: what is still to be written at the end, when the version is made
 /// durable, is waited for.
 const SENT_OUT: u64 = 8 << 20;
+/// A file this large has room set aside for it (1 to 2 % of a warm-up on ext4), ...
+const LARGE: u64 = 8 << 20;
+/// ... so far ahead of its bytes: more than the archive has of them is not taken for what a header says.
+const AHEAD: u64 = 64 << 20;
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -24,6 +28,9 @@ pub(super) struct Output<'a> {
     path: &'a RelPath,
     hasher: Sha256,
     progress: &'a Progress,
+    size: u64,
+    /// Up to where room is set aside.
+    aside: u64,
     /// Bytes written one after the other.
     written: u64,
     /// How many of them the disk was asked to take.
@@ -31,8 +38,9 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub(super) fn new(file: File, path: &'a RelPath, progress: &'a Progress) -> Self {
-        Self { file, path, hasher: Sha256::new(), progress, written: 0, sent_out: 0 }
+    /// To a file that will have `size` bytes; 0 where nobody knows.
+    pub(super) fn new(file: File, path: &'a RelPath, size: u64, progress: &'a Progress) -> Self {
+        Self { file, path, hasher: Sha256::new(), progress, size, aside: 0, written: 0, sent_out: 0 }
     }
 
     /// The file, and the digest of all it holds.
@@ -47,6 +55,7 @@ impl<'a> Output<'a> {
     /// Writes what comes next.
     pub(super) fn take(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
         self.hasher.update(piece);
+        self.set_room_aside();
         self.file.write_all(piece).map_err(|e| self.failed(e))?;
         self.written += piece.len() as u64;
         if self.written - self.sent_out >= SENT_OUT {
@@ -55,6 +64,14 @@ impl<'a> Output<'a> {
         }
         self.progress.add_unpacked(piece.len() as u64);
         Ok(())
+    }
+
+    fn set_room_aside(&mut self) {
+        if self.size >= LARGE && self.written >= self.aside && self.aside < self.size {
+            let length = (self.size - self.aside).min(AHEAD);
+            fs::set_room_aside(&self.file, self.aside, length);
+            self.aside += length;
+        }
     }
 
     /// Writes all that the entry has.
@@ -99,5 +116,30 @@ impl<'a> Output<'a> {
             self.progress.add_unpacked(piece as u64);
             length -= piece as u64;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn room_is_set_aside_for_a_large_file_and_never_far_ahead() {
+        let (path, progress): (RelPath, _) = ("file".parse().unwrap(), Progress::default());
+        let aside = |size| {
+            let file = tempfile::tempfile().unwrap();
+            let mut out = Output::new(file, &path, size, &progress);
+            out.take(&[1; 4096]).unwrap();
+            let meta = out.file.metadata().unwrap();
+            assert_eq!(meta.len(), 4096, "of {size}");
+            meta.blocks() * 512
+        };
+        assert!(aside(LARGE - 1) < 1 << 20);
+        assert!((LARGE..2 * LARGE).contains(&aside(LARGE)));
+        assert!((AHEAD..2 * AHEAD).contains(&aside(u64::MAX)));
     }
 }

@@ -252,7 +252,7 @@ impl<'a> Writer<'a> {
         sparse: Option<&Sparse>,
         content: &mut Members,
     ) -> Result<[u8; 32], UnpackError> {
-        let mut out = Output::new(self.create(path)?, path, self.progress);
+        let mut out = Output::new(self.create(path)?, path, node.size, self.progress);
         match sparse {
             None => out.take_all(content)?,
             Some(sparse) => out.take_sparse(sparse, content)?,
@@ -299,7 +299,7 @@ impl<'a> Writer<'a> {
         if let Place::Free(missing) = self.tree.place(path, EntryType::File).map_err(refused)? {
             self.imply(&missing)?;
         }
-        let mut out = Output::new(self.create(path)?, path, self.progress);
+        let mut out = Output::new(self.create(path)?, path, 0, self.progress);
         loop {
             let piece = content.peek(u64::MAX).map_err(|halt| halt.within(path.as_bytes()))?;
             if piece.is_empty() {
