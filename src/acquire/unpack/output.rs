@@ -17,7 +17,7 @@ use crate::fs::{self, RelPath};
 const SENT_OUT: u64 = 8 << 20;
 /// A file this large has room set aside for it (1 to 2 % of a warm-up on ext4), ...
 const LARGE: u64 = 8 << 20;
-/// ... so far ahead of its bytes: more than the archive has of them is not taken for what a header says.
+/// ... so far ahead of its bytes: a header that lies takes no more.
 const AHEAD: u64 = 64 << 20;
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
