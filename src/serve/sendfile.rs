@@ -7,8 +7,9 @@
 //! where one begins within [`BLANK`] is how far its piece was sent. One without a piece, or at another place, or gone before
 //! its piece was sent (the library may have copied it) ends the connection before another byte is written.
 //!
-//! Sending waits for no disk: right before it the kernel is asked what is in memory. The rest is read by a thread that may
-//! wait, and sent from the cache or, where the file system has none for it or no sendfile, from what was read.
+//! Sending hardly waits for a disk: right before it the kernel is asked what seems to be in memory, and only pages between
+//! those it was asked for may be gone. What is not there is read by a thread that may wait, and sent from the cache or, where
+//! the file system has none for it or no sendfile, from what was read.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -59,7 +60,7 @@ impl Held {
         Self { file, refused: AtomicBool::new(false), _version: version }
     }
 
-    /// How many bytes from there on can be sent without waiting.
+    /// How many bytes from there on can, as it seems, be sent without waiting.
     fn at_hand(&self, at: u64, length: usize) -> usize {
         if self.refused.load(Relaxed) { 0 } else { seem_in_memory(&self.file, at, length) }
     }
