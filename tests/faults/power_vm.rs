@@ -199,7 +199,7 @@ spec:
         for place in ["usr/share/qemu", "usr/share/seabios"] {
             qemu.arg("-L").arg(base.join(place));
         }
-        qemu.args(["-machine", "pc,graphics=off", "-accel", "tcg", "-cpu", "max", "-m", "768", "-vga", "none"])
+        qemu.args(["-machine", "pc,graphics=off", "-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", "768", "-vga", "none"])
             .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot", "-kernel"])
             .arg(&self.kernel)
             .arg("-initrd")
