@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::busy::Busy;
 use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
 use super::mark::{Identity, Mark, Marks};
@@ -215,26 +216,26 @@ impl Records {
     }
 
     /// Whether there is no room for another target.
-    pub(super) fn is_full(&self, root: &Dir, target: &RelPath) -> bool {
+    pub(super) fn is_full(&self, root: &Dir, target: &RelPath, busy: &Busy) -> bool {
         let full = || {
             let rows = lock(&self.rows);
             rows.len() >= MOST && !rows.contains_key(target)
         };
         full() && {
-            self.all(root);
+            self.all(root, busy);
             full()
         }
     }
 
-    /// What stands. What does not any more is forgotten.
-    pub(super) fn all(&self, root: &Dir) -> Vec<Record> {
+    /// What stands. What does not any more is forgotten, but for what is about to stand where somebody is `busy`.
+    pub(super) fn all(&self, root: &Dir, busy: &Busy) -> Vec<Record> {
         let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
         let (standing, gone): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| self.stands(root, row));
         if !gone.is_empty() {
             let mut rows = lock(&self.rows);
             for row in gone {
                 // One that was seeded again meanwhile is another row.
-                if rows.get(&row.target) == Some(&row) {
+                if rows.get(&row.target) == Some(&row) && !busy.holds(&row.target) {
                     rows.remove(&row.target);
                 }
             }
@@ -389,7 +390,7 @@ mod tests {
         fn known(&self) -> Vec<String> {
             let records = Records::open(&self.store).unwrap();
             let known =
-                records.all(&self.root).iter().map(|record| record.target.to_string()).collect();
+                records.all(&self.root, &Busy::default()).iter().map(|record| record.target.to_string()).collect();
             // It is not ended: that would write down what it knows.
             std::mem::forget(records);
             known
@@ -447,6 +448,28 @@ mod tests {
         assert_eq!(ground.written(), ["a", "b", "d", "e"]);
         assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
     }
+    #[test]
+    fn what_was_announced_is_not_forgotten_before_it_stands() {
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store).unwrap();
+        records.attributes = false;
+        let (target, dir, mark) = ground.announce(&records, "a");
+        let busy = Busy::default();
+        let turn = busy.enter(&target, std::time::Duration::ZERO).unwrap();
+        let hidden = ground.temp.path().join("hidden");
+        std::fs::rename(ground.temp.path().join("root/a"), &hidden).unwrap();
+        assert!(records.all(&ground.root, &busy).is_empty());
+        std::fs::rename(&hidden, ground.temp.path().join("root/a")).unwrap();
+        records.keep(&target, &dir, mark.clone());
+        assert_eq!(records.mark_of(&dir, &target).unwrap().map(|mark| mark.artifact), Some(mark.artifact));
+        // One whose seed failed goes.
+        let (target, ..) = ground.announce(&records, "b");
+        std::fs::remove_dir(ground.temp.path().join("root/b")).unwrap();
+        drop(turn);
+        assert_eq!(records.all(&ground.root, &busy).len(), 1);
+        assert!(!lock(&records.rows).contains_key(&target));
+    }
+
     #[cfg(feature = "failpoints")]
     #[test]
     fn what_is_known_is_told_while_it_is_being_written() {
