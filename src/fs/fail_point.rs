@@ -86,6 +86,8 @@ mod armed {
         "store.quarantine.after-version",
         "store.quarantine.before-place",
         "store.quarantine.after-clearing",
+        "store.clock.before-write",
+        "store.clock.after-write",
         "store.quarantine.after-place",
         "store.quarantine.after-reason",
         "store.quarantine.before-removal",

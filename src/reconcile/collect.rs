@@ -5,7 +5,6 @@
 
 use std::sync::Mutex;
 
-use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -17,7 +16,7 @@ use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
 use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
-use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
+use crate::store::{self, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
 
 /// What keeping house works with.
 #[derive(Debug)]
@@ -30,13 +29,12 @@ pub(super) struct House {
     pub(super) shortages: Shortages,
     /// Something may have become collectable.
     pub(super) due: Notify,
-    began: Timestamp,
 }
 
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
         let (promises, turn, shortages, due) = Default::default();
-        Self { limits, promises, turn, shortages, due, began: Timestamp::now() }
+        Self { limits, promises, turn, shortages, due }
     }
 }
 
@@ -195,6 +193,7 @@ impl Shared {
     /// Removes what may go. Blocks.
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
         let _turn = store_turn(&self.house.turn);
+        self.store.note_clock();
         self.store.sweep()?;
         self.clear_staging()?;
         match self.collect_for(None) {
@@ -314,7 +313,7 @@ impl Shared {
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
         }
-        let cleared = self.store.clear_quarantine(Timestamp::now(), is_short)?;
+        let cleared = self.store.clear_quarantine(self.store.age(self.now()), is_short)?;
         if cleared > 0 {
             tracing::info!(bytes = cleared, needed = is_short, "quarantine cleared");
         }
@@ -375,13 +374,6 @@ impl Shared {
         );
         claim_filled(&mut claims, &world.filled, name, holding);
         let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain);
-        store::fates(name, holding, &claims, &retain, self.age())
-    }
-
-    fn age(&self) -> Age {
-        let up = self.now();
-        let steady = SignedDuration::try_from(up).ok().and_then(|up| self.house.began.checked_add(up).ok());
-        let wall = Timestamp::now();
-        Age { now: steady.map_or(wall, |steady| steady.min(wall)), up }
+        store::fates(name, holding, &claims, &retain, self.store.age(self.now()))
     }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Store;
 use super::layout::{lock, own};
 use super::sizes::{entries, size_of};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
+use super::{Age, Store};
 use crate::intent::{ArtifactName, MinFree};
 
 /// How long what is in quarantine is kept for somebody to look at.
@@ -195,7 +195,7 @@ impl Store {
 
     /// Removes what has been in quarantine for a week, or all of it when room is `needed`, but for versions that are
     /// still to be had again. Returns the bytes freed.
-    pub fn clear_quarantine(&self, now: Timestamp, needed: bool) -> fs::Result<u64> {
+    pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let mut freed = 0;
         self.each_spare(|parent, entry| {
             let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
@@ -298,12 +298,17 @@ mod tests {
         let room = store.room(limits, &promises, None).unwrap();
         assert_eq!(room.min_free, store.space().unwrap().total / 2);
 
-        assert_eq!(store.clear_quarantine(Timestamp::now(), false).unwrap(), 0);
-        assert_eq!(store.clear_quarantine(Timestamp::UNIX_EPOCH, false).unwrap(), 0, "the clock was set back");
-        let later = Timestamp::now() + jiff::SignedDuration::from_hours(24 * 8);
-        assert_eq!(store.clear_quarantine(later, false).unwrap(), 7);
+        let (up, even) = (QUARANTINE_TIME, QUARANTINE_TIME);
+        let age = Age { now: Timestamp::now(), up, even };
+        let cleared = |age, needed| store.clear_quarantine(age, needed).unwrap();
+        assert_eq!(cleared(age, false), 0);
+        assert_eq!(cleared(Age { now: Timestamp::UNIX_EPOCH, ..age }, false), 0, "the clock was set back");
+        let later = Age { now: Timestamp::now() + jiff::SignedDuration::from_hours(24 * 8), ..age };
+        assert_eq!(cleared(Age { even: even - Duration::from_secs(1), ..later }, false), 0, "the clock jumped");
+        assert_eq!(cleared(Age { up: Duration::from_secs(599), ..later }, false), 0, "it may be set right yet");
+        assert_eq!(cleared(later, false), 7);
         write("quarantine/a/.download/archive", 9);
-        assert_eq!(store.clear_quarantine(Timestamp::now(), true).unwrap(), 9);
+        assert_eq!(cleared(age, true), 9);
         assert_eq!(used(Some(&a)), 30);
     }
 }

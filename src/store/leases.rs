@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json_file::read_json_file;
 use super::layout::{lock, own};
+use super::since_boot::SinceBoot;
 use super::{Store, StoreError};
 use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
@@ -122,34 +123,6 @@ struct Row {
     /// When it ends by the clock that nobody sets.
     #[serde(skip)]
     deadline: Option<Instant>,
-}
-
-/// A moment of one boot of the machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SinceBoot {
-    boot: String,
-    ms: u64,
-}
-
-impl SinceBoot {
-    /// `None` where the kernel does not say which boot this is.
-    fn now() -> Option<Self> {
-        use rustix::time::{ClockId, clock_gettime};
-        let boot = fs::boot_id()?;
-        let since = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
-        Some(Self { boot, ms: u64::try_from(since.as_millis()).ok()? })
-    }
-
-    fn after(self, time: Duration) -> Self {
-        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self { ms: self.ms.saturating_add(time), ..self }
-    }
-
-    /// How long it is until then; `None` where that was another boot.
-    fn until(&self, then: &Self) -> Option<Duration> {
-        (self.boot == then.boot).then(|| Duration::from_millis(then.ms.saturating_sub(self.ms)))
-    }
 }
 
 impl Row {

@@ -5,6 +5,7 @@
 //! (invariant 3). Everything here blocks: async callers go through `spawn_blocking`.
 
 mod budget;
+mod clock;
 mod collect;
 mod content_digest;
 mod donors;
@@ -27,6 +28,7 @@ mod sample;
 mod scan;
 mod scrub;
 mod seal;
+mod since_boot;
 mod sizes;
 mod sound;
 mod staging;
@@ -38,7 +40,8 @@ mod verify;
 mod version;
 
 pub use budget::{Limits, Promises, Room};
-pub use collect::{Age, Claim, Claims, Fate, Why, fates, make_room};
+pub use clock::Age;
+pub use collect::{Claim, Claims, Fate, Why, fates, make_room};
 pub use donors::Donors;
 pub use give::Wanted;
 pub use inventory::{Holding, Inventory};
