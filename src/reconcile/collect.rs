@@ -16,7 +16,7 @@ use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
 use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
-use crate::store::{self, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
+use crate::store::{self, Claim, Fate, Holding, Limits, Promises, StoreError, Taken, Why};
 
 /// What keeping house works with.
 #[derive(Debug)]
@@ -243,16 +243,17 @@ impl Shared {
     }
 
     /// Promises a download so many bytes, what is in their way removed. Blocks.
-    pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, written: u64) -> Result<(), RoomError> {
+    pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, taken: Taken) -> Result<(), RoomError> {
         let _turn = store_turn(&self.house.turn);
         // A download that goes on from an earlier one has more than it has written: where that may decide, it is looked at.
         let (limits, promises) = (self.house.limits, &self.house.promises);
-        if self.store.room_while(limits, promises, artifact, written)?.short(bytes) > 0
+        if self.store.room_while(limits, promises, artifact, taken.written)?.short(bytes) > 0
             && self.store.room(limits, promises, Some(artifact))?.short(bytes) > 0
+        self.house.promises.note(artifact, taken);
         {
             self.collect_for(Some((artifact, bytes)))?;
         }
-        self.house.promises.set(artifact, bytes, written);
+        self.house.promises.set(artifact, bytes);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! The room that the store may take: what it takes now, what is promised to downloads, and what is still to be had.
 //!
 //! Promises are counted together and made before bytes are written, so that what fits alone but not with the others is
-//! refused in time. Bytes are counted as files show them.
+//! refused in time. Bytes are counted as files show them; room that a running download has set aside for its files, which
+//! the disk has less by then, counts as what it has taken, too.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -36,7 +37,7 @@ pub struct Room {
     pub used: u64,
     /// Bytes that have to stay free on the file system.
     pub min_free: u64,
-    /// Bytes free on it, less those that are promised and not written yet.
+    /// Bytes free on it, less those that are promised and not taken yet.
     pub free: u64,
 }
 
@@ -63,11 +64,27 @@ impl Room {
     }
 }
 
+/// What a running download has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes of room set aside for what it writes next.
+    pub aside: u64,
+}
+
 /// What a download was promised.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Promise {
     bytes: u64,
-    written: u64,
+    taken: Taken,
+}
+
+impl Promise {
+    /// Bytes that the disk is yet to lose by it.
+    fn open(&self) -> u64 {
+        self.bytes.saturating_sub(self.taken.written.saturating_add(self.taken.aside))
+    }
 }
 
 /// What running downloads were promised.
@@ -75,9 +92,18 @@ struct Promise {
 pub struct Promises(Mutex<BTreeMap<ArtifactName, Promise>>);
 
 impl Promises {
-    /// Sets what an artifact's download is promised, and how much of that is written.
-    pub fn set(&self, artifact: &ArtifactName, bytes: u64, written: u64) {
-        lock(&self.0).insert(artifact.clone(), Promise { bytes, written: written.min(bytes) });
+    /// Sets what an artifact's download is promised.
+    pub fn set(&self, artifact: &ArtifactName, bytes: u64) {
+        lock(&self.0).entry(artifact.clone()).or_default().bytes = bytes;
+    }
+
+    /// Notes what it has taken by now.
+    pub fn note(&self, artifact: &ArtifactName, taken: Taken) {
+        lock(&self.0).entry(artifact.clone()).or_default().taken = taken;
+    }
+
+    fn aside(&self, artifact: &ArtifactName) -> u64 {
+        lock(&self.0).get(artifact).map_or(0, |promise| promise.taken.aside)
     }
 
     /// The download is over.
@@ -85,13 +111,12 @@ impl Promises {
         lock(&self.0).remove(artifact);
     }
 
-    /// Bytes promised in all to downloads of other artifacts, and how many of those are not written yet.
+    /// Bytes promised in all to downloads of other artifacts, and how many of those are not taken yet.
     fn others(&self, except: Option<&ArtifactName>) -> (u64, u64) {
         let promises = lock(&self.0);
         let others = promises.iter().filter(|(artifact, _)| Some(*artifact) != except).map(|(_, promise)| *promise);
-        others.fold((0, 0), |(bytes, open), p| {
-            (u64::saturating_add(bytes, p.bytes), u64::saturating_add(open, p.bytes - p.written))
-        })
+        others
+            .fold((0, 0), |(bytes, open), p| (u64::saturating_add(bytes, p.bytes), u64::saturating_add(open, p.open())))
     }
 
     fn runs(&self, artifact: &RelPath) -> bool {
@@ -147,6 +172,7 @@ impl Store {
         }
         // No artifact is called so.
         used = used.saturating_add(size(&own(".quarantine"), &|| self.quarantined())?);
+        staged = staged.saturating_add(asking.map_or(0, |asking| promises.aside(asking)));
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -264,10 +290,16 @@ mod tests {
     fn promises_are_counted_together() {
         let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
         let promises = Promises::default();
-        promises.set(&a, 100, 30);
-        promises.set(&b, 50, 80);
+        let promise = |artifact, bytes, written| {
+            promises.note(artifact, Taken { written, aside: 0 });
+            promises.set(artifact, bytes);
+        };
+        promise(&a, 100, 30);
+        promise(&b, 50, 80);
         assert_eq!(promises.others(None), (150, 70));
         assert_eq!(promises.others(Some(&a)), (50, 0));
+        promises.note(&a, Taken { written: 30, aside: 50 });
+        assert_eq!((promises.others(None), promises.aside(&a)), ((150, 20), 50), "what is set aside is free no more");
         promises.forget(&b);
         assert_eq!(promises.others(Some(&a)), (0, 0));
     }
@@ -293,7 +325,9 @@ mod tests {
         let (none, much) = (room(0), room(1 << 50));
         assert_eq!((none.used, much.used), (37, 37));
         assert!(much.free > 1 << 50 && none.free < 1 << 50, "its own word counts, not what lies there");
-        promises.set(&a, 500, 100);
+        promises.set(&a, 500);
+        promises.note(&a, Taken { written: 100, aside: 1 << 50 });
+        assert!(room(0).free > 1 << 50, "its own");
         assert_eq!((used(None), used(Some(&a))), (537, 37));
         let room = store.room(limits, &promises, None).unwrap();
         assert_eq!(room.min_free, store.space().unwrap().total / 2);

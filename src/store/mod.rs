@@ -39,7 +39,7 @@ mod tests;
 mod verify;
 mod version;
 
-pub use budget::{Limits, Promises, Room};
+pub use budget::{Limits, Promises, Room, Taken};
 pub use clock::Age;
 pub use collect::{Claim, Claims, Fate, Why, fates, make_room};
 pub use donors::Donors;

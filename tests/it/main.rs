@@ -38,6 +38,7 @@ mod kill9;
 #[cfg(feature = "failpoints")]
 mod kill_points;
 mod life;
+mod large_files;
 mod linux_tree;
 mod lying_origins;
 mod month;
