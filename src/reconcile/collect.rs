@@ -148,8 +148,8 @@ impl Reconciler {
         .await?
     }
 
-    /// Removes a version now; one that is current, pinned, leased or seeded by hard link only with `force`. Readers that
-    /// have it open keep its bytes until they are done. What a document still wants is fetched again.
+    /// Removes a version now; one that is current, pinned, leased, seeded by hard link, or being seeded so, only with `force`.
+    /// Readers that have it open keep its bytes until they are done. What a document still wants is fetched again.
     pub async fn remove_version(
         &self,
         artifact: &ArtifactName,
@@ -170,8 +170,11 @@ impl Reconciler {
                 why = shared.forbidden(&artifact, &version).filter(|_| !force);
                 why.is_none()
             };
-            if !shared.store.remove_version(&artifact, &version, may_go)? {
-                let why = why.unwrap_or_default();
+            // Seeded since it was looked at, or being seeded: whoever opens it later is told that it is gone.
+            let is_linked =
+                || !force && (shared.linking.any(&artifact, &version) || shared.seeder.is_linked(&artifact, &version));
+            if !shared.store.remove_though_read(&artifact, &version, may_go, is_linked)? {
+                let why = why.unwrap_or_else(|| "being seeded".to_owned());
                 return Err(RemoveError::Claimed { artifact, version, why });
             }
             tracing::info!(%artifact, %version, bytes = fate.bytes, force, "version removed on demand");

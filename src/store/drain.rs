@@ -29,6 +29,9 @@ pub(super) struct Opening {
     shut: bool,
 }
 
+/// Which version.
+type Key = (ArtifactName, VersionName);
+
 /// Versions whose directories are kept open for the next reader.
 const KEPT_OPEN: usize = 16;
 
@@ -109,7 +112,7 @@ impl Store {
     }
 
     /// Keeps a version's directories open for those who share this lease; `false` where it is the version's no longer.
-    pub(super) fn keep_open(&self, key: &(ArtifactName, VersionName), lease: &Arc<Lease>, dirs: &Dirs) -> bool {
+    pub(super) fn keep_open(&self, key: &Key, lease: &Arc<Lease>, dirs: &Dirs) -> bool {
         let mut leases = lock(&self.leases);
         if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
             leases.values_mut().for_each(|opening| opening.dirs = None);
@@ -132,18 +135,25 @@ impl Store {
         leases.get(&(artifact.clone(), version.clone())).is_some_and(|opening| opening.lease.strong_count() > 0)
     }
 
-    /// Has nobody open a version from here on; not where somebody has, or where `is_claimed` says so, which is asked when
-    /// nobody can open it meanwhile: whoever did before has claimed by now what they claim.
-    pub(super) fn shut(&self, key: (ArtifactName, VersionName), is_claimed: impl FnOnce() -> bool) -> bool {
+    /// Has nobody open a version from here on; not where `is_claimed` says so, which is asked when nobody can open it
+    /// meanwhile: whoever did before has claimed by now what they claim. With `alone` not where somebody has it open either.
+    pub(super) fn shut(&self, key: Key, alone: bool, is_claimed: impl FnOnce() -> bool) -> bool {
         let mut leases = lock(&self.leases);
         let opening = leases.entry(key).or_default();
-        opening.shut = opening.lease.strong_count() == 0 && !is_claimed();
+        opening.shut = (!alone || opening.lease.strong_count() == 0) && !is_claimed();
         opening.shut
+    }
+
+    /// Where it is still there after all it can be opened again.
+    pub(super) fn reopen(&self, key: &Key) {
+        if let Some(opening) = lock(&self.leases).get_mut(key) {
+            opening.shut = false;
+        }
     }
 
     /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
     /// be removed.
-    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<Dirs>)> {
+    pub(super) fn lease(&self, key: &Key) -> Option<(Arc<Lease>, Option<Dirs>)> {
         let mut leases = lock(&self.leases);
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();

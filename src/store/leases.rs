@@ -257,14 +257,28 @@ impl Store {
         version: &VersionName,
         is_claimed: impl FnOnce() -> bool,
     ) -> Result<bool, StoreError> {
+        let key = (artifact.clone(), version.clone());
         let may_go = || {
             let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
             let current = self.holding(artifact).current.as_ref() == Some(version);
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
-            !leased && !current && !pinned && self.shut((artifact.clone(), version.clone()), is_claimed)
+            !leased && !current && !pinned && self.shut(key.clone(), true, is_claimed)
         };
-        // Where it is still there it can be opened again.
-        self.remove_version(artifact, version, may_go).inspect_err(|_| drop(self.close(artifact, version)))
+        self.remove_version(artifact, version, may_go).inspect_err(|_| self.reopen(&key))
+    }
+
+    /// Removes a version that `may_go` though somebody may have it open; false when it stays. `is_linked` says whether anybody
+    /// links its files meanwhile, and is asked once nobody can open it any more.
+    pub fn remove_though_read(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        may_go: impl FnOnce() -> bool,
+        is_linked: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
+        let key = (artifact.clone(), version.clone());
+        let may_go = || may_go() && self.shut(key.clone(), false, is_linked);
+        self.remove_version(artifact, version, may_go).inspect_err(|_| self.reopen(&key))
     }
 }
 
