@@ -45,7 +45,7 @@ pub use collect::{Claim, Claims, Fate, Why, fates, make_room};
 pub use donors::Donors;
 pub use give::Wanted;
 pub use inventory::{Holding, Inventory};
-pub use json_file::read_json_file;
+pub use json_file::{read_json_file, read_or_put_aside};
 pub use layout::{OpenError, Store, StoreError};
 pub use leases::{HolderName, LONGEST_LEASE, LeaseError, TimedLease};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};
