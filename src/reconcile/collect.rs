@@ -195,9 +195,10 @@ fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
 impl Shared {
     /// Removes what may go. Blocks.
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
-        let _turn = store_turn(&self.house.turn);
         self.store.note_clock();
+        // What the daemon before this one left may take minutes: no download waits for it.
         self.store.sweep()?;
+        let _turn = store_turn(&self.house.turn);
         self.clear_staging()?;
         match self.collect_for(None) {
             Ok(fates) => Ok(fates),
@@ -248,11 +249,11 @@ impl Shared {
     /// Promises a download so many bytes, what is in their way removed. Blocks.
     pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, taken: Taken) -> Result<(), RoomError> {
         let _turn = store_turn(&self.house.turn);
+        self.house.promises.note(artifact, taken);
         // A download that goes on from an earlier one has more than it has written: where that may decide, it is looked at.
         let (limits, promises) = (self.house.limits, &self.house.promises);
         if self.store.room_while(limits, promises, artifact, taken.written)?.short(bytes) > 0
             && self.store.room(limits, promises, Some(artifact))?.short(bytes) > 0
-        self.house.promises.note(artifact, taken);
         {
             self.collect_for(Some((artifact, bytes)))?;
         }

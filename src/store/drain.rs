@@ -55,7 +55,7 @@ impl Store {
         fail_point("store.drain.after-rename");
         let readers = readers().unwrap_or_default();
         // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
-        // stays until the next start.
+        // stays until the first sweep after the next start.
         dir.sync()?;
         lock(&self.draining.0).push((aside, readers));
         Ok(())
@@ -69,7 +69,7 @@ impl Store {
     }
 
     /// A place out of sight for a directory that is about to be removed by whoever moves it there; what is left of it
-    /// after a crash goes at the next start.
+    /// after a crash goes by the first sweep after the next start.
     pub fn out_of_sight(&self) -> (Dir, RelPath) {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         let name = RelPath::parse([PREFIX, random.as_bytes()].concat())

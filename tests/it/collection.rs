@@ -267,6 +267,24 @@ fn a_version_that_is_being_linked_is_removed_by_force_alone() {
     });
 }
 
+#[cfg(feature = "failpoints")]
+#[test]
+fn nobody_waits_for_the_removal_of_what_an_earlier_daemon_left() {
+    let releases = Releases::with("v1");
+    let mut node = Node::builder()
+        .document("app.yaml", &document(&releases, "{versions: 10, for: 48h}"))
+        .env("FAILPOINTS", "store.drain.before-removal=sleep(600000)")
+        .start();
+    node.wait_ready("app");
+    node.terminate();
+    std::fs::create_dir_all(node.store().join("staging/.drain-left/tree")).unwrap();
+    node.start();
+    node.wait_ready("app");
+    take(&node, &releases, &["v2"], 20_000);
+    node.cli(&["gc", "--dry-run"]).ok();
+    assert!(node.store().join("staging/.drain-left").exists());
+}
+
 #[test]
 fn the_budget_frees_the_oldest_and_refuses_what_cannot_fit() {
     let releases = Releases::with("v1");
