@@ -12,8 +12,8 @@ use jiff::Timestamp;
 
 use super::layout::{lock, own};
 use super::sizes::{entries, size_of};
-use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use super::{Age, Store};
+use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use crate::intent::{ArtifactName, MinFree};
 
 /// How long what is in quarantine is kept for somebody to look at.
@@ -199,7 +199,10 @@ impl Store {
 
     /// Removes what is staged of an artifact, of which nothing may be running.
     pub fn discard_staged(&self, artifact: &ArtifactName) -> fs::Result<()> {
-        self.staging.remove_tree(&artifact.as_component())
+        fail_point("store.staged.before-removal");
+        self.staging.remove_tree(&artifact.as_component())?;
+        fail_point("store.staged.after-removal");
+        Ok(())
     }
 
     /// Bytes in quarantine.
@@ -225,10 +228,8 @@ impl Store {
         let mut freed = 0;
         self.each_spare(|parent, entry| {
             let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
-            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(now);
-            // From the future: the clock is wrong, and a week from now will tell.
-            let old = Duration::try_from(now.duration_since(put)).is_ok_and(|age| age >= QUARANTINE_TIME);
-            if needed || old {
+            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now);
+            if needed || age.young(put, QUARANTINE_TIME).is_none() {
                 freed += size_of(parent, entry)?;
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
@@ -297,9 +298,9 @@ mod tests {
         promise(&a, 100, 30);
         promise(&b, 50, 80);
         assert_eq!(promises.others(None), (150, 70));
-        assert_eq!(promises.others(Some(&a)), (50, 0));
         promises.note(&a, Taken { written: 30, aside: 50 });
         assert_eq!((promises.others(None), promises.aside(&a)), ((150, 20), 50), "what is set aside is free no more");
+        assert_eq!(promises.others(Some(&a)), (50, 0));
         promises.forget(&b);
         assert_eq!(promises.others(Some(&a)), (0, 0));
     }
@@ -329,6 +330,7 @@ mod tests {
         promises.note(&a, Taken { written: 100, aside: 1 << 50 });
         assert!(room(0).free > 1 << 50, "its own");
         assert_eq!((used(None), used(Some(&a))), (537, 37));
+        assert!(store.room(limits, &promises, Some(&a)).unwrap().free > 1 << 50, "what lies there does not show it");
         let room = store.room(limits, &promises, None).unwrap();
         assert_eq!(room.min_free, store.space().unwrap().total / 2);
 

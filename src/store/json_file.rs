@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 
 use super::layout::own;
-use crate::fs::{self, Dir, Rename};
+use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::error_chain;
 
 /// The content of `name` below `root`, of at most `limit` bytes; `None` where there is none, or none that is understood: that
@@ -61,9 +61,11 @@ fn put_aside(root: &Dir, name: &str, error: &(dyn std::error::Error + 'static)) 
         error = error_chain(error),
         "file of the store is not understood and is put aside: what it said is lost"
     );
+    fail_point("store.json.before-aside");
     if let Err(error) = root.rename(&own(name), root, &own(&aside), Rename::Replace) {
         tracing::warn!(error = error_chain(&error), "it cannot be put aside");
     }
+    fail_point("store.json.after-aside");
 }
 
 #[cfg(test)]
