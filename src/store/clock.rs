@@ -118,7 +118,7 @@ struct Looked {
 impl Clock {
     /// Goes on from where an earlier daemon noted it. Without its note everything has its whole time once more, so that no
     /// error stands in the way of a start.
-    pub(super) fn open(root: &Dir, wall: Timestamp) -> Self {
+    pub(super) fn open(root: &Dir, wall: impl FnOnce() -> Timestamp) -> Self {
         let read = root.read(&own(NAME), LIMIT);
         let written = match read.map(|bytes| serde_json::from_slice::<Written>(&bytes)) {
             Ok(Ok(written)) => Some(written),
@@ -126,21 +126,23 @@ impl Clock {
             Err(error) if error.is_not_found() => None,
             Err(error) => not_understood(&error),
         };
+        // The wall clock last, here and below: time between the two makes nothing later than it is.
+        let (at, wall) = (since_boot(), wall());
         let course = match written {
-            Some(Written { now, even_ms, at }) => {
+            Some(Written { now, even_ms, at: then }) => {
                 let mut course = Course { now, even: Duration::from_millis(even_ms) };
-                let elapsed = at.as_ref().zip(SinceBoot::now()).and_then(|(then, now)| then.until(&now));
+                let elapsed = then.zip(SinceBoot::at(at)).and_then(|(then, now)| then.until(&now));
                 went_on(&mut course, wall, elapsed);
                 course
             }
             None => Course { now: wall, even: Duration::ZERO },
         };
-        Self { looked: Mutex::new(Looked { course, at: since_boot(), noted: None }) }
+        Self { looked: Mutex::new(Looked { course, at, noted: None }) }
     }
 
-    fn look(&self, wall: Timestamp) -> Course {
+    fn look(&self, wall: impl FnOnce() -> Timestamp) -> Course {
         let mut looked = lock(&self.looked);
-        let at = since_boot();
+        let (at, wall) = (since_boot(), wall());
         let elapsed = at.saturating_sub(looked.at);
         looked.at = at;
         if !went_on(&mut looked.course, wall, Some(elapsed)) {
@@ -149,15 +151,15 @@ impl Clock {
         looked.course
     }
 
-    /// What is to be noted, now and then.
-    fn due(&self) -> Option<Course> {
+    /// What is to be noted, now and then, and when that was so.
+    fn due(&self) -> Option<(Course, Duration)> {
         let mut looked = lock(&self.looked);
         let at = looked.at;
         if looked.noted.is_some_and(|noted| at.saturating_sub(noted) < EVERY) {
             return None;
         }
         looked.noted = Some(at);
-        Some(looked.course)
+        Some((looked.course, at))
     }
 }
 
@@ -182,16 +184,16 @@ fn went_on(course: &mut Course, wall: Timestamp, elapsed: Option<Duration>) -> b
 impl Store {
     /// By what time things are old after so long a run.
     pub fn age(&self, up: Duration) -> Age {
-        let Course { now, even } = self.clock.look(Timestamp::now());
+        let Course { now, even } = self.clock.look(Timestamp::now);
         Age { now, up, even }
     }
 
     /// Notes how the wall clock went, every hour and after a jump, for the next daemon. Without it that keeps more.
     pub fn note_clock(&self) {
-        self.clock.look(Timestamp::now());
-        let Some(Course { now, even }) = self.clock.due() else { return };
+        self.clock.look(Timestamp::now);
+        let Some((Course { now, even }, at)) = self.clock.due() else { return };
         let even_ms = u64::try_from(even.as_millis()).unwrap_or(u64::MAX);
-        let json = serde_json::to_vec(&Written { now, even_ms, at: SinceBoot::now() })
+        let json = serde_json::to_vec(&Written { now, even_ms, at: SinceBoot::at(at) })
             .unwrap_or_else(|e| unreachable!("plain fields serialise: {e}"));
         fail_point("store.clock.before-write");
         if let Err(error) = self.root.write_atomic(&own(NAME), &json, 0o644) {
@@ -256,7 +258,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         let write = |written: &Written| std::fs::write(dir.path().join(NAME), serde_json::to_vec(written).unwrap());
-        let open = |wall| lock(&Clock::open(&root, wall).looked).course;
+        let open = |wall| lock(&Clock::open(&root, || wall).looked).course;
         let none = Duration::ZERO;
         assert_eq!(open(at(0)), Course { now: at(0), even: none }, "nothing known");
         let here = SinceBoot::now().unwrap();
@@ -290,7 +292,7 @@ mod tests {
         assert!(noted().is_some());
         store.note_clock();
         assert_eq!(noted(), None);
-        store.clock.look(Timestamp::now() + SignedDuration::from_hours(24 * 3650));
+        store.clock.look(|| Timestamp::now() + SignedDuration::from_hours(24 * 3650));
         store.note_clock();
         assert!(noted().is_some());
     }

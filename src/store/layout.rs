@@ -131,7 +131,7 @@ impl Store {
         }
         let index = Index::open(&root, &quarantine);
         let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now())?;
-        let clock = Clock::open(&root, jiff::Timestamp::now());
+        let clock = Clock::open(&root, jiff::Timestamp::now);
         let pins = Pins::open(&root)?;
         let soundness = Arc::new(Soundness::load(&root));
         let store = Self {

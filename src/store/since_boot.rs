@@ -24,7 +24,12 @@ pub(super) fn since_boot() -> Duration {
 impl SinceBoot {
     /// `None` where the kernel does not say which boot this is.
     pub(super) fn now() -> Option<Self> {
-        Some(Self { boot: fs::boot_id()?, ms: u64::try_from(since_boot().as_millis()).ok()? })
+        Self::at(since_boot())
+    }
+
+    /// So long after this boot; `None` where the kernel does not say which one it is.
+    pub(super) fn at(time: Duration) -> Option<Self> {
+        Some(Self { boot: fs::boot_id()?, ms: u64::try_from(time.as_millis()).ok()? })
     }
 
     pub(super) fn after(self, time: Duration) -> Self {
