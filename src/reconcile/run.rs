@@ -16,6 +16,7 @@ use super::counts::Counts;
 use super::downloads::Downloads;
 use super::filling::Fills;
 use super::follow;
+use super::linking::Linking;
 use super::plan::{self, Moment, Plan, Step};
 use super::repair::{self, Repairs};
 use super::scrub;
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     pub(super) downloads: Arc<Downloads>,
     pub(super) turns: Turns,
     pub(super) under_way: UnderWay,
+    pub(super) linking: Linking,
     pub(super) fills: Fills,
     pub(super) house: House,
     pub(super) cancel: CancellationToken,
@@ -121,6 +123,7 @@ impl Reconciler {
             fetcher: parts.fetcher,
             turns: Turns::new(SEEDS_AT_ONCE),
             under_way: UnderWay::default(),
+            linking: Linking::default(),
             fills: Fills::default(),
             house: House::new(parts.limits),
             cancel,

@@ -37,6 +37,7 @@ mod index;
 mod kill9;
 #[cfg(feature = "failpoints")]
 mod kill_points;
+mod large_files;
 mod life;
 mod linux_tree;
 mod lying_origins;
@@ -48,6 +49,8 @@ mod power_loss;
 #[path = "../faults/power_run.rs"]
 mod power_run;
 mod ranges;
+#[cfg(feature = "failpoints")]
+mod rare_points;
 mod readme;
 mod reload;
 mod rendering;
