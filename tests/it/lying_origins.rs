@@ -23,17 +23,22 @@ const MIRRORED: [&str; 6] =
 /// Told of one that is read over several connections.
 const SHARED: [&str; 4] = ["range-overlaps", "range-of-other-bytes", "etag-changes", "chunks-cut"];
 
+/// Told of a single file without a digest.
+const FILE: [&str; 6] =
+    ["range-overlaps", "etag-weak", "etag-changes-after-a-range", "no-end", "chunks-cut", "gzip-done"];
+
 #[test]
 fn each_lie_once() {
-    let ways = |lie: &Lie| {
-        let mirrored = MIRRORED.contains(&lie.name).then_some(Way::Mirrored);
-        let shared = SHARED.contains(&lie.name).then_some(Way::Shared);
-        let undigested = [Way::Undigested, Way::File].map(|way| way.expects(lie).map(|_| way));
-        [Some(Way::Alone), mirrored, shared].into_iter().chain(undigested).flatten()
+    let is_told = |lie: &Lie, way: Way| match way {
+        Way::Alone | Way::Undigested => true,
+        Way::File => FILE.contains(&lie.name),
+        Way::Mirrored | Way::UndigestedMirrored => MIRRORED.contains(&lie.name),
+        Way::Shared | Way::UndigestedShared | Way::Weak => SHARED.contains(&lie.name),
     };
-    let all = lies::all().into_iter().flat_map(|lie| ways(&lie).map(move |way| (lie.clone(), way)));
+    let all = Way::ALL.into_iter().flat_map(|way| lies::all().into_iter().map(move |lie| (lie, way)));
+    let all = all.filter(|(lie, way)| way.expects(lie).is_some() && is_told(lie, *way));
     let liars = Liars::start(all.collect(), "6s");
-    assert!(liars.count() >= 95, "{} lies", liars.count());
+    assert!(liars.count() >= 200, "{} lies", liars.count());
     liars.each(|liar| {
         liars.run(liar, 1, &mut fastrand::Rng::with_seed(7));
     });
