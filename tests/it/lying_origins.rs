@@ -38,7 +38,7 @@ fn each_lie_once() {
     let all = Way::ALL.into_iter().flat_map(|way| lies::all().into_iter().map(move |lie| (lie, way)));
     let all = all.filter(|(lie, way)| way.expects(lie).is_some() && is_told(lie, *way));
     let liars = Liars::start(all.collect(), "6s");
-    assert!(liars.count() >= 200, "{} lies", liars.count());
+    assert!(liars.count() >= 190, "{} lies", liars.count());
     liars.each(|liar| {
         liars.run(liar, 1, &mut fastrand::Rng::with_seed(7));
     });
