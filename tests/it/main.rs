@@ -42,6 +42,7 @@ mod life;
 mod linux_tree;
 mod lying_origins;
 mod month;
+mod names_folded;
 mod or_fetch;
 mod pins;
 mod plain;
