@@ -199,29 +199,16 @@ spec:
         for place in ["usr/share/qemu", "usr/share/seabios"] {
             qemu.arg("-L").arg(base.join(place));
         }
-        qemu.args([
-            "-machine",
-            "pc,graphics=off",
-            "-accel",
-            "kvm",
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "768",
-            "-vga",
-            "none",
-        ])
-        .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot", "-kernel"])
-        .arg(&self.kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init", "-drive"])
-        .arg(format!("file={},format=raw,if=virtio,cache=writeback", disk.display()))
-        .env("LD_LIBRARY_PATH", libraries.join(":"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+        qemu.args(["-machine", "pc,graphics=off", "-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", "768", "-vga", "none"])
+            .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot", "-kernel"])
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init", "-drive"])
+            .arg(format!("file={},format=raw,if=virtio,cache=writeback", disk.display()))
+            .env("LD_LIBRARY_PATH", libraries.join(":"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         let mut machine = Machine::start(qemu);
         machine.read_until("checked", Instant::now() + PATIENCE);
         if let Some(work) = work {
