@@ -100,7 +100,8 @@ fn compare_target(target: &Path, done: &Done, wrong: &mut Vec<String>) {
     let linked = data.is_symlink();
     // A hard-linked file is the store's, without write bits.
     let mask = if done.mode == "hardlink" { 0o7555 } else { 0o7777 };
-    compare(&of_version(&done.version).unpacked, if linked { &data } else { target }, mask, wrong);
+    let tree = if linked { &data } else { target };
+    compare(&of_version(&done.version).unpacked, tree, mask, wrong);
     if linked && fs::read(target.join("VERSION")).ok().as_deref() != Some(done.version.as_bytes()) {
         wrong.push(format!("{}: VERSION leads elsewhere", target.display()));
     }
@@ -108,7 +109,7 @@ fn compare_target(target: &Path, done: &Done, wrong: &mut Vec<String>) {
         wrong.push(format!("{}: about says another version", target.display()));
     }
     let mut mark = vec![0; 4096];
-    let mark = rustix::fs::getxattr(target, "user.seedcache", &mut mark[..]).map(|len| mark[..len].to_vec());
+    let mark = rustix::fs::getxattr(tree, "user.seedcache", &mut mark[..]).map(|len| mark[..len].to_vec());
     let said = mark.as_ref().ok().and_then(|mark| serde_json::from_slice::<Value>(mark).ok());
     if said.as_ref().is_none_or(|said| said["version"] != *done.version || said["artifact"] != "app") {
         wrong.push(format!("{}: its mark is {said:?}, not {}", target.display(), done.version));
