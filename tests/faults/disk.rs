@@ -73,7 +73,7 @@ impl std::fmt::Display for Run {
 #[derive(Default)]
 struct Found {
     runs: usize,
-    missed: usize,
+    missed: Vec<String>,
     open: Vec<String>,
     retried: Vec<String>,
     unserved: Vec<String>,
@@ -91,6 +91,7 @@ impl Found {
         tell("not served", &self.unserved);
         tell("slow", &self.slow);
         tell("not told", &self.silent);
+        tell("met no error", &self.missed);
     }
 }
 
@@ -163,7 +164,7 @@ fn row(sites: usize, found: &Found) -> Row {
             "disk errors at every call site: {sites} sites x {} errors, once and held, {} runs ({} met none)",
             ERRORS.len(),
             found.runs,
-            found.missed
+            found.missed.len()
         ),
         figure: format!(
             "failed open {}; retried and called success {}; not served meanwhile {}; not told {}; slowest recovery {:.1} s \
@@ -178,7 +179,7 @@ fn row(sites: usize, found: &Found) -> Row {
         reach: "all fail closed, none retried and called success; back by itself within 30 s",
         // What a step does behind everyone's back it does not do at the same place each time.
         reached: found.runs > 0
-            && found.missed * MISSED <= found.runs
+            && found.missed.len() * MISSED <= found.runs
             && [&found.open, &found.retried, &found.unserved, &found.silent, &found.slow]
                 .iter()
                 .all(|lines| lines.is_empty()),
@@ -240,7 +241,7 @@ fn work(
         let broken = one.slow.iter().any(|line| line.contains("not at all"));
         let mut found = found.lock().unwrap();
         found.runs += one.runs;
-        found.missed += one.missed;
+        found.missed.extend(one.missed);
         found.open.extend(one.open);
         found.retried.extend(one.retried);
         found.unserved.extend(one.unserved);
@@ -295,7 +296,7 @@ fn try_run(world: &mut World, run: &Run) -> Found {
     }
     acknowledged(step, &world.watch, said.is_ok(), &run.to_string(), &mut found);
     if world.watch.heal() == 0 {
-        found.missed = 1;
+        found.missed.push(run.to_string());
     }
     let healed = Instant::now();
     let back = until(PATIENCE, || {
