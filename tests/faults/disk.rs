@@ -1,4 +1,4 @@
-//! Errors from the disk: every call by which a daemon changes files is made to fail, one place after the other, by every
+//! Errors from the disk: every call by which a daemon or a client changes files is made to fail, one place after the other, by every
 //! error that disks give, once and for a while.
 //!
 //! First each step is made without errors, and its calls are noted: a call site is a step, a call and a path. Of calls

@@ -1,7 +1,7 @@
 //! One run of a power loss: the real daemon on a disk with a volatile cache, at work until the power goes; then what the
 //! disk still holds, what the daemon makes of it without its origin, and what comes of both once the origin is there.
 //!
-//! What must hold: what the API said before the loss is held against the disk before a daemon has touched it, and against
+//! What must hold: what the API said before the loss (versions, pins, leases) is held against the disk before a daemon has touched it, and against
 //! what the origin's archives unpack to by tar(1).
 
 use std::collections::{BTreeMap, BTreeSet};

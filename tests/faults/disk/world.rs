@@ -1,5 +1,5 @@
-//! A node with all that can fail on its disk: an artifact that is followed, its targets by every swap, pins, leases, and a
-//! pod's directory; what each step asks of it, and what it must come to.
+//! A node with all that can fail on its disk: an artifact that is followed, its targets by every swap, pins, leases, and
+//! directories of pods, one of them on another file system; what each step asks of it, and what it must come to.
 
 use std::collections::BTreeMap;
 use std::fs;
