@@ -141,6 +141,13 @@ impl Store {
         opening.shut
     }
 
+    /// Takes [`Store::shut`] back.
+    pub(super) fn reopen(&self, artifact: &ArtifactName, version: &VersionName) {
+        if let Some(opening) = lock(&self.leases).get_mut(&(artifact.clone(), version.clone())) {
+            opening.shut = false;
+        }
+    }
+
     /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
     /// be removed.
     pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<Dirs>)> {

@@ -290,8 +290,7 @@ impl Store {
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
             !leased && !current && !pinned && self.shut((artifact.clone(), version.clone()), is_claimed)
         };
-        // Where it is still there it can be opened again.
-        self.remove_version(artifact, version, may_go).inspect_err(|_| drop(self.close(artifact, version)))
+        self.remove_version(artifact, version, may_go)
     }
 }
 
