@@ -95,7 +95,7 @@ pub(crate) fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
         .file("app/deep/er/noise", 0o640, &noise(n as u64 + 1, 150_000 + n * 7_001))
         .file("app/deep/same", 0o644, &noise(99, 20_000))
         .hard_link("app/deep/hard", "app/deep/same")
-        .from_here_on((1234, 5678), MTIME)
+        .continued_by((1234, 5678), MTIME)
         .file("app/deep/theirs", 0o640, b"of another user")
         .symlink("app/deep/soft", "er/noise")
         .symlink("app/latest", "VERSION");

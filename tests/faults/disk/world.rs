@@ -80,7 +80,7 @@ pub(super) fn archive(number: u32) -> Vec<u8> {
         .file("app/VERSION", 0o644, version(number).as_bytes())
         .file("app/bin/run", 0o755, format!("#!/bin/sh\necho {number}\n").as_bytes())
         .file("app/large", 0o644, &noise(number.into(), 1_100_000))
-        .from_here_on((1234, 5678), MTIME)
+        .continued_by((1234, 5678), MTIME)
         .file("app/same", 0o640, b"the same in all")
         .file("app/same-large", 0o600, &noise(1 << 40, 1_100_000))
         .symlink("app/link", "VERSION")
