@@ -89,6 +89,12 @@ impl Scratch {
         Ok(stands.then_some((dir, lock)))
     }
 
+    /// `done`, once what could not be discarded here is gone: it is no part of a tree, nor may a client write around it.
+    pub(super) fn cleared<T>(&self, done: T) -> Result<T, SeedError> {
+        self.clear(&|_| false)?;
+        Ok(done)
+    }
+
     pub(super) fn clear(&self, keep: &impl Fn(&RelPath) -> bool) -> Result<(), SeedError> {
         clear(&self.dir, keep, |name| self.made(name))
     }
