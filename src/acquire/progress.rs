@@ -30,6 +30,7 @@ pub struct Progress {
     /// Plus one; 0 is unknown.
     total: AtomicU64,
     unpacked: AtomicU64,
+    aside: AtomicU64,
     entries: AtomicU64,
     came: AtomicU64,
     waits: AtomicBool,
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub total_bytes: Option<u64>,
     /// Bytes unpacked so far.
     pub unpacked_bytes: u64,
+    /// Bytes of room set aside for files and not written to yet.
+    pub aside_bytes: u64,
     /// Entries unpacked so far.
     pub entries: u64,
 }
@@ -70,6 +73,16 @@ impl Progress {
     /// Bytes unpacked so far.
     pub fn add_unpacked(&self, bytes: u64) {
         self.unpacked.fetch_add(bytes, Relaxed);
+    }
+
+    /// More room is about to be set aside for a file.
+    pub(super) fn add_aside(&self, bytes: u64) {
+        self.aside.fetch_add(bytes, Relaxed);
+    }
+
+    /// So much of it is written to, or given back.
+    pub(super) fn end_aside(&self, bytes: u64) {
+        self.aside.fetch_sub(bytes, Relaxed);
     }
 
     /// One more entry is unpacked.
@@ -109,7 +122,10 @@ impl Progress {
 
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
+        // First: what is written to meanwhile is seen twice rather than not at all.
+        let aside_bytes = self.aside.load(Relaxed);
         Snapshot {
+            aside_bytes,
             phase: PHASES[usize::from(self.phase.load(Relaxed)) % PHASES.len()],
             bytes: self.bytes.load(Relaxed),
             total_bytes: self.total.load(Relaxed).checked_sub(1),

@@ -1,8 +1,8 @@
 //! Fail points: places before and after the steps that change the disk or a state, where tests end the process as SIGKILL
 //! does. Only with the feature `failpoints`; without it [`fail_point`] is nothing.
 //!
-//! What must hold: every point that the sources name is in [`FAIL_POINTS`] and the other way round, so that who goes
-//! through the list leaves none out.
+//! What must hold: every point that the sources name is in [`FAIL_POINTS`] or [`RARE_FAIL_POINTS`] and the other way round, so
+//! that who goes through the lists leaves none out.
 
 /// Ends the process here where the environment's FAILPOINTS says so: `name=2*off->return` does at the third time.
 #[cfg(not(feature = "failpoints"))]
@@ -10,7 +10,7 @@
 pub(crate) fn fail_point(_name: &'static str) {}
 
 #[cfg(feature = "failpoints")]
-pub use armed::{ArmedFailPoints, FAIL_POINTS};
+pub use armed::{ArmedFailPoints, FAIL_POINTS, RARE_FAIL_POINTS};
 #[cfg(feature = "failpoints")]
 pub(crate) use armed::{arm_fail_points, fail_point};
 
@@ -36,7 +36,18 @@ mod armed {
         ArmedFailPoints(fail::FailScenario::setup())
     }
 
-    /// Every fail point, in the order of the rooms.
+    /// The fail points that only damage, or an error of the disk, leads to: load alone does not.
+    pub const RARE_FAIL_POINTS: &[&str] = &[
+        "store.index.before-aside",
+        "store.index.after-clearing",
+        "store.index.after-aside",
+        "store.json.before-aside",
+        "store.json.after-aside",
+        "store.publish.before-taking-back",
+        "store.publish.after-taking-back",
+    ];
+
+    /// Every other fail point, in the order of the rooms.
     pub const FAIL_POINTS: &[&str] = &[
         "store.format.before-write",
         "store.format.after-write",
@@ -69,10 +80,14 @@ mod armed {
         "store.staging.after-tree",
         "store.staging.before-removal",
         "store.staging.after-removal",
+        "store.staged.before-removal",
+        "store.staged.after-removal",
         "store.pins.before-write",
         "store.pins.after-write",
         "store.leases.before-write",
         "store.leases.after-write",
+        "store.clock.before-write",
+        "store.clock.after-write",
         "store.drain.before-rename",
         "store.drain.after-rename",
         "store.drain.before-removal",
@@ -93,6 +108,7 @@ mod armed {
         "store.index.before-flush",
         "store.index.after-flush",
         "store.index.before-change",
+        "store.index.after-change",
         "store.sound.before-write",
         "store.sound.after-write",
         "store.scrub.before-write",

@@ -44,7 +44,7 @@ pub(crate) use error::{is_no_space, is_of_disk};
 pub(crate) use fail_point::arm_fail_points;
 pub(crate) use fail_point::fail_point;
 #[cfg(feature = "failpoints")]
-pub use fail_point::{ArmedFailPoints, FAIL_POINTS};
+pub use fail_point::{ArmedFailPoints, FAIL_POINTS, RARE_FAIL_POINTS};
 pub use file::{Meta, apply_meta};
 pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};

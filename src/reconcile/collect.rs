@@ -5,7 +5,6 @@
 
 use std::sync::Mutex;
 
-use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -17,7 +16,7 @@ use super::room::{NoRoom, RoomError};
 use super::run::{Reconciler, Shared, World};
 use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
-use crate::store::{self, Age, Claim, Fate, Holding, Limits, Promises, StoreError, Why};
+use crate::store::{self, Claim, Fate, Holding, Limits, Promises, StoreError, Taken, Why};
 
 /// What keeping house works with.
 #[derive(Debug)]
@@ -30,13 +29,12 @@ pub(super) struct House {
     pub(super) shortages: Shortages,
     /// Something may have become collectable.
     pub(super) due: Notify,
-    began: Timestamp,
 }
 
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
         let (promises, turn, shortages, due) = Default::default();
-        Self { limits, promises, turn, shortages, due, began: Timestamp::now() }
+        Self { limits, promises, turn, shortages, due }
     }
 }
 
@@ -150,8 +148,8 @@ impl Reconciler {
         .await?
     }
 
-    /// Removes a version now; one that is current, pinned, leased or seeded by hard link only with `force`. Readers that
-    /// have it open keep its bytes until they are done. What a document still wants is fetched again.
+    /// Removes a version now; one that is current, pinned, leased, seeded by hard link, or being seeded so, only with `force`.
+    /// Readers that have it open keep its bytes until they are done. What a document still wants is fetched again.
     pub async fn remove_version(
         &self,
         artifact: &ArtifactName,
@@ -172,8 +170,11 @@ impl Reconciler {
                 why = shared.forbidden(&artifact, &version).filter(|_| !force);
                 why.is_none()
             };
-            if !shared.store.remove_version(&artifact, &version, may_go)? {
-                let why = why.unwrap_or_default();
+            // Seeded since it was looked at, or being seeded: whoever opens it later is told that it is gone.
+            let is_linked =
+                || !force && (shared.linking.any(&artifact, &version) || shared.seeder.is_linked(&artifact, &version));
+            if !shared.store.remove_though_read(&artifact, &version, may_go, is_linked)? {
+                let why = why.unwrap_or_else(|| "being seeded".to_owned());
                 return Err(RemoveError::Claimed { artifact, version, why });
             }
             tracing::info!(%artifact, %version, bytes = fate.bytes, force, "version removed on demand");
@@ -194,8 +195,10 @@ fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
 impl Shared {
     /// Removes what may go. Blocks.
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
-        let _turn = store_turn(&self.house.turn);
+        self.store.note_clock();
+        // What the daemon before this one left may take minutes: no download waits for it.
         self.store.sweep()?;
+        let _turn = store_turn(&self.house.turn);
         self.clear_staging()?;
         match self.collect_for(None) {
             Ok(fates) => Ok(fates),
@@ -244,16 +247,17 @@ impl Shared {
     }
 
     /// Promises a download so many bytes, what is in their way removed. Blocks.
-    pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, written: u64) -> Result<(), RoomError> {
+    pub(super) fn promise(&self, artifact: &ArtifactName, bytes: u64, taken: Taken) -> Result<(), RoomError> {
         let _turn = store_turn(&self.house.turn);
+        self.house.promises.note(artifact, taken);
         // A download that goes on from an earlier one has more than it has written: where that may decide, it is looked at.
         let (limits, promises) = (self.house.limits, &self.house.promises);
-        if self.store.room_while(limits, promises, artifact, written)?.short(bytes) > 0
+        if self.store.room_while(limits, promises, artifact, taken.written)?.short(bytes) > 0
             && self.store.room(limits, promises, Some(artifact))?.short(bytes) > 0
         {
             self.collect_for(Some((artifact, bytes)))?;
         }
-        self.house.promises.set(artifact, bytes, written);
+        self.house.promises.set(artifact, bytes);
         Ok(())
     }
 
@@ -314,7 +318,7 @@ impl Shared {
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
         }
-        let cleared = self.store.clear_quarantine(Timestamp::now(), is_short)?;
+        let cleared = self.store.clear_quarantine(self.store.age(self.now()), is_short)?;
         if cleared > 0 {
             tracing::info!(bytes = cleared, needed = is_short, "quarantine cleared");
         }
@@ -375,13 +379,6 @@ impl Shared {
         );
         claim_filled(&mut claims, &world.filled, name, holding);
         let retain = artifact.map_or_else(Retain::default, |artifact| artifact.retain);
-        store::fates(name, holding, &claims, &retain, self.age())
-    }
-
-    fn age(&self) -> Age {
-        let up = self.now();
-        let steady = SignedDuration::try_from(up).ok().and_then(|up| self.house.began.checked_add(up).ok());
-        let wall = Timestamp::now();
-        Age { now: steady.map_or(wall, |steady| steady.min(wall)), up }
+        store::fates(name, holding, &claims, &retain, self.store.age(self.now()))
     }
 }

@@ -146,11 +146,13 @@ impl Shared {
         let shared = self.clone();
         let work = move || {
             let FillAsk { artifact, version, request } = ask;
+            // Until it is on record.
+            let linker = shared.linking.begin(&artifact, &version, request.link);
             let version = shared.store.open_version(&artifact, &version)?;
             let progress = Arc::default();
             let begun = shared.fills.begin(&artifact, &request.target, &progress);
             let filled = shared.seeder.fill(&version, &request, &progress);
-            drop(begun);
+            drop((begun, linker));
             let filling = filled.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
             let uid = request.peer.uid;
             match &filling {

@@ -10,6 +10,7 @@ mod fetch;
 mod filling;
 mod follow;
 mod lease;
+mod linking;
 mod pin;
 mod plan;
 mod recheck;

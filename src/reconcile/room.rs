@@ -13,7 +13,7 @@ use super::step::StepError;
 use crate::acquire::{Progress, Snapshot};
 use crate::fs::Dir;
 use crate::intent::{Artifact, ArtifactName, Bytes, Source};
-use crate::store::{ManifestHead, Room, StoreError};
+use crate::store::{ManifestHead, Room, StoreError, Taken};
 
 /// A download that found no room needs so much more than it had taken, at least.
 const MORE: u64 = 1 << 20;
@@ -80,7 +80,7 @@ struct Promised<'a>(&'a Shared, &'a ArtifactName);
 
 impl Drop for Promised<'_> {
     fn drop(&mut self) {
-        self.0.house.promises.forget(self.1);
+        self.0.store.end_promise(&self.0.house.promises, self.1);
     }
 }
 
@@ -103,7 +103,7 @@ impl Shared {
         let need = |seen: Option<Snapshot>| need(artifact, previous.as_deref(), seen).max(at_least);
         let _promised = Promised(self, &artifact.name);
         let mut promised = need(None);
-        self.ask_room(artifact, promised, 0).await?;
+        self.ask_room(artifact, promised, Taken::default()).await?;
         if let Some((Need { bytes, entries }, staging)) = short {
             tokio::task::spawn_blocking(move || staging.try_room(bytes, entries)).await??;
         }
@@ -117,21 +117,21 @@ impl Shared {
             };
             place.look(flow(progress), self.now());
             let seen = progress.snapshot();
-            let (needed, written) = (need(Some(seen)), written(artifact, seen));
+            let (needed, taken) = (need(Some(seen)), taken(artifact, seen));
             match done {
-                Some(Ok(done)) if written > promised => {
-                    self.ask_room(artifact, written, written).await?;
+                Some(Ok(done)) if taken.written > promised => {
+                    self.ask_room(artifact, taken.written, taken).await?;
                     return Ok(Ok(done));
                 }
                 Some(done) => return Ok(done),
                 None if needed <= promised => {
-                    self.house.promises.set(&artifact.name, promised, written);
+                    self.house.promises.note(&artifact.name, taken);
                     continue;
                 }
                 None => {}
             }
             // Meanwhile nothing is read from the source.
-            if let Err(error) = self.ask_room(artifact, needed, written).await {
+            if let Err(error) = self.ask_room(artifact, needed, taken).await {
                 stop.cancel();
                 let _ = work.await;
                 return Err(error);
@@ -147,13 +147,13 @@ impl Shared {
         let holding = self.store.holding(&artifact.name);
         let likely = need(artifact, holding.newest_first().first().map(|head| &***head), Some(seen));
         // What it took is free again by now: more than that is needed.
-        let more = written(artifact, seen).saturating_add(MORE);
+        let more = taken(artifact, seen).written.saturating_add(MORE);
         Need { bytes: likely.max(told).max(more), entries: seen.entries.saturating_add(MORE_FILES) }
     }
 
-    async fn ask_room(self: &Arc<Self>, artifact: &Arc<Artifact>, bytes: u64, written: u64) -> Result<(), RoomError> {
+    async fn ask_room(self: &Arc<Self>, artifact: &Arc<Artifact>, bytes: u64, taken: Taken) -> Result<(), RoomError> {
         let (shared, artifact) = (self.clone(), artifact.clone());
-        tokio::task::spawn_blocking(move || shared.promise(&artifact.name, bytes, written)).await?
+        tokio::task::spawn_blocking(move || shared.promise(&artifact.name, bytes, taken)).await?
     }
 }
 
@@ -167,8 +167,9 @@ fn stores_archive(artifact: &Artifact) -> bool {
     artifact.keep_archive || matches!(artifact.source, Source::Http(_))
 }
 
-fn written(artifact: &Artifact, seen: Snapshot) -> u64 {
-    seen.unpacked_bytes.saturating_add(if stores_archive(artifact) { seen.bytes } else { 0 })
+fn taken(artifact: &Artifact, seen: Snapshot) -> Taken {
+    let archive = if stores_archive(artifact) { seen.bytes } else { 0 };
+    Taken { written: seen.unpacked_bytes.saturating_add(archive), aside: seen.aside_bytes }
 }
 
 /// Bytes that a download takes in all, as far as can be told: the archive's and those of its files, told by how far it
@@ -218,7 +219,7 @@ pub(super) mod tests {
     }
 
     fn seen(bytes: u64, total_bytes: Option<u64>, unpacked_bytes: u64) -> Option<Snapshot> {
-        Some(Snapshot { phase: Phase::Downloading, bytes, total_bytes, unpacked_bytes, entries: 1 })
+        Some(Snapshot { phase: Phase::Downloading, bytes, total_bytes, unpacked_bytes, aside_bytes: 0, entries: 1 })
     }
 
     #[test]

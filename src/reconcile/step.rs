@@ -334,6 +334,8 @@ impl Shared {
         let Caller { held, progress, .. } = caller;
         let shared = self.clone();
         let work = move || {
+            // Until it is on record.
+            let linker = shared.linking.begin(&artifact, &version, request.link);
             let version = shared.store.open_version(&artifact, &version)?;
             if let Some(Held { parent, given }) = held
                 && !shared.seeder.is_parent_of(&parent, &request.target)
@@ -362,7 +364,7 @@ impl Shared {
             tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
                 mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
                 changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
-            drop(under_way);
+            drop((under_way, linker));
             shared.changed();
             if seeded.changed {
                 shared.tasks.spawn(shared.clone().remove_retired());

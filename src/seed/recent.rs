@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use super::lock;
 use super::place::component;
 use crate::fs::{self, Dir, fail_point};
+use crate::store::read_or_put_aside;
 
-const NAME: &[u8] = b"seeds.recent";
+const NAME: &str = "seeds.recent";
 /// Bytes of it. It is emptied every few seconds, so that no more come together.
 const LIMIT: u64 = 64 << 20;
 
@@ -34,18 +35,9 @@ impl Recent {
     }
 
     /// The lines of a daemon before this one, up to one that is not whole: that is cut off, lest it spoil the next. Errors are
-    /// the disk's.
+    /// of reading: an acknowledged seed is not given up for one that may pass.
     pub(super) fn read<T: DeserializeOwned>(&self) -> fs::Result<Vec<T>> {
-        let bytes = match self.store.read(&component(NAME), LIMIT) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_of_disk() => return Err(error),
-            Err(error) => {
-                if !error.is_not_found() {
-                    tracing::warn!(%error, "what was seeded last cannot be read");
-                }
-                return Ok(Vec::new());
-            }
-        };
+        let Some(bytes) = read_or_put_aside(&self.store, NAME, LIMIT)? else { return Ok(Vec::new()) };
         let mut whole = 0;
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').map_while(|line| {
             let row = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
@@ -73,13 +65,13 @@ impl Recent {
     }
 
     fn cut(&self, length: u64) -> fs::Result<()> {
-        let name = component(NAME);
+        let name = component(NAME.as_bytes());
         let file = self.store.open_or_create_file(&name, 0o644)?;
         file.set_len(length).map_err(|e| fs::Error::new("cut", &self.store.path_of(&name), e))
     }
 
     fn append(&self, file: &mut Option<File>, line: &[u8]) -> fs::Result<()> {
-        let name = component(NAME);
+        let name = component(NAME.as_bytes());
         let file = match file {
             Some(file) => file,
             None => file.insert(self.store.open_or_create_file(&name, 0o644)?),
@@ -105,7 +97,7 @@ impl Recent {
 impl Held<'_> {
     /// All of it is in `seeds.json` now.
     pub(super) fn empty(self, recent: &Recent) {
-        let name = component(NAME);
+        let name = component(NAME.as_bytes());
         // Also what an earlier daemon left, which this one has taken up.
         let emptied = match &*self.0 {
             Some(file) => file.set_len(0).map_err(|e| fs::Error::new("empty", &recent.store.path_of(&name), e)),

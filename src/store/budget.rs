@@ -1,7 +1,8 @@
 //! The room that the store may take: what it takes now, what is promised to downloads, and what is still to be had.
 //!
 //! Promises are counted together and made before bytes are written, so that what fits alone but not with the others is
-//! refused in time. Bytes are counted as files show them.
+//! refused in time. Bytes are counted as files show them; room that a running download has set aside for its files, which
+//! the disk has less by then, counts as what it has taken, too.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -9,9 +10,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Store;
 use super::layout::{lock, own};
 use super::sizes::{entries, size_of};
+use super::{Age, Store};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use crate::intent::{ArtifactName, MinFree};
 
@@ -36,7 +37,7 @@ pub struct Room {
     pub used: u64,
     /// Bytes that have to stay free on the file system.
     pub min_free: u64,
-    /// Bytes free on it, less those that are promised and not written yet.
+    /// Bytes free on it, less those that are promised and not taken yet.
     pub free: u64,
 }
 
@@ -63,11 +64,27 @@ impl Room {
     }
 }
 
+/// What a running download has taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes of room set aside for what it writes next.
+    pub aside: u64,
+}
+
 /// What a download was promised.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Promise {
     bytes: u64,
-    written: u64,
+    taken: Taken,
+}
+
+impl Promise {
+    /// Bytes that the disk is yet to lose by it.
+    fn open(&self) -> u64 {
+        self.bytes.saturating_sub(self.taken.written.saturating_add(self.taken.aside))
+    }
 }
 
 /// What running downloads were promised.
@@ -75,23 +92,30 @@ struct Promise {
 pub struct Promises(Mutex<BTreeMap<ArtifactName, Promise>>);
 
 impl Promises {
-    /// Sets what an artifact's download is promised, and how much of that is written.
-    pub fn set(&self, artifact: &ArtifactName, bytes: u64, written: u64) {
-        lock(&self.0).insert(artifact.clone(), Promise { bytes, written: written.min(bytes) });
+    /// Sets what an artifact's download is promised.
+    pub fn set(&self, artifact: &ArtifactName, bytes: u64) {
+        lock(&self.0).entry(artifact.clone()).or_default().bytes = bytes;
     }
 
-    /// The download is over.
-    pub fn forget(&self, artifact: &ArtifactName) {
+    /// Notes what it has taken by now.
+    pub fn note(&self, artifact: &ArtifactName, taken: Taken) {
+        lock(&self.0).entry(artifact.clone()).or_default().taken = taken;
+    }
+
+    fn aside(&self, artifact: &ArtifactName) -> u64 {
+        lock(&self.0).get(artifact).map_or(0, |promise| promise.taken.aside)
+    }
+
+    fn forget(&self, artifact: &ArtifactName) {
         lock(&self.0).remove(artifact);
     }
 
-    /// Bytes promised in all to downloads of other artifacts, and how many of those are not written yet.
+    /// Bytes promised in all to downloads of other artifacts, and how many of those are not taken yet.
     fn others(&self, except: Option<&ArtifactName>) -> (u64, u64) {
         let promises = lock(&self.0);
         let others = promises.iter().filter(|(artifact, _)| Some(*artifact) != except).map(|(_, promise)| *promise);
-        others.fold((0, 0), |(bytes, open), p| {
-            (u64::saturating_add(bytes, p.bytes), u64::saturating_add(open, p.bytes - p.written))
-        })
+        others
+            .fold((0, 0), |(bytes, open), p| (u64::saturating_add(bytes, p.bytes), u64::saturating_add(open, p.open())))
     }
 
     fn runs(&self, artifact: &RelPath) -> bool {
@@ -100,6 +124,12 @@ impl Promises {
 }
 
 impl Store {
+    /// A download is over. What it leaves in its staging directory counts by itself again, as it is now.
+    pub fn end_promise(&self, promises: &Promises, artifact: &ArtifactName) {
+        self.sizes.forget();
+        promises.forget(artifact);
+    }
+
     /// What there is for a download of `asking` (for nobody in particular where `None`): its own promise and what it has
     /// staged count as not taken. Walks staging and quarantine.
     pub fn room(&self, limits: Limits, promises: &Promises, asking: Option<&ArtifactName>) -> fs::Result<Room> {
@@ -147,6 +177,7 @@ impl Store {
         }
         // No artifact is called so.
         used = used.saturating_add(size(&own(".quarantine"), &|| self.quarantined())?);
+        staged = staged.saturating_add(asking.map_or(0, |asking| promises.aside(asking)));
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
             MinFree::Bytes(bytes) => bytes,
@@ -173,7 +204,10 @@ impl Store {
 
     /// Removes what is staged of an artifact, of which nothing may be running.
     pub fn discard_staged(&self, artifact: &ArtifactName) -> fs::Result<()> {
-        self.staging.remove_tree(&artifact.as_component())
+        fail_point("store.staged.before-removal");
+        self.staging.remove_tree(&artifact.as_component())?;
+        fail_point("store.staged.after-removal");
+        Ok(())
     }
 
     /// Bytes in quarantine.
@@ -195,14 +229,12 @@ impl Store {
 
     /// Removes what has been in quarantine for a week, or all of it when room is `needed`, but for versions that are
     /// still to be had again. Returns the bytes freed.
-    pub fn clear_quarantine(&self, now: Timestamp, needed: bool) -> fs::Result<u64> {
+    pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let mut freed = 0;
         self.each_spare(|parent, entry| {
             let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
-            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(now);
-            // From the future: the clock is wrong, and a week from now will tell.
-            let old = Duration::try_from(now.duration_since(put)).is_ok_and(|age| age >= QUARANTINE_TIME);
-            if needed || old {
+            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now);
+            if needed || age.young(put, QUARANTINE_TIME).is_none() {
                 freed += size_of(parent, entry)?;
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
@@ -264,9 +296,15 @@ mod tests {
     fn promises_are_counted_together() {
         let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
         let promises = Promises::default();
-        promises.set(&a, 100, 30);
-        promises.set(&b, 50, 80);
+        let promise = |artifact, bytes, written| {
+            promises.note(artifact, Taken { written, aside: 0 });
+            promises.set(artifact, bytes);
+        };
+        promise(&a, 100, 30);
+        promise(&b, 50, 80);
         assert_eq!(promises.others(None), (150, 70));
+        promises.note(&a, Taken { written: 30, aside: 50 });
+        assert_eq!((promises.others(None), promises.aside(&a)), ((150, 20), 50), "what is set aside is free no more");
         assert_eq!(promises.others(Some(&a)), (50, 0));
         promises.forget(&b);
         assert_eq!(promises.others(Some(&a)), (0, 0));
@@ -293,17 +331,45 @@ mod tests {
         let (none, much) = (room(0), room(1 << 50));
         assert_eq!((none.used, much.used), (37, 37));
         assert!(much.free > 1 << 50 && none.free < 1 << 50, "its own word counts, not what lies there");
-        promises.set(&a, 500, 100);
+        promises.set(&a, 500);
+        promises.note(&a, Taken { written: 100, aside: 1 << 50 });
+        assert!(room(0).free > 1 << 50, "its own");
         assert_eq!((used(None), used(Some(&a))), (537, 37));
+        assert!(store.room(limits, &promises, Some(&a)).unwrap().free > 1 << 50, "what lies there does not show it");
         let room = store.room(limits, &promises, None).unwrap();
         assert_eq!(room.min_free, store.space().unwrap().total / 2);
 
-        assert_eq!(store.clear_quarantine(Timestamp::now(), false).unwrap(), 0);
-        assert_eq!(store.clear_quarantine(Timestamp::UNIX_EPOCH, false).unwrap(), 0, "the clock was set back");
-        let later = Timestamp::now() + jiff::SignedDuration::from_hours(24 * 8);
-        assert_eq!(store.clear_quarantine(later, false).unwrap(), 7);
+        let (up, even) = (QUARANTINE_TIME, QUARANTINE_TIME);
+        let age = Age { now: Timestamp::now(), up, even };
+        let cleared = |age, needed| store.clear_quarantine(age, needed).unwrap();
+        assert_eq!(cleared(age, false), 0);
+        assert_eq!(cleared(Age { now: Timestamp::UNIX_EPOCH, ..age }, false), 0, "the clock was set back");
+        let later = Age { now: Timestamp::now() + jiff::SignedDuration::from_hours(24 * 8), ..age };
+        assert_eq!(cleared(Age { even: even - Duration::from_secs(1), ..later }, false), 0, "the clock jumped");
+        assert_eq!(cleared(Age { up: Duration::from_secs(599), ..later }, false), 0, "it may be set right yet");
+        assert_eq!(cleared(later, false), 7);
         write("quarantine/a/.download/archive", 9);
-        assert_eq!(store.clear_quarantine(Timestamp::now(), true).unwrap(), 9);
+        assert_eq!(cleared(age, true), 9);
         assert_eq!(used(Some(&a)), 30);
+    }
+
+    #[test]
+    fn what_a_download_leaves_is_counted_as_it_is_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (limits, promises) = (Limits { max_bytes: None, min_free: MinFree::Bytes(0) }, Promises::default());
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let idle = RelPath::parse("b").unwrap();
+        // Walked a while ago, and good for a while to come.
+        let walk = || {
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(5)
+        };
+        assert_eq!(store.sizes.lately(&idle, walk).unwrap(), 5);
+        promises.set(&b, 100);
+        std::fs::create_dir(dir.path().join("staging/b")).unwrap();
+        std::fs::write(dir.path().join("staging/b/archive.part"), [0; 70]).unwrap();
+        store.end_promise(&promises, &b);
+        assert_eq!(store.room_while(limits, &promises, &a, 0).unwrap().used, 70);
     }
 }

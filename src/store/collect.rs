@@ -6,16 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Holding;
+use super::clock::Young;
+use super::{Age, Holding};
 use crate::intent::{ArtifactName, Interval, Retain, VersionName};
-
-/// For so long after the start nothing is removed for its age: a wall clock that was wrong at boot may be set right
-/// meanwhile. Shorter where `retain.for` is.
-const SETTLING: Duration = Duration::from_secs(600);
 
 /// So many directories of pods are named.
 const NAMED: usize = 8;
@@ -91,16 +87,6 @@ impl fmt::Display for Claim {
 /// The claims on an artifact's versions.
 pub type Claims = BTreeMap<VersionName, Vec<Claim>>;
 
-/// The time by which versions are young or old.
-#[derive(Debug, Clone, Copy)]
-pub struct Age {
-    /// The earlier of what the wall clock says and what it would say had it run evenly since the start: a clock that
-    /// jumps ahead makes nothing old.
-    pub now: Timestamp,
-    /// Since the start.
-    pub up: Duration,
-}
-
 /// Why a version stays or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
@@ -110,6 +96,8 @@ pub enum Why {
     Newest(u32),
     /// Stays: published less than this ago, or in what the clock takes for the future.
     Younger(Interval),
+    /// Stays: it is not known that the clock has made no jump for so long.
+    Uneven(Interval),
     /// Stays: the daemon has not run for this long.
     Settling(Interval),
     /// Goes: neither new nor young.
@@ -153,6 +141,7 @@ impl fmt::Display for Why {
             Why::Newest(1) => f.write_str("newest"),
             Why::Newest(count) => write!(f, "newest {count}"),
             Why::Younger(age) => write!(f, "younger than {age}"),
+            Why::Uneven(time) => write!(f, "the clock has made no jump for less than {time}"),
             Why::Settling(time) => write!(f, "the daemon has run for less than {time}"),
             Why::Surplus { rank, age } => write!(f, "{} newest, older than {age}", Ordinal(*rank)),
             Why::Room { rank } => write!(f, "{} newest, room is needed", Ordinal(*rank)),
@@ -200,17 +189,17 @@ pub fn fates(artifact: &ArtifactName, holding: &Holding, claims: &Claims, retain
         let current = (holding.current.as_ref() == Some(&head.version)).then_some(Claim::Current);
         let others = claims.get(&head.version).into_iter().flatten().cloned();
         let claims: Vec<Claim> = current.into_iter().chain(others).collect();
-        let settling = retain.age.0.min(SETTLING);
         if !claims.is_empty() {
             Why::Claimed(claims)
         } else if rank <= retain.versions as usize {
             Why::Newest(retain.versions)
-        } else if is_younger(head.published_at, retain.age.0, age.now) {
-            Why::Younger(retain.age)
-        } else if age.up < settling {
-            Why::Settling(Interval(settling))
         } else {
-            Why::Surplus { rank, age: retain.age }
+            match age.young(head.published_at, retain.age.0) {
+                Some(Young::ByClock) => Why::Younger(retain.age),
+                Some(Young::ByJump) => Why::Uneven(retain.age),
+                Some(Young::Settling(time)) => Why::Settling(Interval(time)),
+                None => Why::Surplus { rank, age: retain.age },
+            }
         }
     };
     // What came by a clock that was ahead takes the place of the newest from none that came since.
@@ -229,17 +218,12 @@ pub fn fates(artifact: &ArtifactName, holding: &Holding, claims: &Claims, retain
         .collect()
 }
 
-fn is_younger(published: Timestamp, age: Duration, now: Timestamp) -> bool {
-    // Negative where it was published in the future.
-    let past = now.duration_since(published);
-    Duration::try_from(past).map_or(true, |past| past < age)
-}
-
 /// Has the oldest versions go that nothing claims, until `need` bytes are free with what goes anyway. Returns how many
 /// bytes go; fewer than `need` where too little is unclaimed.
 pub fn make_room(fates: &mut [Fate], need: u64) -> u64 {
     let mut freed: u64 = fates.iter().filter(|fate| !fate.why.keeps()).map(|fate| fate.bytes).sum();
-    let spare = |fate: &&mut Fate| matches!(fate.why, Why::Newest(_) | Why::Younger(_) | Why::Settling(_));
+    let spare =
+        |fate: &&mut Fate| matches!(fate.why, Why::Newest(_) | Why::Younger(_) | Why::Uneven(_) | Why::Settling(_));
     let mut oldest_first: Vec<&mut Fate> = fates.iter_mut().filter(spare).collect();
     oldest_first
         .sort_by(|a, b| (a.published_at, &a.artifact, &a.version).cmp(&(b.published_at, &b.artifact, &b.version)));
@@ -257,6 +241,7 @@ pub fn make_room(fates: &mut [Fate], need: u64) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -267,7 +252,7 @@ mod tests {
     const LONG_UP: Duration = Duration::from_secs(1_000_000);
 
     fn age(up: Duration) -> Age {
-        Age { now: Timestamp::from_second(NOW).unwrap(), up }
+        Age { now: Timestamp::from_second(NOW).unwrap(), up, even: Duration::MAX }
     }
 
     fn head(version: &str, seconds_ago: i64, bytes: u64) -> Arc<ManifestHead> {

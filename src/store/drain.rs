@@ -29,6 +29,9 @@ pub(super) struct Opening {
     shut: bool,
 }
 
+/// Which version.
+type Key = (ArtifactName, VersionName);
+
 /// Versions whose directories are kept open for the next reader.
 const KEPT_OPEN: usize = 16;
 
@@ -52,7 +55,7 @@ impl Store {
         fail_point("store.drain.after-rename");
         let readers = readers().unwrap_or_default();
         // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
-        // stays until the next start.
+        // stays until the first sweep after the next start.
         dir.sync()?;
         lock(&self.draining.0).push((aside, readers));
         Ok(())
@@ -66,7 +69,7 @@ impl Store {
     }
 
     /// A place out of sight for a directory that is about to be removed by whoever moves it there; what is left of it
-    /// after a crash goes at the next start.
+    /// after a crash goes by the first sweep after the next start.
     pub fn out_of_sight(&self) -> (Dir, RelPath) {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         let name = RelPath::parse([PREFIX, random.as_bytes()].concat())
@@ -109,7 +112,7 @@ impl Store {
     }
 
     /// Keeps a version's directories open for those who share this lease; `false` where it is the version's no longer.
-    pub(super) fn keep_open(&self, key: &(ArtifactName, VersionName), lease: &Arc<Lease>, dirs: &Dirs) -> bool {
+    pub(super) fn keep_open(&self, key: &Key, lease: &Arc<Lease>, dirs: &Dirs) -> bool {
         let mut leases = lock(&self.leases);
         if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
             leases.values_mut().for_each(|opening| opening.dirs = None);
@@ -132,18 +135,25 @@ impl Store {
         leases.get(&(artifact.clone(), version.clone())).is_some_and(|opening| opening.lease.strong_count() > 0)
     }
 
-    /// Has nobody open a version from here on; not where somebody has, or where `is_claimed` says so, which is asked when
-    /// nobody can open it meanwhile: whoever did before has claimed by now what they claim.
-    pub(super) fn shut(&self, key: (ArtifactName, VersionName), is_claimed: impl FnOnce() -> bool) -> bool {
+    /// Has nobody open a version from here on; not where `is_claimed` says so, which is asked when nobody can open it
+    /// meanwhile: whoever did before has claimed by now what they claim. With `alone` not where somebody has it open either.
+    pub(super) fn shut(&self, key: Key, alone: bool, is_claimed: impl FnOnce() -> bool) -> bool {
         let mut leases = lock(&self.leases);
         let opening = leases.entry(key).or_default();
-        opening.shut = opening.lease.strong_count() == 0 && !is_claimed();
+        opening.shut = (!alone || opening.lease.strong_count() == 0) && !is_claimed();
         opening.shut
+    }
+
+    /// Takes [`Store::shut`] back.
+    pub(super) fn reopen(&self, key: &Key) {
+        if let Some(opening) = lock(&self.leases).get_mut(key) {
+            opening.shut = false;
+        }
     }
 
     /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
     /// be removed.
-    pub(super) fn lease(&self, key: &(ArtifactName, VersionName)) -> Option<(Arc<Lease>, Option<Dirs>)> {
+    pub(super) fn lease(&self, key: &Key) -> Option<(Arc<Lease>, Option<Dirs>)> {
         let mut leases = lock(&self.leases);
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();

@@ -181,23 +181,28 @@ fn answer_calls(db: &sled::Db, queue: &Receiver<Call>) {
 
 fn answer(db: &sled::Db, call: Call) -> sled::Result<()> {
     fail_point("store.index.before-change");
-    match call {
+    let done = match call {
         Call::Load(answer) => {
             let rows: sled::Result<Vec<_>> = db.iter().map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect();
             rows.map(|rows| drop(answer.send(rows)))
         }
         Call::Put(rows) => rows.into_iter().try_for_each(|(key, value)| db.insert(key, value).map(drop)),
         Call::Remove(key) => db.remove(key).map(drop),
-    }
+    };
+    fail_point("store.index.after-change");
+    done
 }
 
 fn put_aside(root: &Dir, quarantine: &Dir) -> fs::Result<()> {
     let aside = own(".index");
+    fail_point("store.index.before-aside");
     quarantine.remove_tree(&aside)?;
+    fail_point("store.index.after-clearing");
     match root.rename(&own("index"), quarantine, &aside, Rename::Replace) {
-        Err(e) if !e.is_not_found() => Err(e),
-        _ => root.sync(),
+        Err(e) if !e.is_not_found() => return Err(e),
+        _ => fail_point("store.index.after-aside"),
     }
+    root.sync()
 }
 
 pub(super) fn row_key(artifact: &ArtifactName, version: &VersionName) -> Vec<u8> {

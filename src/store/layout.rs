@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
+use super::clock::Clock;
 use super::drain::{Draining, Opening};
 use super::index::Index;
 use super::leases::Leases;
@@ -35,6 +36,7 @@ pub struct Store {
     pub(super) reading: Mutex<()>,
     pub(super) leases: Mutex<HashMap<(ArtifactName, VersionName), Opening>>,
     pub(super) timed_leases: Leases,
+    pub(super) clock: Clock,
     pub(super) draining: Draining,
     pub(super) sizes: Sizes,
     pub(super) soundness: Arc<Soundness>,
@@ -129,6 +131,7 @@ impl Store {
         }
         let index = Index::open(&root, &quarantine);
         let timed_leases = Leases::open(&root, jiff::Timestamp::now(), std::time::Instant::now())?;
+        let clock = Clock::open(&root, jiff::Timestamp::now);
         let pins = Pins::open(&root)?;
         let soundness = Arc::new(Soundness::load(&root));
         let store = Self {
@@ -144,6 +147,7 @@ impl Store {
             reading: Mutex::default(),
             leases: Mutex::default(),
             timed_leases,
+            clock,
             draining: Draining::default(),
             sizes: Sizes::default(),
             soundness,

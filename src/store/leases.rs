@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::json_file::read_json_file;
 use super::layout::{lock, own};
+use super::since_boot::SinceBoot;
 use super::{Store, StoreError};
 use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
@@ -122,34 +123,6 @@ struct Row {
     /// When it ends by the clock that nobody sets.
     #[serde(skip)]
     deadline: Option<Instant>,
-}
-
-/// A moment of one boot of the machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SinceBoot {
-    boot: String,
-    ms: u64,
-}
-
-impl SinceBoot {
-    /// `None` where the kernel does not say which boot this is.
-    fn now() -> Option<Self> {
-        use rustix::time::{ClockId, clock_gettime};
-        let boot = fs::boot_id()?;
-        let since = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
-        Some(Self { boot, ms: u64::try_from(since.as_millis()).ok()? })
-    }
-
-    fn after(self, time: Duration) -> Self {
-        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Self { ms: self.ms.saturating_add(time), ..self }
-    }
-
-    /// How long it is until then; `None` where that was another boot.
-    fn until(&self, then: &Self) -> Option<Duration> {
-        (self.boot == then.boot).then(|| Duration::from_millis(then.ms.saturating_sub(self.ms)))
-    }
 }
 
 impl Row {
@@ -284,14 +257,28 @@ impl Store {
         version: &VersionName,
         is_claimed: impl FnOnce() -> bool,
     ) -> Result<bool, StoreError> {
+        let key = (artifact.clone(), version.clone());
         let may_go = || {
             let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
             let current = self.holding(artifact).current.as_ref() == Some(version);
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
-            !leased && !current && !pinned && self.shut((artifact.clone(), version.clone()), is_claimed)
+            !leased && !current && !pinned && self.shut(key.clone(), true, is_claimed)
         };
-        // Where it is still there it can be opened again.
-        self.remove_version(artifact, version, may_go).inspect_err(|_| drop(self.close(artifact, version)))
+        self.remove_version(artifact, version, may_go)
+    }
+
+    /// Removes a version that `may_go` though somebody may have it open; false when it stays. `is_linked` says whether anybody
+    /// links its files meanwhile, and is asked once nobody can open it any more.
+    pub fn remove_though_read(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        may_go: impl FnOnce() -> bool,
+        is_linked: impl FnOnce() -> bool,
+    ) -> Result<bool, StoreError> {
+        let key = (artifact.clone(), version.clone());
+        let may_go = || may_go() && self.shut(key.clone(), false, is_linked);
+        self.remove_version(artifact, version, may_go)
     }
 }
 

@@ -5,6 +5,7 @@
 //! (invariant 3). Everything here blocks: async callers go through `spawn_blocking`.
 
 mod budget;
+mod clock;
 mod collect;
 mod content_digest;
 mod donors;
@@ -27,6 +28,7 @@ mod sample;
 mod scan;
 mod scrub;
 mod seal;
+mod since_boot;
 mod sizes;
 mod sound;
 mod staging;
@@ -37,12 +39,13 @@ mod tests;
 mod verify;
 mod version;
 
-pub use budget::{Limits, Promises, Room};
-pub use collect::{Age, Claim, Claims, Fate, Why, fates, make_room};
+pub use budget::{Limits, Promises, Room, Taken};
+pub use clock::Age;
+pub use collect::{Claim, Claims, Fate, Why, fates, make_room};
 pub use donors::Donors;
 pub use give::Wanted;
 pub use inventory::{Holding, Inventory};
-pub use json_file::read_json_file;
+pub use json_file::{read_json_file, read_or_put_aside};
 pub use layout::{OpenError, Store, StoreError};
 pub use leases::{HolderName, LONGEST_LEASE, LeaseError, TimedLease};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};

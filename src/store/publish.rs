@@ -160,7 +160,9 @@ impl Store {
         fail_point("store.publish.after-rename");
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
+            fail_point("store.publish.before-taking-back");
             let _ = parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how);
+            fail_point("store.publish.after-taking-back");
             // Whoever opened it meanwhile keeps it to themselves.
             self.close(artifact, version);
             return Err(error.into());

@@ -168,7 +168,7 @@ impl Version {
     }
 
     /// Whether an open file of the tree has this content: by its state where that is known, else it is read, and known
-    /// from then on. Bytes that change meanwhile count as other ones.
+    /// from then on where what was written to it reaches the file system. Bytes that change meanwhile count as other ones.
     pub fn judge(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<Judged> {
         for _ in 0..READINGS {
             let before = Dir::stat_file(file, name)?;

@@ -223,7 +223,7 @@ fn outside(node: &Node) -> Vec<PathBuf> {
     let above = tree.ancestors().flat_map(|dir| NAMES.map(|name| dir.join(name)));
     let mut wrong: Vec<PathBuf> =
         above.chain([PathBuf::from(OUTSIDE)]).filter(|path| path.symlink_metadata().is_ok()).collect();
-    const OWN: [&str; 14] = [
+    const OWN: [&str; 15] = [
         "FORMAT",
         "lock",
         "versions",
@@ -238,6 +238,7 @@ fn outside(node: &Node) -> Vec<PathBuf> {
         "scrub.json",
         "index.aside",
         "leases.json",
+        "clock.json",
     ];
     wrong.extend(walk_top(node.store()).into_iter().filter(|path| !OWN.iter().any(|own| path.ends_with(own))));
     wrong.extend(walk_top(node.root()).into_iter().filter(|path| path != node.store()));

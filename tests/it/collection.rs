@@ -232,6 +232,59 @@ fn a_reader_that_began_before_gets_every_byte() {
     });
 }
 
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_version_that_is_being_linked_is_removed_by_force_alone() {
+    let releases = Releases::with("v1");
+    // The first seed stops after its second entry.
+    let node = &Node::builder()
+        .document("app.yaml", &document(&releases, "{versions: 10, for: 48h}"))
+        .env("FAILPOINTS", "seed.build.after-entry=1*off->sleep(600000)")
+        .start();
+    node.wait_ready("app");
+    take(node, &releases, &["v2"], 20_000);
+    let remove =
+        |query: &str| ask(node, Over::Socket, "DELETE", &format!("/v1/artifacts/app/versions/v1{query}"), None);
+    std::thread::scope(|scope| {
+        // Never answered: the daemon ends before it.
+        let seed = json!({"target": "pod", "version": "v1", "link": "hardlink"}).to_string();
+        scope.spawn(move || {
+            let headers = [("Content-Type", "application/json")];
+            let _ = node.try_request(Over::Socket, "POST", "/v1/artifacts/app/seed", &headers, Some(seed.as_bytes()));
+        });
+        let is_linked = || {
+            let tree = node.tree("app", "v1");
+            let files = ["VERSION", "noise", "bin/run"].map(|file| std::fs::metadata(tree.join(file)).unwrap());
+            files.iter().any(|meta| std::os::unix::fs::MetadataExt::nlink(meta) > 1).then_some(())
+        };
+        until("a file to be linked", PATIENCE, is_linked);
+        let refused = remove("");
+        assert_eq!((refused.status, held(node)), (409, vec!["v1".to_owned(), "v2".to_owned()]));
+        assert!(refused.text().contains("version v1 of app is being seeded"), "{}", refused.text());
+        assert_eq!(remove("?force=true").status, 200);
+        let pid = rustix::process::Pid::from_raw(node.pid().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    });
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn nobody_waits_for_the_removal_of_what_an_earlier_daemon_left() {
+    let releases = Releases::with("v1");
+    let mut node = Node::builder()
+        .document("app.yaml", &document(&releases, "{versions: 10, for: 48h}"))
+        .env("FAILPOINTS", "store.drain.before-removal=sleep(600000)")
+        .start();
+    node.wait_ready("app");
+    node.terminate();
+    std::fs::create_dir_all(node.store().join("staging/.drain-left/tree")).unwrap();
+    node.start();
+    node.wait_ready("app");
+    take(&node, &releases, &["v2"], 20_000);
+    node.cli(&["gc", "--dry-run"]).ok();
+    assert!(node.store().join("staging/.drain-left").exists());
+}
+
 #[test]
 fn the_budget_frees_the_oldest_and_refuses_what_cannot_fit() {
     let releases = Releases::with("v1");

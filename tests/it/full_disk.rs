@@ -71,7 +71,7 @@ fn tight(disk: &LoopFs) -> (Releases, Node) {
 }
 
 /// Takes room on a file system until so many bytes are left.
-fn fill(path: &Path, left: u64) -> std::path::PathBuf {
+pub(crate) fn fill(path: &Path, left: u64) -> std::path::PathBuf {
     let ballast = path.join("ballast");
     let free = rustix::fs::statvfs(path).unwrap();
     let mut bytes = (free.f_bavail * free.f_frsize).saturating_sub(left);

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use regex::Regex;
-use seedcache::fs::FAIL_POINTS;
+use seedcache::fs::{FAIL_POINTS, RARE_FAIL_POINTS};
 
 use crate::fixture::kill::ledger::Violation;
 use crate::fixture::kill::{At, Runner};
@@ -41,9 +41,9 @@ fn the_list_has_every_point_that_the_sources_name_once_and_no_other() {
     named.iter().for_each(|(name, _)| *times.entry(name).or_default() += 1);
     assert_eq!(times.iter().filter(|(_, times)| **times > 1).collect::<Vec<_>>(), []);
     let (in_sources, listed): (BTreeSet<&str>, BTreeSet<&str>) =
-        (times.into_keys().collect(), FAIL_POINTS.iter().copied().collect());
+        (times.into_keys().collect(), FAIL_POINTS.iter().chain(RARE_FAIL_POINTS).copied().collect());
     assert_eq!(in_sources, listed);
-    assert_eq!(FAIL_POINTS.len(), listed.len(), "listed twice");
+    assert_eq!(FAIL_POINTS.len() + RARE_FAIL_POINTS.len(), listed.len(), "listed twice");
     let form = Regex::new(r"^(\w+)\.[a-z-]+\.(before|after)-[a-z-]+$").unwrap();
     for (name, room) in &named {
         let found = form.captures(name).unwrap_or_else(|| panic!("{name} is not of the form room.thing.before-step"));

@@ -12,6 +12,10 @@
 )]
 
 mod fixture;
+#[path = "../faults/power_vm/cache.rs"]
+mod power_vm_cache;
+#[path = "../faults/power_vm/judge.rs"]
+mod power_vm_judge;
 #[path = "../faults/volatile_disk/mod.rs"]
 mod volatile_disk;
 
@@ -37,6 +41,7 @@ mod index;
 mod kill9;
 #[cfg(feature = "failpoints")]
 mod kill_points;
+mod large_files;
 mod life;
 mod linux_tree;
 mod lying_origins;
@@ -49,6 +54,8 @@ mod power_loss;
 #[path = "../faults/power_run.rs"]
 mod power_run;
 mod ranges;
+#[cfg(feature = "failpoints")]
+mod rare_points;
 mod readme;
 mod reload;
 mod rendering;

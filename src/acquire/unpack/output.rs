@@ -22,15 +22,40 @@ const AHEAD: u64 = 64 << 20;
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// Room set aside and not written to yet; given up, it goes with the file.
+struct Aside<'a> {
+    progress: &'a Progress,
+    bytes: u64,
+}
+
+impl Aside<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.progress.add_aside(bytes);
+    }
+
+    fn end(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.progress.end_aside(bytes);
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.end(u64::MAX);
+    }
+}
+
 /// A file being written.
 pub(super) struct Output<'a> {
     file: File,
     path: &'a RelPath,
     hasher: Sha256,
     progress: &'a Progress,
+    /// Up to where room is to be set aside.
     size: u64,
-    /// Up to where room is set aside.
-    aside: u64,
+    aside: Aside<'a>,
     /// Bytes written one after the other.
     written: u64,
     /// How many of them the disk was asked to take.
@@ -38,9 +63,10 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// To a file that will have `size` bytes; 0 where nobody knows.
+    /// To a file that has room set aside for `size` bytes where that is many; 0 where nobody knows, or it is not to be.
     pub(super) fn new(file: File, path: &'a RelPath, size: u64, progress: &'a Progress) -> Self {
-        Self { file, path, hasher: Sha256::new(), progress, size, aside: 0, written: 0, sent_out: 0 }
+        let aside = Aside { progress, bytes: 0 };
+        Self { file, path, hasher: Sha256::new(), progress, size, aside, written: 0, sent_out: 0 }
     }
 
     /// The file, and the digest of all it holds.
@@ -63,14 +89,19 @@ impl<'a> Output<'a> {
             self.sent_out = self.written;
         }
         self.progress.add_unpacked(piece.len() as u64);
+        self.aside.end(piece.len() as u64);
         Ok(())
     }
 
+    /// It counts as taken before the disk has less room.
     fn set_room_aside(&mut self) {
-        if self.size >= LARGE && self.written >= self.aside && self.aside < self.size {
-            let length = (self.size - self.aside).min(AHEAD);
-            fs::set_room_aside(&self.file, self.aside, length);
-            self.aside += length;
+        if self.size >= LARGE && self.aside.bytes == 0 && self.written < self.size {
+            let length = (self.size - self.written).min(AHEAD);
+            self.aside.add(length);
+            if !fs::set_room_aside(&self.file, self.written, length) {
+                self.aside.end(length);
+                self.size = 0;
+            }
         }
     }
 
@@ -136,7 +167,11 @@ mod tests {
             out.take(&[1; 4096]).unwrap();
             let meta = out.file.metadata().unwrap();
             assert_eq!(meta.len(), 4096, "of {size}");
-            meta.blocks() * 512
+            let (taken, told) = (meta.blocks() * 512, progress.snapshot().aside_bytes);
+            assert!(told <= taken && taken - told < 1 << 20, "{told} of {taken}");
+            drop(out);
+            assert_eq!(progress.snapshot().aside_bytes, 0);
+            taken
         };
         assert!(aside(LARGE - 1) < 1 << 20);
         assert!((LARGE..2 * LARGE).contains(&aside(LARGE)));

@@ -96,6 +96,7 @@ pub(super) struct Writer<'a> {
     limits: Limits,
     donors: Option<&'a Donors>,
     progress: &'a Progress,
+    sets_room_aside: bool,
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
     bytes: u64,
@@ -117,6 +118,7 @@ impl<'a> Writer<'a> {
             limits: recipe.limits,
             donors,
             progress,
+            sets_room_aside: tree.gains_by_room_aside(),
             whole: Vec::new(),
             bytes: 0,
             implied: 0,
@@ -252,7 +254,8 @@ impl<'a> Writer<'a> {
         sparse: Option<&Sparse>,
         content: &mut Members,
     ) -> Result<[u8; 32], UnpackError> {
-        let mut out = Output::new(self.create(path)?, path, node.size, self.progress);
+        let aside = if self.sets_room_aside { node.size } else { 0 };
+        let mut out = Output::new(self.create(path)?, path, aside, self.progress);
         match sparse {
             None => out.take_all(content)?,
             Some(sparse) => out.take_sparse(sparse, content)?,
