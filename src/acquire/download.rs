@@ -198,18 +198,12 @@ impl Download<'_> {
         tracing::debug!(url = redacted(url), range = ?headers.get(RANGE), "requesting");
         let response = self.http.send(Method::GET, url, &credentials, &headers).await?;
         self.refuse_encoded(url, &response)?;
-        self.refuse_changed(location, &response)?;
-        Ok(response)
-    }
-
-    /// A version that is named by what the origin said of its object is that state of it. A digest that is demanded tells
-    /// which one it is whatever it is called; a mirror's validators say nothing of the origin's.
-    fn refuse_changed(&self, location: usize, response: &Response) -> Result<(), HttpError> {
-        let judged = location == 0 && response.status().is_success() && !self.resolution.has_strong_digest();
-        if judged && self.resolution.is_named_by_others(&head_of(response).validators) {
-            return Err(HttpError::Changed { url: redacted(&self.urls[location]).into() });
+        // A mirror's validators say nothing of the origin's.
+        let is_origins = location == 0 && response.status().is_success();
+        if is_origins && self.resolution.is_named_by_others(&head_of(&response).validators) {
+            return Err(HttpError::Changed { url: redacted(url).into() });
         }
-        Ok(())
+        Ok(response)
     }
 
     /// Bytes are taken as they come, never decoded: object stores label a stored `.gz` with the encoding gzip, and a

@@ -126,11 +126,13 @@ impl Resolution {
             && self.locations.iter().any(|location| location.redacted() == head.source_url)
     }
 
-    /// The version's name was made of validators, and they are not these.
+    /// The version's name was made of validators, and they are not these: it is that state of the object, not any later one.
+    /// A digest that is demanded tells which one it is whatever it is called.
     pub(super) fn is_named_by_others(&self, now: &Validators) -> bool {
         let then = &self.resolved_from;
         let differ = |a: Option<&str>, b: Option<&str>| a.zip(b).is_some_and(|(a, b)| a != b);
         matches!(self.naming, Naming::Known(_))
+            && !self.has_strong_digest()
             && (differ(then.etag.as_deref().map(unmarked), now.etag.as_deref().map(unmarked))
                 || differ(then.last_modified.as_deref(), now.last_modified.as_deref()))
     }
