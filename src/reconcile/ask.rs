@@ -231,7 +231,11 @@ impl Reconciler {
         !repairable
             && world.tracked.get(name).is_none_or(|tracked| {
                 let facts = &tracked.facts;
-                !facts.busy && !facts.asked && facts.pending.is_none() && facts.failures == 0 && tracked.answers > 0
+                !facts.busy
+                    && !facts.asked
+                    && facts.pending.is_none()
+                    && facts.failures == 0
+                    && facts.next_ask.is_some()
             })
     }
 

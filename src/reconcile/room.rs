@@ -80,7 +80,7 @@ struct Promised<'a>(&'a Shared, &'a ArtifactName);
 
 impl Drop for Promised<'_> {
     fn drop(&mut self) {
-        self.0.house.promises.forget(self.1);
+        self.0.store.end_promise(&self.0.house.promises, self.1);
     }
 }
 

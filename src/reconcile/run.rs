@@ -161,18 +161,22 @@ impl Reconciler {
         follow::tell_left(&world.catalog, &catalog);
         world.catalog = catalog;
         let World { catalog, tracked, .. } = &mut *world;
-        tracked.retain(|name, tracked| {
-            let kept = catalog.artifacts.get(name).is_some_and(|a| a.generation == tracked.generation);
-            if !kept {
-                tracked.cancel.cancel();
-            }
-            kept
-        });
+        let is_as_before = |(name, tracked): &(ArtifactName, Tracked)| {
+            catalog.artifacts.get(name).is_some_and(|artifact| artifact.generation == tracked.generation)
+        };
+        let (kept, changed): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(tracked).into_iter().partition(is_as_before);
+        *tracked = kept;
+        changed.values().for_each(|tracked| tracked.cancel.cancel());
         self.shared.house.shortages.keep(&catalog.artifacts.keys().collect());
         for (name, artifact) in &catalog.artifacts {
-            tracked
-                .entry(name.clone())
-                .or_insert_with(|| Tracked::new(artifact.generation.clone(), self.shared.cancel.child_token()));
+            tracked.entry(name.clone()).or_insert_with(|| {
+                let (generation, cancel) = (artifact.generation.clone(), self.shared.cancel.child_token());
+                match changed.get(name) {
+                    Some(before) => Tracked::succeed(before, generation, cancel),
+                    None => Tracked::new(generation, cancel),
+                }
+            });
         }
         drop(world);
         self.shared.house.due.notify_one();

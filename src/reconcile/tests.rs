@@ -146,6 +146,25 @@ async fn who_asks_during_a_repair_is_answered_after_it() {
 }
 
 #[tokio::test]
+async fn who_asks_is_answered_by_the_document_as_it_is_by_then() {
+    for spec in ["  refresh: 2h\n", "  pin: VERSION\n"] {
+        let node = Running::start("", Running::fetcher());
+        let version = node.wait().await.unwrap().current.unwrap();
+        let name = "thing".parse::<ArtifactName>().unwrap();
+        {
+            let asking = node.reconciler.refresh_and_wait(&name, LONG);
+            tokio::pin!(asking);
+            assert!(futures_util::poll!(&mut asking).is_pending());
+            let config = node.root.path().join("config");
+            std::fs::write(config.join("thing.yaml"), document(&spec.replace("VERSION", version.as_str()))).unwrap();
+            assert!(node.reconciler.set_catalog(load_catalog(&config).unwrap()));
+            assert_eq!(asking.await.unwrap().current, Some(version), "{spec}");
+        }
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
     let node = Running::start("", Running::fetcher());
     node.wait().await.unwrap();

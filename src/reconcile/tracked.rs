@@ -25,6 +25,8 @@ pub(super) struct Tracked {
     pub(super) named: Option<VersionName>,
     /// Answers of the source, good or bad: how a waiter knows that its question was answered.
     pub(super) answers: u64,
+    /// So many of them are waited for.
+    pub(super) awaited: u64,
     pub(super) running: Option<Running>,
     pub(super) seeds: BTreeMap<RelPath, LastSeed>,
     pub(super) cancel: CancellationToken,
@@ -50,11 +52,19 @@ impl Tracked {
             not_switched: None,
             refreshed_at: None,
             answers: 0,
+            awaited: 0,
             running: None,
             seeds: BTreeMap::new(),
             step: cancel.child_token(),
             cancel,
         }
+    }
+
+    /// For a document that has changed: what was asked, and is not answered, is asked of the new one.
+    pub(super) fn succeed(before: &Self, generation: Digest, cancel: CancellationToken) -> Self {
+        let Self { answers, awaited, .. } = *before;
+        let asked = before.facts.asked || awaited > answers;
+        Self { answers, awaited, facts: Facts { asked, ..Facts::default() }, ..Self::new(generation, cancel) }
     }
 
     pub(super) fn begin(&mut self, step: &Step) {

@@ -161,7 +161,8 @@ impl Reconciler {
             let tracked = world.tracked.get_mut(name)?;
             // Until a step that answers this very question begins. What is under way, a repair perhaps, ends before.
             tracked.facts.asked = true;
-            tracked.answers + 1
+            tracked.awaited = tracked.answers + 1;
+            tracked.awaited
         };
         self.shared.changed();
         Some(answers)

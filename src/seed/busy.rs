@@ -33,6 +33,11 @@ impl Busy {
         targets.push(target.clone());
         Some(Turn { busy: self, target: target.clone() })
     }
+
+    /// Whether somebody has the turn at `target`.
+    pub(super) fn holds(&self, target: &RelPath) -> bool {
+        lock(&self.targets).contains(target)
+    }
 }
 
 impl Drop for Turn<'_> {
@@ -56,6 +61,7 @@ mod tests {
             assert!(busy.enter(&path(overlapping), Duration::ZERO).is_none(), "{overlapping}");
         }
         assert!(busy.enter(&path("a/bc"), Duration::ZERO).is_some());
+        assert_eq!(["a/b", "a", "a/b/c"].map(|at| busy.holds(&path(at))), [true, false, false]);
         drop(turn);
         assert!(busy.enter(&path("a"), Duration::ZERO).is_some());
     }

@@ -4,6 +4,9 @@
 //! systems without extended attributes it is the truth: then it is written durably, before the target is swapped. The
 //! index alone is written every few seconds, however many seeds there are, and with the daemon's end; what came since
 //! stands in `seeds.recent`.
+//!
+//! What must hold: nobody who asks what is known waits for the disk, since a version that is about to be removed is kept from
+//! its readers meanwhile. So all is written from a copy, in the order in which the copies were taken.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,10 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::busy::Busy;
 use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
 use super::mark::{Identity, Mark, Marks};
-use super::recent::Recent;
+use super::recent::{Held, Recent};
 use super::standing::Standing;
 use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename, fail_point};
@@ -98,11 +102,14 @@ impl Marks for At<'_> {
     }
 }
 
+type Rows = BTreeMap<RelPath, Row>;
+
 /// All that is known of what was seeded.
 #[derive(Debug)]
 pub(super) struct Records {
     store: Dir,
-    rows: Mutex<BTreeMap<RelPath, Row>>,
+    /// Never held while the disk is asked for anything.
+    rows: Mutex<Rows>,
     pub(super) filled: FilledRows,
     /// `seeds.json` is behind what is known.
     unwritten: AtomicBool,
@@ -165,11 +172,11 @@ impl Records {
             fail_point("seed.mark.after-put");
             return Ok(());
         }
-        let mut rows = lock(&self.rows);
-        let before = rows.get(target).and_then(|row| row.mark.clone());
-        let row = Row { target: target.clone(), mark: before, next: Some(mark.clone()), on_target: false };
-        rows.insert(target.clone(), row);
-        self.save(&rows)
+        self.save(self.recent.hold(), |rows| {
+            let before = rows.get(target).and_then(|row| row.mark.clone());
+            let row = Row { target: target.clone(), mark: before, next: Some(mark.clone()), on_target: false };
+            rows.insert(target.clone(), row);
+        })
     }
 
     /// Notes that the announced directory stands at `target` now. What fails here is only told: the mark is safe.
@@ -180,22 +187,23 @@ impl Records {
             tracing::warn!(%error, %target, "seed not noted in seeds.json as the only one");
             return;
         }
-        let mut rows = lock(&self.rows);
         // The swap itself was a change of the directory, and so is mending.
         if !on_target && let Ok(identity) = Identity::of(dir) {
             mark.id = identity;
         }
         let row = Row { target: target.clone(), mark: Some(mark), next: None, on_target };
-        if rows.get(target) == Some(&row) {
+        if lock(&self.rows).get(target) == Some(&row) {
             return;
         }
-        rows.insert(target.clone(), row.clone());
         if on_target {
-            drop(rows);
+            lock(&self.rows).insert(target.clone(), row.clone());
             self.recent.add(&Line { seed: Some(row), filled: None });
             return self.write_down_later();
         }
-        if let Err(error) = self.save(&rows) {
+        let saved = self.save(self.recent.hold(), |rows| {
+            rows.insert(target.clone(), row);
+        });
+        if let Err(error) = saved {
             tracing::warn!(%error, %target, "seed not noted in seeds.json");
         }
     }
@@ -208,26 +216,26 @@ impl Records {
     }
 
     /// Whether there is no room for another target.
-    pub(super) fn is_full(&self, root: &Dir, target: &RelPath) -> bool {
+    pub(super) fn is_full(&self, root: &Dir, target: &RelPath, busy: &Busy) -> bool {
         let full = || {
             let rows = lock(&self.rows);
             rows.len() >= MOST && !rows.contains_key(target)
         };
         full() && {
-            self.all(root);
+            self.all(root, busy);
             full()
         }
     }
 
-    /// What stands. What does not any more is forgotten.
-    pub(super) fn all(&self, root: &Dir) -> Vec<Record> {
+    /// What stands. What does not any more is forgotten, but for what is about to stand where somebody is `busy`.
+    pub(super) fn all(&self, root: &Dir, busy: &Busy) -> Vec<Record> {
         let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
         let (standing, gone): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| self.stands(root, row));
         if !gone.is_empty() {
             let mut rows = lock(&self.rows);
             for row in gone {
                 // One that was seeded again meanwhile is another row.
-                if rows.get(&row.target) == Some(&row) {
+                if rows.get(&row.target) == Some(&row) && !busy.holds(&row.target) {
                     rows.remove(&row.target);
                 }
             }
@@ -270,41 +278,47 @@ impl Records {
     /// Writes all down that is known, if there is anything new.
     pub(super) fn write_down(&self) {
         // Who waits here for another who writes finds that there is nothing left to do.
-        let rows = lock(&self.rows);
+        let recent = self.recent.hold();
         if self.unwritten.load(Relaxed)
-            && let Err(error) = self.save(&rows)
+            && let Err(error) = self.save(recent, |_| ())
         {
             tracing::warn!(%error, "seeds not noted in seeds.json; tried again later");
-            self.write_down_later();
         }
     }
 
-    fn save(&self, rows: &BTreeMap<RelPath, Row>) -> fs::Result<()> {
-        let name = file_name("seeds.json");
-        let recent = self.recent.hold();
+    /// Makes a change, and writes all down as it is then. `recent` is held from before the copy is taken until it is written:
+    /// so it never comes over a later one.
+    fn save(&self, recent: Held, change: impl FnOnce(&mut Rows)) -> fs::Result<()> {
         self.unwritten.store(false, Relaxed);
-        let written = Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() };
-        let json = serde_json::to_vec_pretty(&written)
-            .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
-        if rows.values().any(|row| !row.on_target) {
-            self.store.write_atomic(&name, &json, 0o644)?;
-            recent.empty(&self.recent);
-            return Ok(());
-        }
+        let written = {
+            let mut rows = lock(&self.rows);
+            change(&mut rows);
+            Written { seeds: rows.values().cloned().collect(), filled: self.filled.to_write() }
+        };
         fail_point("seed.records.before-write");
+        let done = self.write(&written);
+        fail_point("seed.records.after-write");
+        match done {
+            Ok(()) => recent.empty(&self.recent),
+            Err(_) => self.write_down_later(),
+        }
+        done
+    }
+
+    fn write(&self, written: &Written) -> fs::Result<()> {
+        let name = file_name("seeds.json");
+        let json = serde_json::to_vec_pretty(written)
+            .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
+        if written.seeds.iter().any(|row| !row.on_target) {
+            return self.store.write_atomic(&name, &json, 0o644);
+        }
         // Nothing here that the targets do not say themselves: not worth two syncs a seed.
         let temporary = self.store.temporary_name(&name)?;
         let mut file = self.store.create_file(&temporary, 0o644)?;
-        let moved = file
-            .write_all(&json)
+        file.write_all(&json)
             .map_err(|e| fs::Error::new("write", &self.store.path_of(&name), e))
-            .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace));
-        fail_point("seed.records.after-write");
-        match moved {
-            Ok(()) => recent.empty(&self.recent),
-            Err(_) => drop(self.store.remove_file(&temporary)),
-        }
-        moved
+            .and_then(|()| self.store.rename(&temporary, &self.store, &name, Rename::Replace))
+            .inspect_err(|_| drop(self.store.remove_file(&temporary)))
     }
 }
 
@@ -345,7 +359,7 @@ mod tests {
             Self { temp, store, root }
         }
 
-        fn keep(&self, records: &Records, name: &str) {
+        fn announce(&self, records: &Records, name: &str) -> (RelPath, Dir, Mark) {
             let dir = Dir::create_all(&self.temp.path().join("root").join(name)).unwrap();
             let target = name.parse().unwrap();
             let (artifact, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
@@ -353,6 +367,11 @@ mod tests {
             let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &digest };
             let mark = Mark::new(wanted, LinkMode::Hardlink, None, &dir).unwrap();
             records.announce(&target, &dir, &mark).unwrap();
+            (target, dir, mark)
+        }
+
+        fn keep(&self, records: &Records, name: &str) {
+            let (target, dir, mark) = self.announce(records, name);
             records.keep(&target, &dir, mark);
         }
 
@@ -370,7 +389,8 @@ mod tests {
         /// What the next daemon knows.
         fn known(&self) -> Vec<String> {
             let records = Records::open(&self.store).unwrap();
-            let known = records.all(&self.root).iter().map(|record| record.target.to_string()).collect();
+            let known =
+                records.all(&self.root, &Busy::default()).iter().map(|record| record.target.to_string()).collect();
             // It is not ended: that would write down what it knows.
             std::mem::forget(records);
             known
@@ -427,5 +447,61 @@ mod tests {
         drop(records);
         assert_eq!(ground.written(), ["a", "b", "d", "e"]);
         assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
+    }
+    #[test]
+    fn what_was_announced_is_not_forgotten_before_it_stands() {
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store).unwrap();
+        records.attributes = false;
+        let (target, dir, mark) = ground.announce(&records, "a");
+        let busy = Busy::default();
+        let turn = busy.enter(&target, std::time::Duration::ZERO).unwrap();
+        let hidden = ground.temp.path().join("hidden");
+        std::fs::rename(ground.temp.path().join("root/a"), &hidden).unwrap();
+        assert!(records.all(&ground.root, &busy).is_empty());
+        std::fs::rename(&hidden, ground.temp.path().join("root/a")).unwrap();
+        records.keep(&target, &dir, mark.clone());
+        assert_eq!(records.mark_of(&dir, &target).unwrap().map(|mark| mark.artifact), Some(mark.artifact));
+        // One whose seed failed goes.
+        let (target, ..) = ground.announce(&records, "b");
+        std::fs::remove_dir(ground.temp.path().join("root/b")).unwrap();
+        drop(turn);
+        assert_eq!(records.all(&ground.root, &busy).len(), 1);
+        assert!(!lock(&records.rows).contains_key(&target));
+    }
+
+    #[cfg(feature = "failpoints")]
+    #[test]
+    fn what_is_known_is_told_while_it_is_being_written() {
+        use std::sync::mpsc::sync_channel;
+        use std::time::Duration;
+        const LONG: Duration = Duration::from_secs(60);
+
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store).unwrap();
+        records.attributes = false;
+        let (began, writing) = sync_channel(10);
+        let (go_on, stopped) = sync_channel(10);
+        let stopped = Mutex::new(stopped);
+        let stop = move || {
+            began.send(()).unwrap();
+            lock(&stopped).recv_timeout(LONG).unwrap();
+        };
+        fail::cfg_callback("seed.records.before-write", stop).unwrap();
+        std::thread::scope(|scope| {
+            // Nothing is swapped before that is on the disk.
+            let announced = scope.spawn(|| ground.announce(&records, "a"));
+            writing.recv_timeout(LONG).unwrap();
+            let (tell, told) = sync_channel(1);
+            let (records, thing, version) = (&records, "thing".parse().unwrap(), "v1".parse().unwrap());
+            scope.spawn(move || tell.send(records.are_linked(&thing, &version)));
+            let told = told.recv_timeout(LONG / 2);
+            let is_on_disk = announced.is_finished();
+            go_on.send(()).unwrap();
+            announced.join().unwrap();
+            assert_eq!((told, is_on_disk), (Ok(true), false));
+        });
+        fail::remove("seed.records.before-write");
+        assert_eq!(ground.written(), ["a"]);
     }
 }

@@ -164,7 +164,7 @@ impl Seeder {
 
     /// What has been seeded where, as far as is known. Looks at every target.
     pub fn records(&self) -> Vec<Record> {
-        self.records.all(&self.root)
+        self.records.all(&self.root, &self.busy)
     }
 
     /// Whether any target or filled directory is known to hold a version's own files.
@@ -183,7 +183,7 @@ impl Seeder {
         if let Some(other) = self.records.overlapping(&self.root, target) {
             return Err(SeedError::Nested { target: target.clone(), other });
         }
-        if self.records.is_full(&self.root, target) {
+        if self.records.is_full(&self.root, target, &self.busy) {
             return Err(SeedError::TooMany { most: MOST });
         }
         let path = self.grounds.path_of(target);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -187,9 +188,18 @@ impl Fixture {
         Answered::of(self.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()).await
     }
 
+    fn stored(&self, path: &str) -> PathBuf {
+        self.root.path().join("versions").join(ARTIFACT).join(VERSION).join("tree").join(path)
+    }
+
+    /// Takes a file of the store's away behind its back.
+    pub(super) fn remove(&self, path: &str) {
+        std::fs::remove_file(self.stored(path)).unwrap();
+    }
+
     /// Writes through the store's back: what root can do to a published file.
     pub(super) fn damage(&self, path: &str) {
-        let path = self.root.path().join("versions").join(ARTIFACT).join(VERSION).join("tree").join(path);
+        let path = self.stored(path);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         std::fs::write(&path, b"short").unwrap();
     }

@@ -4,9 +4,10 @@
 //! GNU headers, since busybox knows those: long names as `L` and `K` entries. A time that whole seconds after 1970
 //! cannot tell goes before its entry as a PAX record, which busybox skips.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use tar::{EntryType as Kind, Header};
@@ -26,7 +27,13 @@ const SHORT: usize = 99;
 pub(super) struct TreeTar {
     tree: Arc<Tree>,
     cut: Cut,
+    /// Of the entry whose parts are being given.
+    large: Arc<Large>,
 }
+
+/// A file of several parts, which the first of them to be made judges and opens for all; the others wait for that. Each for
+/// itself would read it all where its state is another one than a moment ago, and somebody may change that all the time.
+type Large = OnceLock<Result<File, Arc<io::Error>>>;
 
 /// How far an archive was cut into pieces.
 #[derive(Debug, Default)]
@@ -67,7 +74,7 @@ fn content(entry: &Entry) -> u64 {
 
 impl TreeTar {
     pub(super) fn new(version: Version, manifest: Arc<Manifest>) -> Self {
-        Self { tree: Arc::new(Tree { version, manifest }), cut: Cut::default() }
+        Self { tree: Arc::new(Tree { version, manifest }), cut: Cut::default(), large: Arc::default() }
     }
 }
 
@@ -104,19 +111,27 @@ impl Iterator for TreeTar {
     type Item = Box<dyn FnOnce(&mut BytesMut) -> io::Result<()> + Send>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (piece, tree) = (self.cut.next(&self.tree.manifest.entries)?, self.tree.clone());
-        Some(Box::new(move |out| tree.make(piece, out)))
+        let piece = self.cut.next(&self.tree.manifest.entries)?;
+        if matches!(&piece, Piece::Part { range, .. } if range.start == 0) {
+            self.large = Arc::default();
+        }
+        let (tree, large) = (self.tree.clone(), self.large.clone());
+        Some(Box::new(move |out| tree.make(piece, &large, out)))
     }
 }
 
 impl Tree {
-    fn make(&self, piece: Piece, out: &mut BytesMut) -> io::Result<()> {
+    fn make(&self, piece: Piece, large: &Large, out: &mut BytesMut) -> io::Result<()> {
         match piece {
             Piece::Entries(entries) => {
                 for entry in &self.manifest.entries[entries] {
                     out.extend_from_slice(&head(entry));
                     if entry.kind == EntryType::File {
-                        self.append(entry, 0..entry.size, out)?;
+                        match self.open(entry)? {
+                            Content::Few(few) => out.extend_from_slice(&few),
+                            Content::File(file) => read_range(&file, 0..entry.size, out)?,
+                        }
+                        pad(entry, out);
                     }
                 }
             }
@@ -125,28 +140,37 @@ impl Tree {
                 if range.start == 0 {
                     out.extend_from_slice(&head(entry));
                 }
-                self.append(entry, range, out)?;
+                let is_last = range.end == entry.size;
+                read_range(self.open_large(entry, large)?, range, out)?;
+                if is_last {
+                    pad(entry, out);
+                }
             }
             Piece::End => out.resize(END, 0),
         }
         Ok(())
     }
 
-    /// A file's bytes, and after the last of them its padding.
-    fn append(&self, entry: &Entry, range: Range<u64>, out: &mut BytesMut) -> io::Result<()> {
+    fn open(&self, entry: &Entry) -> io::Result<Content> {
         let sha256 = entry.sha256.as_ref().ok_or(io::ErrorKind::InvalidData)?;
-        // Below 512.
-        let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
-        let is_last = range.end == entry.size;
-        match open_entry(&self.version, entry, sha256).map_err(io::Error::other)? {
-            Content::Few(few) => out.extend_from_slice(&few),
-            Content::File(file) => read_range(&file, range, out)?,
-        }
-        if is_last {
-            out.resize(out.len() + padding, 0);
-        }
-        Ok(())
+        open_entry(&self.version, entry, sha256).map_err(io::Error::other)
     }
+
+    fn open_large<'a>(&self, entry: &Entry, large: &'a Large) -> io::Result<&'a File> {
+        let open = || match self.open(entry) {
+            Ok(Content::File(file)) => Ok(file),
+            Ok(Content::Few(few)) => unreachable!("{} bytes fit into a piece", few.len()),
+            Err(error) => Err(Arc::new(error)),
+        };
+        large.get_or_init(open).as_ref().map_err(|error| io::Error::other(error.clone()))
+    }
+}
+
+/// Fills the last block of a file's content.
+fn pad(entry: &Entry, out: &mut BytesMut) {
+    // Below 512.
+    let padding = (entry.size.next_multiple_of(BLOCK) - entry.size) as usize;
+    out.resize(out.len() + padding, 0);
 }
 
 /// Bytes of [`head`], without making it.
@@ -391,6 +415,27 @@ mod tests {
             extract(program, &bytes, &into);
             check(&manifest, &fixture, &into, exact);
         }
+    }
+
+    #[test]
+    fn a_large_file_is_opened_once_for_all_its_parts() {
+        let fixture = Fixture::new();
+        let (version, manifest) = fixture.opened();
+        let (whole, mut cut) = (archive(&fixture), Cut::default());
+        let first = std::iter::from_fn(|| cut.next(&manifest.entries))
+            .position(|piece| matches!(piece, Piece::Part { range, .. } if range.start == 0))
+            .unwrap();
+        let mut pieces: Vec<_> = TreeTar::new(version, manifest).map(Some).collect();
+        let mut made = vec![BytesMut::new(); pieces.len()];
+        pieces[first + 1].take().unwrap()(&mut made[first + 1]).unwrap();
+        fixture.remove("dir/big");
+        // In an order in which none is made after the one before it.
+        for (piece, made) in pieces.into_iter().zip(&mut made).rev() {
+            if let Some(make) = piece {
+                make(made).unwrap();
+            }
+        }
+        assert_eq!(made.concat(), whole);
     }
 
     #[test]

@@ -106,8 +106,7 @@ impl Promises {
         lock(&self.0).get(artifact).map_or(0, |promise| promise.taken.aside)
     }
 
-    /// The download is over.
-    pub fn forget(&self, artifact: &ArtifactName) {
+    fn forget(&self, artifact: &ArtifactName) {
         lock(&self.0).remove(artifact);
     }
 
@@ -125,6 +124,12 @@ impl Promises {
 }
 
 impl Store {
+    /// A download is over. What it leaves in its staging directory counts by itself again, as it is now.
+    pub fn end_promise(&self, promises: &Promises, artifact: &ArtifactName) {
+        self.sizes.forget();
+        promises.forget(artifact);
+    }
+
     /// What there is for a download of `asking` (for nobody in particular where `None`): its own promise and what it has
     /// staged count as not taken. Walks staging and quarantine.
     pub fn room(&self, limits: Limits, promises: &Promises, asking: Option<&ArtifactName>) -> fs::Result<Room> {
@@ -346,5 +351,25 @@ mod tests {
         write("quarantine/a/.download/archive", 9);
         assert_eq!(cleared(age, true), 9);
         assert_eq!(used(Some(&a)), 30);
+    }
+
+    #[test]
+    fn what_a_download_leaves_is_counted_as_it_is_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (limits, promises) = (Limits { max_bytes: None, min_free: MinFree::Bytes(0) }, Promises::default());
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let idle = RelPath::parse("b").unwrap();
+        // Walked a while ago, and good for a while to come.
+        let walk = || {
+            std::thread::sleep(Duration::from_millis(500));
+            Ok(5)
+        };
+        assert_eq!(store.sizes.lately(&idle, walk).unwrap(), 5);
+        promises.set(&b, 100);
+        std::fs::create_dir(dir.path().join("staging/b")).unwrap();
+        std::fs::write(dir.path().join("staging/b/archive.part"), [0; 70]).unwrap();
+        store.end_promise(&promises, &b);
+        assert_eq!(store.room_while(limits, &promises, &a, 0).unwrap().used, 70);
     }
 }

@@ -144,9 +144,9 @@ impl Store {
         opening.shut
     }
 
-    /// Where it is still there after all it can be opened again.
-    pub(super) fn reopen(&self, key: &Key) {
-        if let Some(opening) = lock(&self.leases).get_mut(key) {
+    /// Takes [`Store::shut`] back.
+    pub(super) fn reopen(&self, artifact: &ArtifactName, version: &VersionName) {
+        if let Some(opening) = lock(&self.leases).get_mut(&(artifact.clone(), version.clone())) {
             opening.shut = false;
         }
     }

@@ -262,9 +262,9 @@ impl Store {
             let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
             let current = self.holding(artifact).current.as_ref() == Some(version);
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
-            !leased && !current && !pinned && self.shut(key.clone(), true, is_claimed)
+            !leased && !current && !pinned && self.shut(key, true, is_claimed)
         };
-        self.remove_version(artifact, version, may_go).inspect_err(|_| self.reopen(&key))
+        self.remove_version(artifact, version, may_go)
     }
 
     /// Removes a version that `may_go` though somebody may have it open; false when it stays. `is_linked` says whether anybody
@@ -277,8 +277,8 @@ impl Store {
         is_linked: impl FnOnce() -> bool,
     ) -> Result<bool, StoreError> {
         let key = (artifact.clone(), version.clone());
-        let may_go = || may_go() && self.shut(key.clone(), false, is_linked);
-        self.remove_version(artifact, version, may_go).inspect_err(|_| self.reopen(&key))
+        let may_go = || may_go() && self.shut(key, false, is_linked);
+        self.remove_version(artifact, version, may_go)
     }
 }
 

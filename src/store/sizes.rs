@@ -16,7 +16,14 @@ const MOST: usize = 1000;
 
 /// Sizes that were found lately, by name.
 #[derive(Debug, Default)]
-pub(super) struct Sizes(Mutex<BTreeMap<RelPath, Size>>);
+pub(super) struct Sizes(Mutex<Found>);
+
+#[derive(Debug, Default)]
+struct Found {
+    sizes: BTreeMap<RelPath, Size>,
+    /// How often they were forgotten: what was being found meanwhile is not as it is by then.
+    forgotten: u64,
+}
 
 #[derive(Debug)]
 struct Size {
@@ -28,22 +35,30 @@ impl Sizes {
     /// The size of that name as it was found lately, else as it is found now.
     pub(super) fn lately(&self, name: &RelPath, walk: impl FnOnce() -> fs::Result<u64>) -> fs::Result<u64> {
         let began = Instant::now();
-        if let Some(size) = lock(&self.0).get(name).filter(|size| began < size.holds_until) {
-            return Ok(size.bytes);
-        }
+        let forgotten = {
+            let found = lock(&self.0);
+            if let Some(size) = found.sizes.get(name).filter(|size| began < size.holds_until) {
+                return Ok(size.bytes);
+            }
+            found.forgotten
+        };
         let bytes = walk()?;
         let holds = began.elapsed().saturating_mul(HOLDS).min(LONGEST);
-        let mut sizes = lock(&self.0);
-        if sizes.len() >= MOST {
-            sizes.clear();
+        let mut found = lock(&self.0);
+        if found.forgotten == forgotten {
+            if found.sizes.len() >= MOST {
+                found.sizes.clear();
+            }
+            found.sizes.insert(name.clone(), Size { bytes, holds_until: began + holds });
         }
-        sizes.insert(name.clone(), Size { bytes, holds_until: began + holds });
         Ok(bytes)
     }
 
-    /// Something has moved from one place to another.
+    /// Something has moved from one place to another, or what was left alone has been written to.
     pub(super) fn forget(&self) {
-        lock(&self.0).clear();
+        let mut found = lock(&self.0);
+        found.sizes.clear();
+        found.forgotten += 1;
     }
 }
 
@@ -100,5 +115,16 @@ mod tests {
             assert!(Instant::now() < deadline, "it still holds");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+    #[test]
+    fn what_was_found_while_something_moved_is_not_remembered() {
+        let (sizes, name) = (Sizes::default(), "a".parse::<RelPath>().unwrap());
+        let walked = || {
+            std::thread::sleep(Duration::from_millis(500));
+            sizes.forget();
+            Ok(7)
+        };
+        assert_eq!(sizes.lately(&name, walked).unwrap(), 7);
+        assert_eq!(sizes.lately(&name, || Ok(9)).unwrap(), 9);
     }
 }

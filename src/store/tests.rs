@@ -554,6 +554,30 @@ fn what_a_late_look_missed_is_not_forgotten_once_it_is_published_anew() {
 }
 
 #[test]
+fn what_is_published_while_another_of_its_name_is_missed_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    publish(&store, "1", b"one");
+    for _ in 0..1000 {
+        let known = store.head(&artifact(), &version("1")).unwrap();
+        let anew = std::sync::Arc::new((*known).clone());
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                store.forget_vanished(&known);
+            });
+            both.wait();
+            // As a publish does.
+            store.change_inventory(|inventory| {
+                inventory.entry(artifact()).or_default().versions.insert(version("1"), anew.clone());
+            });
+        });
+        assert!(store.head(&artifact(), &version("1")).is_some_and(|head| std::sync::Arc::ptr_eq(&head, &anew)));
+    }
+}
+
+#[test]
 fn what_is_claimed_up_to_the_last_moment_stays_and_what_goes_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -583,10 +607,15 @@ fn what_cannot_be_removed_is_opened_as_before() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     publish(&store, "1", b"one");
+    let manifest = store.manifest(&store.open_version(&artifact(), &version("1")).unwrap()).unwrap();
     // Where it would be moved there is no directory any more.
     sys::remove_dir_all(dir.path().join("store/staging")).unwrap();
     store.remove_unclaimed(&artifact(), &version("1"), || false).unwrap_err();
-    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"one");
+    let (reader, same) = store.version_at_once(&artifact(), &version("1")).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&same, &manifest));
+    assert_eq!(content_of(&reader), b"one");
+    // Who reads it by then is known of by whoever removes it next.
+    assert!(!store.remove_unclaimed(&artifact(), &version("1"), || false).unwrap());
 }
 
 #[test]

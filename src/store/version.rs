@@ -141,18 +141,30 @@ impl Store {
     pub(super) fn forget_vanished(&self, head: &Arc<ManifestHead>) {
         let (artifact, version) = (&head.artifact, &head.version);
         let _alone = lock(&self.switching);
-        if self.head(artifact, version).is_some_and(|known| Arc::ptr_eq(&known, head)) {
+        if self.forget_if(artifact, version, |known| Arc::ptr_eq(known, head)) {
             tracing::error!(%artifact, %version, "version directory vanished from the store");
-            self.forget(artifact, version);
         }
     }
 
     /// Drops a version from the inventory and the index; what is on disk stays.
     pub(super) fn forget(&self, artifact: &ArtifactName, version: &VersionName) {
-        self.index.remove(artifact, version);
-        self.close(artifact, version);
+        self.forget_if(artifact, version, |_| true);
+    }
+
+    /// The same if it `is_it`; whether it was. No other one gets that name in between.
+    fn forget_if(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        is_it: impl FnOnce(&Arc<ManifestHead>) -> bool,
+    ) -> bool {
         self.change_inventory(|inventory| {
-            let Some(holding) = inventory.get_mut(artifact) else { return };
+            let Some(holding) = inventory.get_mut(artifact) else { return false };
+            if !holding.versions.get(version).is_some_and(is_it) {
+                return false;
+            }
+            self.index.remove(artifact, version);
+            self.close(artifact, version);
             holding.versions.remove(version);
             if holding.current.as_ref() == Some(version) {
                 holding.current = None;
@@ -160,7 +172,8 @@ impl Store {
             if holding.versions.is_empty() {
                 inventory.remove(artifact);
             }
-        });
+            true
+        })
     }
 
     /// Takes a published version away if it `may_go`, which is asked while no lease is granted and nothing is switched; whether
@@ -193,6 +206,12 @@ impl Store {
         if !may_go() {
             return Ok(false);
         }
+        // Where it is still there it can be opened again.
+        self.move_out_of_sight(artifact, version).inspect_err(|_| self.reopen(artifact, version))?;
+        Ok(true)
+    }
+
+    fn move_out_of_sight(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
         self.unlink_current_if(artifact, version)?;
         let dir = self.versions.open_dir(&artifact.as_component())?;
         let readers = || {
@@ -201,8 +220,7 @@ impl Store {
             self.forget(artifact, version);
             readers
         };
-        self.drain(&dir, &version.as_component(), readers)?;
-        Ok(true)
+        Ok(self.drain(&dir, &version.as_component(), readers)?)
     }
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.

@@ -99,6 +99,13 @@ pub(crate) fn windows() -> Vec<Bomb> {
     ]
 }
 
+/// As many entries as are taken by default, and one more.
+pub(crate) fn entries() -> Vec<Bomb> {
+    let archive = gzip_of(flood(1_000_001, |at| format!("{at:x}")));
+    let bomb = |name| Bomb { name, archive: archive.clone(), limits: "", says: ENTRIES, entry: "`f4240`", allowed: 0 };
+    vec![bomb("a million entries"), bomb("another million entries")]
+}
+
 fn zeros(out: &mut dyn Write) {
     write(out, &Tar::default().header(b'0', b"zeros", ZEROS, |_| ()).0);
     let zeros = vec![0; 1 << 20];
