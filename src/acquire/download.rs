@@ -135,6 +135,8 @@ impl Download<'_> {
                     Err(error) => {
                         let event = match &error {
                             error if error.is_slow() => Event::Slow,
+                            // However often it is asked: that version is not to be had there.
+                            HttpError::Changed { .. } => Event::Refused,
                             error if error.is_transient() => Event::Failed,
                             _ => Event::Refused,
                         };
@@ -196,7 +198,18 @@ impl Download<'_> {
         tracing::debug!(url = redacted(url), range = ?headers.get(RANGE), "requesting");
         let response = self.http.send(Method::GET, url, &credentials, &headers).await?;
         self.refuse_encoded(url, &response)?;
+        self.refuse_changed(location, &response)?;
         Ok(response)
+    }
+
+    /// A version that is named by what the origin said of its object is that state of it. A digest that is demanded tells
+    /// which one it is whatever it is called; a mirror's validators say nothing of the origin's.
+    fn refuse_changed(&self, location: usize, response: &Response) -> Result<(), HttpError> {
+        let judged = location == 0 && response.status().is_success() && !self.resolution.has_strong_digest();
+        if judged && self.resolution.is_named_by_others(&head_of(response).validators) {
+            return Err(HttpError::Changed { url: redacted(&self.urls[location]).into() });
+        }
+        Ok(())
     }
 
     /// Bytes are taken as they come, never decoded: object stores label a stored `.gz` with the encoding gzip, and a

@@ -30,14 +30,35 @@ fn first_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// An archive through the whole unpacker onto a disk: nothing is made outside, no link leads out, what is said to be there
-/// is there, and a refusal tells one line.
+/// The directory that a recipe puts a tree under.
+const PREFIX: &str = "put/under";
+
+/// What follows a first byte that begins no archive: a byte with what of the recipe is not as ever, then globs to include
+/// and to exclude, a line each. Everything else is an archive under the usual recipe.
+fn recipe(bytes: &[u8]) -> (Unpack, &[u8]) {
+    let limits = Limits { bytes: Bytes(4 << 20), entries: 2000, ..Limits::default() };
+    let usual = Unpack { limits, ..Unpack::default() };
+    let [0xff, said, rest @ ..] = bytes else { return (usual, bytes) };
+    let globs = |line: &[u8]| std::str::from_utf8(line).ok().filter(|glob| !glob.is_empty()).map(Into::into);
+    let (include, rest) = first_line(rest);
+    let (exclude, archive) = first_line(rest);
+    let recipe = Unpack {
+        strip_components: u32::from(said & 3),
+        prefix: (said & 4 != 0).then(|| RelPath::parse(PREFIX).unwrap()),
+        include: globs(include).into_iter().collect(),
+        exclude: globs(exclude).into_iter().collect(),
+        ..usual
+    };
+    (recipe, archive)
+}
+
+/// A recipe, and an archive through the whole unpacker onto a disk: nothing is made outside, no link leads out, what is said
+/// to be there is there, and a refusal tells one line.
 pub(crate) fn archives(bytes: &[u8]) {
     let scratch = Scratch::new();
     let tree = scratch.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
-    let limits = Limits { bytes: Bytes(4 << 20), entries: 2000, ..Limits::default() };
-    let recipe = Unpack { limits, ..Unpack::default() };
+    let (recipe, bytes) = recipe(bytes);
     let unpacked = unpack(bytes, &recipe, "single", &Dir::open(&tree).unwrap(), None, &Progress::default());
     let beside = std::fs::read_dir(scratch.path()).unwrap().count();
     assert_eq!(beside, 1, "something was made beside the tree");
@@ -52,7 +73,11 @@ pub(crate) fn archives(bytes: &[u8]) {
                 assert!(meta.is_dir() || meta.size() == entry.size, "{} is of another size", entry.path);
             }
             files.for_each(|file| sum += file.size);
-            assert!(sum <= unpacked.bytes && unpacked.bytes <= limits.bytes.0);
+            assert!(sum <= unpacked.bytes && unpacked.bytes <= recipe.limits.bytes.0);
+            if recipe.prefix.is_some() {
+                let stray = unpacked.entries.iter().find(|entry| !entry.path.as_path().starts_with("put"));
+                assert!(stray.is_none(), "{stray:?} is not below the prefix");
+            }
         }
         Err(error) => {
             assert!(!matches!(error, UnpackError::Read { .. } | UnpackError::Thread { .. }), "{error:?}");

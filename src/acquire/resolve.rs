@@ -17,11 +17,13 @@ pub(super) use known::Known;
 pub use naming::NamingError;
 pub(crate) use naming::by_digest;
 pub(super) use naming::find_version;
+use naming::unmarked;
 pub use sums::SumsError;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use sums::{Wanted as WantedSum, find as find_sum};
 
 use super::source::{HttpError, redacted};
+use super::transfer::Validators;
 use crate::intent::{Algorithm, Digest, VersionName};
 use crate::store::{ManifestHead, ResolvedFrom};
 
@@ -122,6 +124,15 @@ impl Resolution {
         said_something
             && (&now.etag, &now.last_modified) == (&then.etag, &then.last_modified)
             && self.locations.iter().any(|location| location.redacted() == head.source_url)
+    }
+
+    /// The version's name was made of validators, and they are not these.
+    pub(super) fn is_named_by_others(&self, now: &Validators) -> bool {
+        let then = &self.resolved_from;
+        let differ = |a: Option<&str>, b: Option<&str>| a.zip(b).is_some_and(|(a, b)| a != b);
+        matches!(self.naming, Naming::Known(_))
+            && (differ(then.etag.as_deref().map(unmarked), now.etag.as_deref().map(unmarked))
+                || differ(then.last_modified.as_deref(), now.last_modified.as_deref()))
     }
 
     /// A digest is demanded that nobody can forge.

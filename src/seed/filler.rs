@@ -129,7 +129,7 @@ impl Seeder {
         let done = match decide(&found.facts) {
             Step::Fill => self.fill_by_handle(&work, &found.dir, None),
             Step::FillByReflink(why) => self.fill_by_handle(&work, &found.dir, Some(why)),
-            Step::FillInPlace(why) => self.fill_through(&work, &found.dir, &Scratch::within(&found.dir), Some(why)),
+            Step::FillInPlace(why) => self.fill_in_place(&work, &found.dir, why),
             Step::Mend => self.mend_by_handle(&work, &found.dir, found.mark),
             Step::MendInPlace => self.mend_in_place(&work, &found.dir, found.mark),
             Step::Receive(why) => Ok(Err(why)),
@@ -234,6 +234,20 @@ impl Seeder {
     ) -> Result<Result<Done, Receive>, SeedError> {
         let hidden = Hidden::new(&self.store)?;
         self.fill_through(work, dir, &hidden.scratch(), else_receive)
+    }
+
+    /// Makes the tree within the directory, by nothing but reflink.
+    fn fill_in_place(
+        &self,
+        work: &Work<'_>,
+        dir: &Dir,
+        else_receive: Receive,
+    ) -> Result<Result<Done, Receive>, SeedError> {
+        let scratch = Scratch::within(dir);
+        let done = self.fill_through(work, dir, &scratch, Some(else_receive))?;
+        // What could not be discarded must be gone: it is not the tree's, nor may a client write its own around it.
+        scratch.clear(&|_| false)?;
+        Ok(done)
     }
 
     /// Makes the tree in a directory of its own and moves it in. What fails leaves that directory to nobody, and what the

@@ -145,8 +145,8 @@ impl Store {
     }
 
     /// Takes [`Store::shut`] back.
-    pub(super) fn reopen(&self, artifact: &ArtifactName, version: &VersionName) {
-        if let Some(opening) = lock(&self.leases).get_mut(&(artifact.clone(), version.clone())) {
+    pub(super) fn reopen(&self, key: &Key) {
+        if let Some(opening) = lock(&self.leases).get_mut(key) {
             opening.shut = false;
         }
     }

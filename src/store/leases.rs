@@ -262,7 +262,7 @@ impl Store {
             let leased = self.leases_on(artifact).iter().any(|lease| lease.version == *version);
             let current = self.holding(artifact).current.as_ref() == Some(version);
             let pinned = self.pin_of(artifact).as_ref() == Some(version);
-            !leased && !current && !pinned && self.shut(key, true, is_claimed)
+            !leased && !current && !pinned && self.shut(key.clone(), true, is_claimed)
         };
         self.remove_version(artifact, version, may_go)
     }
@@ -277,7 +277,7 @@ impl Store {
         is_linked: impl FnOnce() -> bool,
     ) -> Result<bool, StoreError> {
         let key = (artifact.clone(), version.clone());
-        let may_go = || may_go() && self.shut(key, false, is_linked);
+        let may_go = || may_go() && self.shut(key.clone(), false, is_linked);
         self.remove_version(artifact, version, may_go)
     }
 }

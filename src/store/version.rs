@@ -207,7 +207,7 @@ impl Store {
             return Ok(false);
         }
         // Where it is still there it can be opened again.
-        self.move_out_of_sight(artifact, version).inspect_err(|_| self.reopen(artifact, version))?;
+        self.move_out_of_sight(artifact, version).inspect_err(|_| self.reopen(&(artifact.clone(), version.clone())))?;
         Ok(true)
     }
 

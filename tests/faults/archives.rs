@@ -10,8 +10,9 @@ use crate::fixture::archive::app;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::{Fault, Origin};
 use crate::fixture::{BIG_PATIENCE, PATIENCE, until};
-use crate::hostile::{Case, Expect, OUTSIDE, cases, compress};
+use crate::hostile::{Case, Expect, OUTSIDE, cases, compress, paths};
 use crate::report::{Asked, Part, Row};
+use crate::volatile_disk::VolatileDisk;
 
 pub(crate) const PART: Part =
     Part { name: "archives", about: "hostile archives, in every compression, whole and byte by byte", run };
@@ -63,16 +64,38 @@ fn run(asked: Asked) -> Vec<Row> {
     }
     assert_eq!(node.state("app")["state"], "Ready", "what was good is not any more");
     node.cli(&["verify", "app"]).ok();
+    vec![row("hostile archives", &found), folded()]
+}
+
+/// A store where names that differ in case or normal form are one.
+fn folded() -> Row {
+    let (disk, origin) = (VolatileDisk::folding(), Origin::start());
+    origin.serve("/app.tgz", app("v1", 10_000));
+    let good = document("app", &origin.url("/app.tgz"), "v1");
+    let node = Node::builder().store(&disk.path().join("store")).document("app.yaml", &good).start();
+    node.wait_ready("app");
+    let mut trials = Vec::new();
+    for (form, encode) in compress::ENCODERS {
+        let cases = paths::folded().into_iter().map(|case| Case { archive: encode(&case.archive), ..case });
+        trials.extend(cases.map(|case| Trial { case, form, trickled: false }));
+    }
+    let mut found = Found::default();
+    try_all(&node, &origin, &trials, 0, &mut found);
+    assert_eq!(node.state("app")["state"], "Ready", "what was good is not any more");
+    row("archives with names that the store's file system takes for one", &found)
+}
+
+fn row(what: &str, found: &Found) -> Row {
     let Found { refused, refusals, taken, takings, outside, links } = found;
-    vec![Row {
-        fault: format!("hostile archives, {} ({takings} that only look so)", refusals + takings),
+    Row {
+        fault: format!("{what}, {} ({takings} that only look so)", refusals + takings),
         figure: format!(
             "files outside {outside}, escaping links left {links}, refused with the entry named {refused} of {refusals}, \
              taken {taken} of {takings}"
         ),
         reach: "0; 0; all; all",
-        reached: outside == 0 && links == 0 && refused == refusals && taken == takings,
-    }]
+        reached: (*outside, *links) == (0, 0) && refused == refusals && taken == takings,
+    }
 }
 
 fn trials() -> Vec<Trial> {

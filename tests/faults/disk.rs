@@ -1,4 +1,4 @@
-//! Errors from the disk: every call by which a daemon changes files is made to fail, one place after the other, by every
+//! Errors from the disk: every call by which a daemon or a client changes files is made to fail, one place after the other, by every
 //! error that disks give, once and for a while.
 //!
 //! First each step is made without errors, and its calls are noted: a call site is a step, a call and a path. Of calls
@@ -8,6 +8,7 @@
 //! comes to what it should without anybody's help.
 
 mod full;
+mod look;
 mod world;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,12 @@ const NODES: usize = 8;
 const HELD: Duration = Duration::from_secs(3);
 /// In which a node must come back by itself.
 const LIMIT: Duration = Duration::from_secs(30);
+/// What is just being removed or seeded is in its place by then.
+const SETTLED: Duration = Duration::from_secs(1);
+/// What a step leaves to threads behind everyone's back is done by then.
+const BEHIND: Duration = Duration::from_secs(2);
+/// At most one in so many runs may not meet its error.
+const MISSED: usize = 20;
 /// Then it is given up.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -66,7 +73,7 @@ impl std::fmt::Display for Run {
 #[derive(Default)]
 struct Found {
     runs: usize,
-    missed: usize,
+    missed: Vec<String>,
     open: Vec<String>,
     retried: Vec<String>,
     unserved: Vec<String>,
@@ -84,6 +91,7 @@ impl Found {
         tell("not served", &self.unserved);
         tell("slow", &self.slow);
         tell("not told", &self.silent);
+        tell("met no error", &self.missed);
     }
 }
 
@@ -156,19 +164,25 @@ fn row(sites: usize, found: &Found) -> Row {
             "disk errors at every call site: {sites} sites x {} errors, once and held, {} runs ({} met none)",
             ERRORS.len(),
             found.runs,
-            found.missed
+            found.missed.len()
         ),
         figure: format!(
-            "failed open {}; retried and called success {}; not served meanwhile {}; slowest recovery {:.1} s ({} over 30 s)",
+            "failed open {}; retried and called success {}; not served meanwhile {}; not told {}; slowest recovery {:.1} s \
+             ({} over 30 s)",
             found.open.len(),
             found.retried.len(),
             found.unserved.len(),
+            found.silent.len(),
             found.slowest.as_secs_f64(),
             found.slow.len()
         ),
         reach: "all fail closed, none retried and called success; back by itself within 30 s",
-        reached: found.runs > found.missed
-            && [&found.open, &found.retried, &found.unserved, &found.slow].iter().all(|lines| lines.is_empty()),
+        // What a step does behind everyone's back it does not do at the same place each time.
+        reached: found.runs > 0
+            && found.missed.len() * MISSED <= found.runs
+            && [&found.open, &found.retried, &found.unserved, &found.silent, &found.slow]
+                .iter()
+                .all(|lines| lines.is_empty()),
     }
 }
 
@@ -183,7 +197,7 @@ fn sites_of(supervisor: &Supervisor, place: &std::path::Path) -> Vec<Site> {
             (step.ask)(&mut world).unwrap_or_else(|error| panic!("{}: {error}", step.name));
             crate::fixture::until(step.name, crate::fixture::PATIENCE, || (step.done)(&world).then_some(()));
             // What comes of it behind everyone's back.
-            std::thread::sleep(Duration::from_secs(if round == 0 { 0 } else { 2 }));
+            std::thread::sleep(if round == 0 { Duration::ZERO } else { BEHIND });
             if round == 1 {
                 sites.extend(sites_in(at, &world.watch.calls()));
             }
@@ -227,7 +241,7 @@ fn work(
         let broken = one.slow.iter().any(|line| line.contains("not at all"));
         let mut found = found.lock().unwrap();
         found.runs += one.runs;
-        found.missed += one.missed;
+        found.missed.extend(one.missed);
         found.open.extend(one.open);
         found.retried.extend(one.retried);
         found.unserved.extend(one.unserved);
@@ -262,6 +276,8 @@ fn try_run(world: &mut World, run: &Run) -> Found {
     world.watch.fail(Fault { name: site.name, path: site.path.clone(), after: site.after, times: *times, errno });
     let mut said = (step.ask)(world);
     let met = until(PATIENCE, || world.watch.hits() > 0 || (step.done)(world));
+    // What comes behind everyone's back comes later.
+    until(if met { BEHIND } else { Duration::ZERO }, || world.watch.hits() > 0);
     if *times > 1 && met {
         // What is held is met again; operators are told meanwhile.
         until(HELD, || false);
@@ -270,17 +286,17 @@ fn try_run(world: &mut World, run: &Run) -> Found {
         }
     }
     // A daemon that did not start serves nothing: it is started again below.
-    let refused_start = step.name == "restart" && said.is_err();
+    let refused_start = said.is_err() && !world.node.runs();
     if !refused_start && world.state().is_none() {
         found.unserved.push(format!("{run}: the daemon does not answer"));
     }
     // What this very step damages is so until it is mended.
     if step.name != "repair" {
-        found.unserved.extend(world.wrong().into_iter().map(|wrong| format!("{run}: {wrong}")));
+        found.unserved.extend(world.wrong(SETTLED).into_iter().map(|wrong| format!("{run}: {wrong}")));
     }
     acknowledged(step, &world.watch, said.is_ok(), &run.to_string(), &mut found);
     if world.watch.heal() == 0 {
-        found.missed = 1;
+        found.missed.push(run.to_string());
     }
     let healed = Instant::now();
     let back = until(PATIENCE, || {
@@ -300,7 +316,7 @@ fn try_run(world: &mut World, run: &Run) -> Found {
     } else if found.slowest > LIMIT {
         found.slow.push(format!("{run}: {:.1} s", found.slowest.as_secs_f64()));
     }
-    found.open.extend(world.wrong().into_iter().map(|wrong| format!("{run}: {wrong}")));
+    found.open.extend(world.wrong(LIMIT).into_iter().map(|wrong| format!("{run}: {wrong}")));
     let made = world.watch.calls();
     found.retried.extend(calls::retried(&made).into_iter().map(|line| format!("{run}: {line}")));
     if let Some(why) = calls::version_not_durable(&made, "root/.seedcache").filter(|_| back) {

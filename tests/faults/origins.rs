@@ -1,11 +1,12 @@
-//! Lying origins: each lie of the table many times over, in forms that chance decides, over one address, with an honest
-//! mirror and over several connections.
+//! Lying origins: each lie of the table many times over, in forms that chance decides, over one address, with a mirror and
+//! over several connections; with a digest, with a weak one, and with none, where only what the origin says tells.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::fixture::liars::{Liar, Liars, Way};
-use crate::fixture::{lies, tree};
+use crate::fixture::lies::{self, Lie};
+use crate::fixture::tree;
 use crate::report::{Part, Row};
 
 pub(crate) const PART: Part = Part {
@@ -14,15 +15,20 @@ pub(crate) const PART: Part = Part {
     run: |asked| vec![lying(asked.runs.unwrap_or(200))],
 };
 
-/// Of so many runs of a lie: one in twenty with several connections, since that takes large archives, and a quarter with
-/// a mirror, where they can tell anything.
-fn share(way: Way, of_the_archive: bool, runs: u64) -> u64 {
-    let (shared, mirrored) = if of_the_archive { (runs.div_ceil(20), runs / 4) } else { (0, 0) };
-    match way {
-        Way::Shared => shared,
-        Way::Mirrored => mirrored,
-        Way::Alone => runs - shared - mirrored,
-    }
+/// Of so many runs of a lie, told in these ways besides [`Way::Alone`]: few with several connections, since those take large
+/// archives.
+fn share(way: Way, lie: &Lie, runs: u64) -> u64 {
+    let of = |way: Way| {
+        let some = match way {
+            Way::Alone => return 0,
+            Way::Shared => runs.div_ceil(20),
+            Way::UndigestedShared => runs / 20,
+            Way::Mirrored | Way::Undigested => runs / 5,
+            Way::Weak | Way::UndigestedMirrored | Way::File => runs / 10,
+        };
+        if way.expects(lie).is_some() { some } else { 0 }
+    };
+    if way == Way::Alone { runs - Way::ALL.into_iter().map(of).sum::<u64>() } else { of(way) }
 }
 
 #[derive(Default)]
@@ -30,44 +36,61 @@ struct Counts {
     runs: AtomicUsize,
     bad: AtomicUsize,
     restarts: AtomicUsize,
+    undigested: AtomicUsize,
+}
+
+/// What one daemon did with its share of the lies.
+struct Told {
+    peak_rss_mib: u64,
+    staged: usize,
 }
 
 fn lying(runs: u64) -> Row {
-    let ways = [Way::Alone, Way::Mirrored, Way::Shared];
-    let all = ways.into_iter().flat_map(|way| lies::all().into_iter().map(move |lie| (lie, way)));
-    let all: Vec<_> = all.filter(|(lie, way)| share(*way, lie.is_of_the_archive(), runs) > 0).collect();
-    let kinds = lies::all().len();
-    let liars = Liars::start(all, "8s");
     let counts = Counts::default();
-    liars.each(|liar| tell(&liars, liar, runs, &counts));
+    // Those that are over when the daemon has waited for long enough have another that waits for less.
+    let (slow, quick): (Vec<Lie>, _) = lies::all().into_iter().partition(Lie::is_slow);
+    let told = [(quick, "8s"), (slow, "3s")].map(|(lies, stall)| tell_all(&lies, runs, stall, &counts));
+    let kinds = lies::all().len();
     let [made, bad, restarts] = [&counts.runs, &counts.bad, &counts.restarts].map(|count| count.load(Relaxed));
-    let rss = liars.node.peak_rss_kib() >> 10;
-    let staged = tree::walk(&liars.node.store().join("staging")).into_iter().filter(|(_, meta)| meta.is_file()).count();
+    let rss = told.iter().map(|told| told.peak_rss_mib).max().unwrap_or_default();
+    let staged: usize = told.iter().map(|told| told.staged).sum();
     Row {
         fault: format!("lying origins, {kinds} lies x {runs} runs"),
         figure: format!(
-            "{bad} bad versions in {made} runs; an ETag change costs {restarts} restart; peak RSS {rss} MiB; {staged} files \
-             left in staging"
+            "{bad} bad versions in {made} runs, {} of them with nothing that tells a digest; an ETag change costs {restarts} \
+             restart; peak RSS {rss} MiB; {staged} files left in staging",
+            counts.undigested.load(Relaxed)
         ),
         reach: "0 bad versions; an ETag change costs one restart",
         reached: (bad, restarts, staged) == (0, 1, 0) && made as u64 == kinds as u64 * runs,
     }
 }
 
+fn tell_all(lies: &[Lie], runs: u64, stall: &str, counts: &Counts) -> Told {
+    let all = Way::ALL.into_iter().flat_map(|way| lies.iter().map(move |lie| (lie.clone(), way)));
+    let liars = Liars::start(all.filter(|(lie, way)| share(*way, lie, runs) > 0).collect(), stall);
+    liars.each(|liar| tell(&liars, liar, runs, counts));
+    let staged = tree::walk(&liars.node.store().join("staging")).into_iter().filter(|(_, meta)| meta.is_file()).count();
+    Told { peak_rss_mib: liars.node.peak_rss_kib() >> 10, staged }
+}
+
 fn tell(liars: &Liars, liar: &Liar, runs: u64, counts: &Counts) {
     let seed =
         liar.lie.name.bytes().fold(liar.way as u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     let mut rng = fastrand::Rng::with_seed(seed);
-    for n in 1..=share(liar.way, liar.lie.is_of_the_archive(), runs) {
+    let runs = share(liar.way, &liar.lie, runs);
+    for n in 1..=runs {
         let Ok(restarts) = catch_unwind(AssertUnwindSafe(|| liars.run(liar, n, &mut rng))) else {
             // Told by the panic; the next version would be told of the one that is not there.
             counts.bad.fetch_add(1, Relaxed);
             return;
         };
         counts.runs.fetch_add(1, Relaxed);
+        counts.undigested.fetch_add(usize::from(liar.way.is_undigested()), Relaxed);
         if liar.way == Way::Alone && liar.lie.name == "etag-changes" {
             counts.restarts.fetch_max(restarts, Relaxed);
         }
     }
+    liars.over(liar, runs);
     eprintln!("{} {:?}: done", liar.lie.name, liar.way);
 }

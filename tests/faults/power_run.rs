@@ -1,7 +1,7 @@
 //! One run of a power loss: the real daemon on a disk with a volatile cache, at work until the power goes; then what the
 //! disk still holds, what the daemon makes of it without its origin, and what comes of both once the origin is there.
 //!
-//! What must hold: what the API said before the loss is held against the disk before a daemon has touched it, and against
+//! What must hold: what the API said before the loss (versions, pins, leases) is held against the disk before a daemon has touched it, and against
 //! what the origin's archives unpack to by tar(1).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::fs;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::archive::Archive;
+use crate::fixture::archive::{Archive, MTIME};
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::{Fault, Origin};
 use crate::fixture::releases::Releases;
@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) partial: Vec<String>,
     /// What the power took, each time it went.
     pub(crate) losses: Vec<Loss>,
-    /// Versions and pins that were acknowledged.
+    /// Versions, pins and leases that were acknowledged.
     pub(crate) acknowledged: usize,
     /// Times that everything was made durable at once.
     pub(crate) syncfs: u64,
@@ -95,6 +95,8 @@ pub(crate) fn archive(kind: &str, n: usize, files: usize) -> Vec<u8> {
         .file("app/deep/er/noise", 0o640, &noise(n as u64 + 1, 150_000 + n * 7_001))
         .file("app/deep/same", 0o644, &noise(99, 20_000))
         .hard_link("app/deep/hard", "app/deep/same")
+        .continued_by((1234, 5678), MTIME)
+        .file("app/deep/theirs", 0o640, b"of another user")
         .symlink("app/deep/soft", "er/noise")
         .symlink("app/latest", "VERSION");
     for file in 0..files {
@@ -141,6 +143,8 @@ struct World<'a> {
     condemned: BTreeSet<String>,
     /// The pin may be any of these: more than one while a change of it is not acknowledged.
     pins: Vec<Option<String>>,
+    /// The version that one holder has leased, the same.
+    leases: Vec<Option<String>>,
     /// The current version may be any of these.
     currents: BTreeSet<String>,
     outcome: Outcome,
@@ -230,6 +234,7 @@ impl<'a> World<'a> {
             versions: BTreeSet::new(),
             condemned: BTreeSet::new(),
             pins: vec![None],
+            leases: vec![None],
             currents: BTreeSet::from([version(0)]),
             outcome: Outcome { order, ..Outcome::default() },
         }
@@ -265,7 +270,7 @@ impl<'a> World<'a> {
 
     /// One thing that is done with a node. It ends when that is done, or the power gone.
     fn step(&mut self) {
-        match self.rng.u8(0..10) {
+        match self.rng.u8(0..12) {
             0..=2 => self.release(),
             3 => {
                 let pin = version(self.rng.usize(0..self.published));
@@ -278,7 +283,12 @@ impl<'a> World<'a> {
                 self.condemned.insert(version.clone());
                 self.ask("DELETE", &format!("{ARTIFACT}/versions/{version}"), None);
             }
-            _ => drop(self.ask("POST", "/v1/gc", Some(&json!({})))),
+            9 => drop(self.ask("POST", "/v1/gc", Some(&json!({})))),
+            10 => {
+                let leased = version(self.rng.usize(0..self.published));
+                self.lease(Some(leased));
+            }
+            _ => self.lease(None),
         }
         self.poll();
     }
@@ -320,6 +330,19 @@ impl<'a> World<'a> {
         };
         if let Some((200, _)) = answer {
             self.pins = vec![pin];
+            self.outcome.acknowledged += 1;
+        }
+    }
+
+    fn lease(&mut self, lease: Option<String>) {
+        self.leases.push(lease.clone());
+        let path = format!("{ARTIFACT}/leases/job");
+        let answer = match &lease {
+            Some(version) => self.ask("PUT", &path, Some(&json!({"version": version, "ttl": "24h"}))),
+            None => self.ask("DELETE", &path, None),
+        };
+        if let Some((200 | 204, _)) = answer {
+            self.leases = vec![lease];
             self.outcome.acknowledged += 1;
         }
     }
@@ -382,6 +405,15 @@ impl<'a> World<'a> {
             if !self.versions.is_empty() && !whole && self.condemned.is_disjoint(&self.currents) {
                 self.outcome.lost.push(format!("none of {:?} is on the disk", self.currents));
             }
+            // It holds its version, whatever else goes.
+            if let [Some(leased)] = &self.leases[..]
+                && !self.condemned.contains(leased)
+            {
+                let wrong = self.wrong_in_store(leased);
+                if !wrong.is_empty() {
+                    self.outcome.lost.push(format!("{leased}, which is leased: {wrong:?}"));
+                }
+            }
         } else {
             for version in self.versions.difference(&self.condemned) {
                 let wrong = self.wrong_in_store(version);
@@ -403,18 +435,34 @@ impl<'a> World<'a> {
         }
     }
 
-    /// With a journal, a hard-linked tree that was exchanged is there whole, or the one before is. Those that are asked for
-    /// in one way only are looked at.
+    /// With a journal, a hard-linked tree that was exchanged, or what `..data` leads to, is there whole, or the one before
+    /// is. Those that are asked for in one way only are looked at.
     fn look_at_whole_targets(&mut self) {
-        for target in self.declared.iter().filter(|target| target.swap == "exchange") {
-            let Some(seen) = self.disk.look(&target.name) else { continue };
+        for target in self.declared.iter().filter(|target| target.link != "copy") {
+            let tree = match target.swap {
+                "symlink" => self.data_of(target),
+                _ => Some(target.name.clone()),
+            };
+            let Some(tree) = tree.filter(|tree| target.swap == "symlink" || self.disk.look(tree).is_some()) else {
+                continue;
+            };
+            let Some(seen) = self.disk.look(&tree) else {
+                self.outcome.partial.push(format!("{target:?}: its ..data leads nowhere"));
+                continue;
+            };
             let said = seen.text("VERSION").unwrap_or_default();
             let version = said.trim().rsplit(' ').next().unwrap().to_owned();
-            let wrong = self.wrong_at(&target.name, &version);
+            let wrong = self.wrong_at(&tree, &version);
             if !wrong.is_empty() {
                 self.outcome.partial.push(format!("{target:?} holds {version:?}: {wrong:?}"));
             }
         }
+    }
+
+    /// What `..data` of a target leads to.
+    fn data_of(&self, target: &Target) -> Option<String> {
+        let data = self.disk.read_link(&format!("{}/..data", target.name))?;
+        Some(format!("{}/{}", target.name, data.display()))
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -435,6 +483,11 @@ impl<'a> World<'a> {
             self.outcome.lost.push(format!("the pin is {pin:?}, acknowledged was one of {:?}", self.pins));
         }
         self.pins = vec![pin];
+        let lease = state["leases"][0]["version"].as_str().map(str::to_owned);
+        if !self.leases.contains(&lease) {
+            self.outcome.lost.push(format!("the lease is {lease:?}, acknowledged was one of {:?}", self.leases));
+        }
+        self.leases = vec![lease];
         let listed = listed(&state);
         if !self.collecting {
             let demanded = self.versions.difference(&self.condemned);
@@ -487,11 +540,10 @@ impl<'a> World<'a> {
             // Somebody, the daemon itself, may have gone on to another meanwhile.
             let version = seeded["version"].as_str().unwrap_or(&current).to_owned();
             let wrong = match target.swap {
-                "symlink" => {
-                    let data = self.disk.read_link(&format!("{}/..data", target.name));
-                    let data = data.map(|data| format!("{}/{}", target.name, data.display()));
-                    data.map_or(vec!["no ..data".to_owned()], |data| self.wrong_at(&data, &version))
-                }
+                "symlink" => match self.data_of(&target) {
+                    Some(data) => self.wrong_at(&data, &version),
+                    None => vec!["no ..data".to_owned()],
+                },
                 _ => self.wrong_at(&target.name, &version),
             };
             if !wrong.is_empty() {

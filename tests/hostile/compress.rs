@@ -51,6 +51,11 @@ fn sample() -> Vec<u8> {
     Tar::default().dir("d").file("d/file", b"content").symlink("d/link", "file").end()
 }
 
+/// What GNU tar would say nothing of: it ends where the first archive does.
+fn other() -> Vec<u8> {
+    Tar::default().file("hidden", b"content").end()
+}
+
 const SAMPLE: &[&str] = &["d", "d/file", "d/link"];
 
 /// What is about the compression itself. Who finds it has seen no entry yet, or does not know where it stopped.
@@ -92,6 +97,27 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         refused("gzip and half a member", with(gzip(&sample()), &head(gzip(&sample()))), "TrailingBytes", "d/link"),
         refused("zstd and half a frame", with(zstd(&sample()), &head(zstd(&sample()))), "Decode", "d/link"),
+        refused("xz and half a stream", with(xz(&sample()), &head(xz(&sample()))), "Decode", "d/link"),
+        refused("bzip2 and half a stream", with(bzip2(&sample()), &head(bzip2(&sample()))), "Decode", "d/link"),
+        refused(
+            "two archives in two members of gzip",
+            with(gzip(&sample()), &gzip(&other())),
+            "TrailingBytes",
+            "d/link",
+        ),
+        refused(
+            "two archives in two frames of zstd",
+            with(zstd(&sample()), &zstd(&other())),
+            "TrailingBytes",
+            "d/link",
+        ),
+        refused("two archives in two streams of xz", with(xz(&sample()), &xz(&other())), "TrailingBytes", "d/link"),
+        refused(
+            "two archives in two streams of bzip2",
+            with(bzip2(&sample()), &bzip2(&other())),
+            "TrailingBytes",
+            "d/link",
+        ),
         refused("gzip cut short", cut(gzip(&sample())), "Decode", "gzip"),
         refused("zstd cut short", cut(zstd(&sample())), "Decode", "zstd"),
         refused("xz cut short", cut(xz(&sample())), "Decode", "xz"),

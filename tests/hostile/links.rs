@@ -58,6 +58,15 @@ fn symlinks() -> Vec<Case> {
         taken("two symlinks to each other", tar().symlink("a", "b").symlink("b", "a").end(), &["a", "b", "first"]),
         taken("a symlink in itself", link("out/.."), &["first", "out"]),
         taken("a symlink to what is not there", link("nowhere/../else"), &["first", "out"]),
+        taken(
+            "symlinks whose targets are no UTF-8",
+            tar()
+                .entry(b'2', b"out", b"", |header| set_link(header, b"\xff\xfe/x"))
+                .long(b'K', &[&b"\x80"[..], &[0xfd; 150]].concat())
+                .symlink("long", "x")
+                .end(),
+            &["first", "long", "out"],
+        ),
         taken("a symlink with backslashes", link("..\\..\\etc"), &["first", "out"]),
     ]
 }

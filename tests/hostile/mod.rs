@@ -7,7 +7,7 @@ pub(crate) mod compress;
 mod entries;
 mod headers;
 mod links;
-mod paths;
+pub(crate) mod paths;
 mod sparse;
 
 use builder::Tar;

@@ -146,26 +146,66 @@ const N255: &str = concat!(
     "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn",
 );
 
-/// Names that some file systems take for one. Those that Linux nodes have tell them apart, and so does the tree; where
-/// one does not, the second is refused (`Refusal::SameName`).
-fn kept_apart() -> Vec<Case> {
+/// What some file systems take for one name, and others keep apart.
+struct Pair {
+    name: &'static str,
+    archive: Vec<u8>,
+    /// Where they are kept apart.
+    paths: &'static [&'static str],
+    /// The entry that comes too late where they are one.
+    second: &'static str,
+}
+
+fn pairs() -> Vec<Pair> {
+    let pair = |name, archive: Tar, paths, second| Pair { name, archive: archive.end(), paths, second };
     vec![
-        taken("names that differ in case", tar().file("A", b"1").file("a", b"2").end(), &["A", "a", "first"]),
-        taken(
+        pair("names that differ in case", tar().file("A", b"1").file("a", b"2"), &["A", "a", "first"], "`a`"),
+        pair(
             "directories that differ in case",
-            tar().file("D/x", b"1").file("d/x", b"2").end(),
+            tar().file("D/x", b"1").file("d/x", b"2"),
             &["D", "D/x", "d", "d/x", "first"],
+            "`d/x`",
         ),
-        taken(
+        pair(
+            "directories that differ in case, listed",
+            tar().dir("D").file("D/x", b"1").dir("d"),
+            &["D", "D/x", "d", "first"],
+            "`d`",
+        ),
+        pair(
             "a symlink whose name differs in case from a directory",
-            tar().symlink("D", "d").file("d/x", b"").end(),
+            tar().symlink("D", "d").file("d/x", b""),
             &["D", "d", "d/x", "first"],
+            "`d/x`",
         ),
-        taken(
+        pair(
+            "a symlink whose name differs in case from a file",
+            tar().file("F", b"").symlink("f", "first"),
+            &["F", "f", "first"],
+            "`f`",
+        ),
+        pair(
+            "a hard link whose name differs in case from a file",
+            tar().file("F", b"").hard_link("f", "first"),
+            &["F", "f", "first"],
+            "`f`",
+        ),
+        pair(
             "composed and decomposed",
-            tar().file("\u{e9}", b"1").file("e\u{301}", b"2").end(),
+            tar().file("\u{e9}", b"1").file("e\u{301}", b"2"),
             &["e\u{301}", "first", "\u{e9}"],
+            "`e\u{301}`",
         ),
-        taken("a ligature", tar().file("\u{fb01}", b"1").file("fi", b"2").end(), &["fi", "first", "\u{fb01}"]),
+        pair("a ligature", tar().file("\u{fb01}", b"1").file("fi", b"2"), &["fi", "first", "\u{fb01}"], "`fi`"),
     ]
+}
+
+/// Those that Linux nodes have keep them apart, and so does the tree.
+fn kept_apart() -> Vec<Case> {
+    pairs().into_iter().map(|pair| taken(pair.name, pair.archive, pair.paths)).collect()
+}
+
+/// The same archives for a store on a file system that takes them for one.
+pub(crate) fn folded() -> Vec<Case> {
+    pairs().into_iter().map(|pair| refused(pair.name, pair.archive, "Refused/SameName", pair.second)).collect()
 }

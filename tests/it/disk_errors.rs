@@ -7,9 +7,11 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::fixture::archive::app;
+use crate::fixture::loopfs::LoopFs;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::releases::Releases;
 use crate::fixture::syscalls::{Fault, Supervisor, Watch, supervised};
+use crate::fixture::tree::{Demand, assert_same};
 use crate::fixture::{PATIENCE, calls, noise, until};
 
 /// In which a node must come back once the cause is gone. It is also what tells a retry from a next refresh.
@@ -201,5 +203,32 @@ fn what_could_not_be_collected_is_collected_soon() {
         node.cli(&["refresh", "app", "--wait"]).ok();
         until("the collection to fail", PATIENCE, || (watch.hits() == 1).then_some(()));
         node.wait_state("app", "v1 to go", LIMIT, |state| state["versions"].as_array().unwrap().len() == 1);
+    });
+}
+
+/// On another file system the daemon tries reflinks within the directory that it was passed; then the client writes the tree.
+#[test]
+fn what_a_fill_could_not_discard_is_no_part_of_a_seed() {
+    supervised(|supervisor| {
+        let (_releases, node, _watch) = node(supervisor);
+        let other = LoopFs::tmpfs(16, 1000);
+        let watch = supervisor.watch(&other.path().canonicalize().unwrap());
+        for name in ["unlink", "chmod"] {
+            let target = other.path().join(name);
+            let temporary = format!(".{name}.seedcache-*/.seedcache-within.seedcache-*");
+            watch.fail(fault(name, &temporary, Errno::IO));
+            node.cli(&["seed", "app", target.to_str().unwrap()]).ok();
+            assert_eq!(watch.heal(), 1, "{name}");
+            assert_same(&node.tree("app", "v1"), &target, Demand::CONTENT);
+        }
+        // As long as it cannot be removed nothing is acknowledged.
+        let target = other.path().join("held");
+        let temporary = ".held.seedcache-*/.seedcache-within.seedcache-*";
+        watch.fail(Fault { times: usize::MAX, ..fault("unlink", temporary, Errno::IO) });
+        let refused = node.cli(&["seed", "app", target.to_str().unwrap(), "--wait", "1s"]);
+        assert!(refused.code != 0 && !target.exists(), "{}", refused.all());
+        assert!(watch.heal() > 1);
+        node.cli(&["seed", "app", target.to_str().unwrap()]).ok();
+        assert_same(&node.tree("app", "v1"), &target, Demand::CONTENT);
     });
 }

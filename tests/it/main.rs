@@ -12,6 +12,10 @@
 )]
 
 mod fixture;
+#[path = "../faults/power_vm/cache.rs"]
+mod power_vm_cache;
+#[path = "../faults/power_vm/judge.rs"]
+mod power_vm_judge;
 #[path = "../faults/volatile_disk/mod.rs"]
 mod volatile_disk;
 
@@ -42,6 +46,7 @@ mod life;
 mod linux_tree;
 mod lying_origins;
 mod month;
+mod names_folded;
 mod or_fetch;
 mod pins;
 mod plain;

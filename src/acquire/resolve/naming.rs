@@ -64,8 +64,7 @@ pub(crate) fn by_digest(digest: &Digest) -> VersionName {
 /// The name that validators give: the time of the last change, and the ETag's mark where there is one, since an origin
 /// may change bytes twice in a second. `None` without either.
 pub(in crate::acquire) fn by_validators(etag: Option<&str>, last_modified: Option<&str>) -> Option<VersionName> {
-    // An ETag grows and loses its `W/` on the way through proxies; the bytes stay the same.
-    let mark = etag.map(|etag| Digest::sha256(etag.trim_start_matches("W/").as_bytes()));
+    let mark = etag.map(|etag| Digest::sha256(unmarked(etag).as_bytes()));
     let time = last_modified.and_then(|text| httpdate::parse_http_date(text).ok());
     let time = time.and_then(|time| jiff::Timestamp::try_from(time).ok());
     match (time, mark) {
@@ -74,6 +73,11 @@ pub(in crate::acquire) fn by_validators(etag: Option<&str>, last_modified: Optio
         (None, Some(mark)) => Some(made(format!("etag-{}", mark.short(12)))),
         (None, None) => None,
     }
+}
+
+/// An ETag grows and loses its `W/` on the way through proxies; the bytes stay the same.
+pub(super) fn unmarked(etag: &str) -> &str {
+    etag.trim_start_matches("W/")
 }
 
 /// The name that a file's time and size give.

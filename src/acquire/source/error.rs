@@ -148,6 +148,12 @@ pub enum HttpError {
         /// The encoding.
         encoding: Box<str>,
     },
+    /// Another state of the object than the one that the version was named by.
+    #[error("{url} has changed since it was asked what it holds; it is asked again")]
+    Changed {
+        /// The address.
+        url: Box<str>,
+    },
     /// What it said about ranges does not fit.
     #[error("{url} sent another range than was asked for, or less than it announced")]
     Range {
@@ -194,6 +200,7 @@ impl HttpError {
             | HttpError::Silent { .. }
             | HttpError::Stalled { .. }
             | HttpError::Client(_)
+            | HttpError::Changed { .. }
             | HttpError::Range { .. } => true,
             HttpError::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
             HttpError::HeaderFile { .. }

@@ -1,21 +1,22 @@
-//! A node with all that can fail on its disk: an artifact that is followed, its targets by every swap, pins, leases, and a
-//! pod's directory; what each step asks of it, and what it must come to.
+//! A node with all that can fail on its disk: an artifact that is followed, its targets by every swap, pins, leases, and
+//! directories of pods, one of them on another file system; what each step asks of it, and what it must come to.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fixture::archive::Archive;
+use super::look::Done;
+use crate::fixture::archive::{Archive, MTIME};
 use crate::fixture::node::{Node, Over};
+use crate::fixture::origin::Fault;
 use crate::fixture::releases::Releases;
 use crate::fixture::syscalls::{Supervisor, Watch};
+use crate::fixture::system::run_as_root;
 use crate::fixture::{noise, sha256};
-
-/// What a tree holds: its files' bytes, by path.
-type Content = BTreeMap<&'static str, Vec<u8>>;
 
 /// Targets that the document declares.
 const TARGETS: [&str; 3] = ["whole", "linked", "within"];
@@ -27,6 +28,11 @@ pub(super) struct World {
     pods: PathBuf,
     /// The number of the newest version on the origin.
     newest: u32,
+    /// What commands said to have seeded, by directory.
+    pub(super) done: BTreeMap<PathBuf, Done>,
+    /// The version that `hand` was said to hold.
+    hand: Option<String>,
+    _other: Mounted,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -50,35 +56,53 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "lease", ask: World::lease, done: |world| world.leases() == 1, again: true },
     Step { name: "end lease", ask: World::end_lease, done: |world| world.leases() == 0, again: true },
     Step { name: "seed", ask: World::seed, done: World::seeded, again: true },
-    Step { name: "fill", ask: World::fill, done: World::filled, again: true },
+    Step { name: "fill", ask: World::fill, done: |world| world.is_done("pod"), again: true },
+    Step { name: "client", ask: World::receive, done: |world| world.is_done("other/pod"), again: true },
+    Step { name: "or-fetch", ask: World::or_fetch, done: |world| world.is_done("fetched"), again: true },
     Step { name: "repair", ask: World::repair, done: World::at_newest, again: true },
     Step { name: "remove", ask: World::remove, done: |world| world.held().len() == 1, again: true },
     Step { name: "restart", ask: World::restart, done: World::at_newest, again: true },
+    Step { name: "resume", ask: World::resume, done: World::at_newest, again: true },
+    Step { name: "first start", ask: World::first_start, done: World::at_newest, again: true },
 ];
 
-fn version(number: u32) -> String {
+pub(super) fn version(number: u32) -> String {
     format!("v{number}")
 }
 
-/// The files of a version, some the same in all; one of each is too large to be held in memory.
-fn content(number: u32) -> Content {
-    [
-        ("VERSION", version(number).into_bytes()),
-        ("bin/run", format!("#!/bin/sh\necho {number}\n").into_bytes()),
-        ("large", noise(number.into(), 1_100_000)),
-        ("same", b"the same in all".to_vec()),
-        ("same-large", noise(1 << 40, 1_100_000)),
-    ]
-    .into()
+/// Of a version: files that are the same in all and others, one of each too large to be held in memory; an empty directory;
+/// owners and modes of several kinds.
+pub(super) fn archive(number: u32) -> Vec<u8> {
+    Archive::new()
+        .dir("app/", 0o755)
+        .dir("app/bin/", 0o751)
+        .dir("app/empty/", 0o700)
+        .file("app/VERSION", 0o644, version(number).as_bytes())
+        .file("app/bin/run", 0o755, format!("#!/bin/sh\necho {number}\n").as_bytes())
+        .file("app/large", 0o644, &noise(number.into(), 1_100_000))
+        .continued_by((1234, 5678), MTIME)
+        .file("app/same", 0o640, b"the same in all")
+        .file("app/same-large", 0o600, &noise(1 << 40, 1_100_000))
+        .symlink("app/link", "VERSION")
+        .hard_link("app/second", "app/same")
+        .tgz()
 }
 
-fn archive(number: u32) -> Vec<u8> {
-    let content = content(number);
-    let mut archive = Archive::new().dir("app/", 0o755).dir("app/bin/", 0o755);
-    for (path, bytes) in &content {
-        archive = archive.file(&format!("app/{path}"), 0o644, bytes);
+/// A file system in memory, on a directory.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        run_as_root("mount", ["-t", "tmpfs", "-o", "size=64m", "tmpfs", path.to_str().unwrap()]);
+        Self(path)
     }
-    archive.symlink("app/link", "VERSION").hard_link("app/second", "app/same").tgz()
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        run_as_root("umount", ["-l", self.0.to_str().unwrap()]);
+    }
 }
 
 impl World {
@@ -87,6 +111,7 @@ impl World {
         let dir = tempfile::tempdir_in(place).unwrap();
         let (root, pods) = (dir.path().join("root"), dir.path().join("pods"));
         fs::create_dir(&pods).unwrap();
+        let other = Mounted::at(pods.join("other"));
         let watch = supervisor.watch(&dir.path().canonicalize().unwrap());
         let releases = Releases::with("v1");
         releases.publish("v1", &archive(1));
@@ -102,7 +127,17 @@ impl World {
 ",
         );
         let node = Node::builder().root(&root).document("app.yaml", &document).start();
-        let mut world = Self { releases, node, watch, pods, newest: 1, _dir: Some(dir) };
+        let mut world = Self {
+            releases,
+            node,
+            watch,
+            pods,
+            newest: 1,
+            done: BTreeMap::new(),
+            hand: None,
+            _other: other,
+            _dir: Some(dir),
+        };
         world.settle();
         world.update(true).unwrap();
         world.settle();
@@ -173,7 +208,7 @@ impl World {
         let seeded = |target: &&str| {
             seeds.iter().any(|s| s["target"] == **target && s["version"] == *name && s["state"] == "Ready")
         };
-        state["current"] == *name && state["lastError"].is_null() && TARGETS.iter().all(|target| seeded(target))
+        state["current"] == *name && state["lastError"].is_null() && TARGETS.iter().all(seeded)
     }
 
     fn at_newest(&self) -> bool {
@@ -224,25 +259,57 @@ impl World {
     /// Of another version than the target holds.
     fn seed(&mut self) -> Result<(), String> {
         let held = fs::read_to_string(self.node.root().join("hand/VERSION")).unwrap_or_default();
-        let other = if held == version(self.newest) { self.older() } else { self.newest };
-        self.body("POST", "/v1/artifacts/app/seed", Some(json!({"target": "hand", "version": version(other)})))
-            .map(drop)
+        let other = version(if held == version(self.newest) { self.older() } else { self.newest });
+        self.hand = None;
+        self.body("POST", "/v1/artifacts/app/seed", Some(json!({"target": "hand", "version": other})))?;
+        self.hand = Some(other);
+        Ok(())
     }
 
     fn seeded(&self) -> bool {
-        self.node.root().join("hand/VERSION").exists()
+        let seeds = self.state().and_then(|state| state["seeds"].as_array().cloned()).unwrap_or_default();
+        let is_hand = |seed: &Value| seed["target"] == "hand" && seed["state"] == "Ready";
+        let hand = seeds.into_iter().find(is_hand);
+        self.hand.is_some() && hand.is_some_and(|seed| seed["version"].as_str() == self.hand.as_deref())
+    }
+
+    /// Has the command seed a new directory below those of the pods.
+    fn seed_by_command(&mut self, wish: &str, target: &str, more: &[&str]) -> Result<(), String> {
+        let target = self.pods.join(target);
+        self.done.remove(&target);
+        let _ = fs::remove_dir_all(&target);
+        let words = [&["seed", wish, target.to_str().unwrap(), "-o", "json"], more].concat();
+        let said = self.node.cli(&words);
+        if said.code != 0 {
+            return Err(said.stderr);
+        }
+        let text = |name: &str| said.json()[name].as_str().unwrap().to_owned();
+        self.done.insert(target, Done { version: text("version"), mode: text("mode") });
+        Ok(())
+    }
+
+    fn is_done(&self, target: &str) -> bool {
+        self.done.contains_key(&self.pods.join(target))
     }
 
     /// A pod's directory, which no path of the daemon leads to.
     fn fill(&mut self) -> Result<(), String> {
-        let target = self.pods.join("pod");
-        let _ = fs::remove_dir_all(&target);
-        let done = self.node.cli(&["seed", "app", target.to_str().unwrap(), "--wait", "5s"]);
-        if done.code == 0 { Ok(()) } else { Err(done.stderr) }
+        self.seed_by_command("app", "pod", &["--wait", "5s"])
     }
 
-    fn filled(&self) -> bool {
-        self.pods.join("pod/VERSION").exists()
+    /// One on another file system: the client writes it.
+    fn receive(&mut self) -> Result<(), String> {
+        self.seed_by_command("app", "other/pod", &["--wait", "5s"])
+    }
+
+    /// One where there is no daemon.
+    fn or_fetch(&mut self) -> Result<(), String> {
+        let name = version(self.newest);
+        let url = self.releases.origin.url(&Releases::path(&name));
+        let sum = sha256(&archive(self.newest));
+        let fetch = ["--or-fetch", &url, "--sha256", &sum, "--strip-components", "1"];
+        let nobody = ["--server", "unix:///nobody/listens", "--wait", "5s"];
+        self.seed_by_command(&format!("app@{name}"), "fetched", &[&fetch[..], &nobody].concat())
     }
 
     /// Damages a file in the store, then has it found.
@@ -264,11 +331,48 @@ impl World {
         self.body("DELETE", &format!("/v1/artifacts/app/versions/{}?force=true", version(older)), None).map(drop)
     }
 
+    fn begin(&mut self) -> Result<(), String> {
+        if self.node.try_start() { Ok(()) } else { Err("it did not start".to_owned()) }
+    }
+
     fn restart(&mut self) -> Result<(), String> {
         if self.node.runs() {
             self.node.terminate();
         }
-        if self.node.try_start() { Ok(()) } else { Err("it did not start".to_owned()) }
+        self.begin()
+    }
+
+    /// With half of a download there.
+    fn resume(&mut self) -> Result<(), String> {
+        const HALF: u64 = 1_000_000;
+        if self.node.runs() {
+            self.newest += 1;
+            let name = version(self.newest);
+            let path = Releases::path(&name);
+            self.releases.publish(&name, &archive(self.newest));
+            self.releases.origin.once(&path, Fault::StallAfter(HALF));
+            self.releases.point_to(&name);
+            let asked = self.body("POST", "/v1/artifacts/app/refresh", None);
+            let sent = || self.releases.origin.requests(&path).iter().any(|request| request.sent >= HALF);
+            let half = asked.is_ok() && super::until(Duration::from_secs(5), sent);
+            let part = self.node.store().join("staging/app/archive.part");
+            let written = || fs::metadata(&part).is_ok_and(|meta| meta.len() > 0);
+            if half {
+                super::until(Duration::from_secs(5), written);
+            }
+            self.node.terminate();
+            self.releases.origin.heal(&path);
+        }
+        self.begin()
+    }
+
+    /// With nothing in the store.
+    fn first_start(&mut self) -> Result<(), String> {
+        if self.node.runs() {
+            self.node.terminate();
+            fs::remove_dir_all(self.node.store()).unwrap();
+        }
+        self.begin()
     }
 
     /// Whether an error is shown to operators.
@@ -276,54 +380,5 @@ impl World {
         let Some(state) = self.state() else { return true };
         let seeds = state["seeds"].as_array().cloned().unwrap_or_default();
         !state["lastError"].is_null() || seeds.iter().any(|seed| seed["state"] == "Failed")
-    }
-
-    /// What is wrong with what is visible: versions and targets must have the bytes that the origin has, whole. What is just
-    /// being removed or seeded is looked at again.
-    pub(super) fn wrong(&self) -> Vec<String> {
-        for _ in 0..10 {
-            if self.look().is_empty() {
-                return Vec::new();
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        self.look()
-    }
-
-    fn look(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let Some(state) = self.state() else { return wrong };
-        for name in self.held() {
-            compare(&name, &self.node.tree("app", &name), &mut wrong);
-        }
-        if let Some(current) = state["current"].as_str() {
-            let answer = self.node.get("/v1/artifacts/app/versions/current/files/VERSION");
-            // Another may be current by now.
-            let body = answer.text();
-            if answer.status != 200 || (body != current && !self.held().contains(&body)) {
-                wrong.push(format!("served as {current}: {} {body}", answer.status));
-            }
-        }
-        let seeds = state["seeds"].as_array().cloned().unwrap_or_default();
-        for seed in seeds.iter().filter(|seed| seed["state"] == "Ready" && seed["byHandle"] == false) {
-            if let (Some(name), Some(target)) = (seed["version"].as_str(), seed["target"].as_str()) {
-                compare(name, &self.node.root().join(target), &mut wrong);
-            }
-        }
-        wrong
-    }
-}
-
-fn compare(name: &str, tree: &Path, wrong: &mut Vec<String>) {
-    let number = name.strip_prefix('v').and_then(|number| number.parse().ok()).unwrap();
-    let mut content = content(number);
-    content.insert("second", content["same"].clone());
-    content.insert("link", content["VERSION"].clone());
-    for (path, bytes) in content {
-        match fs::read(tree.join(path)) {
-            Ok(found) if found == bytes => {}
-            Ok(found) => wrong.push(format!("{}/{path}: {} other bytes", tree.display(), found.len())),
-            Err(error) => wrong.push(format!("{}/{path}: {error}", tree.display())),
-        }
     }
 }

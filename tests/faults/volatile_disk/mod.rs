@@ -46,13 +46,23 @@ pub(crate) struct VolatileDisk {
 impl VolatileDisk {
     /// An empty one.
     pub(crate) fn new(order: Order) -> Self {
+        Self::of(Disk::new(order))
+    }
+
+    /// An empty one for which names that differ in case or in Unicode's normal form are one. No kernel that runs here has such
+    /// a file system of its own.
+    pub(crate) fn folding() -> Self {
+        Self::of(Disk::folding())
+    }
+
+    fn of(disk: Disk) -> Self {
         let dir = scratch();
         let [image, mount, connections] = ["device", "mount", "connections"].map(|name| dir.path().join(name));
         File::create(&image).unwrap().set_len(1 << 20).unwrap();
         std::fs::create_dir(&mount).unwrap();
         std::fs::create_dir(&connections).unwrap();
         run_as_root("mount", ["-t", "fusectl", "none", connections.to_str().unwrap()]);
-        let (disk, power) = (Arc::new(Mutex::new(Disk::new(order))), Arc::new(wire::Power::on()));
+        let (disk, power) = (Arc::new(Mutex::new(disk)), Arc::new(wire::Power::on()));
         let mut this = Self { dir, mount, connections, device: String::new(), disk, power, server: None };
         this.mount();
         this

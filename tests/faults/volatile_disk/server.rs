@@ -95,6 +95,8 @@ impl Server {
     fn entry(&self, reply: ReplyEntry, done: impl FnOnce(&mut Disk) -> Result<Ino, Code>) {
         let mut disk = self.disk();
         match done(&mut disk).and_then(|ino| attr(&disk, ino)) {
+            // The kernel knows of no name that it is one with another.
+            Ok(attr) if disk.folds => reply.entry_with_ttls(&ATTRIBUTES, &ATTRIBUTES, &attr, Generation(0)),
             Ok(attr) => reply.entry_with_ttls(&ATTRIBUTES, &NAMES, &attr, Generation(0)),
             Err(error) => reply.error(code(error)),
         }

@@ -138,6 +138,23 @@ fn a_refusal_does_not_wait_for_the_rest_of_an_endless_archive() {
     assert!(matches!(error, UnpackError::Refused { .. }), "{error}");
 }
 
+#[test]
+fn targets_of_symlinks_are_kept_byte_for_byte() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (short, long) = (&b"\xff\xfe/\x01x"[..], [&b"\x80"[..], &[0xfd; 150]].concat());
+    let archive = Tar::default()
+        .entry(b'2', b"short", b"", |header| builder::set_link(header, short))
+        .long(b'K', &long)
+        .symlink("long", "x")
+        .end();
+    let sandbox = Sandbox::new();
+    let unpacked = sandbox.unpack(&archive[..], &Unpack::default()).unwrap();
+    for (entry, target) in unpacked.entries.iter().zip([&long[..], short]) {
+        let read = std::fs::read_link(sandbox.tree().join(entry.path.to_string())).unwrap();
+        assert_eq!((read.as_os_str().as_bytes(), entry.target.as_deref()), (target, Some(target)), "{}", entry.path);
+    }
+}
+
 /// What a file system does that takes two names for one: the second is there when the tree does not know of it.
 #[test]
 fn names_that_are_one_for_the_file_system() {

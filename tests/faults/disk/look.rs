@@ -1,0 +1,131 @@
+//! What of what can be seen of a node is not as it must be: versions, targets and pods' directories are held, entry by entry
+//! with all their metadata, against what tar(1) makes of the origin's archives.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::world::{World, archive, version};
+use crate::fixture::scratch;
+use crate::fixture::system::run;
+use crate::volatile_disk::Seen;
+
+/// A version's tree.
+struct Tree {
+    unpacked: Seen,
+    /// As the store holds it: nobody writes to it.
+    stored: Seen,
+}
+
+/// What a version must be; the last ones asked for are kept.
+fn tree(number: u32) -> Arc<Tree> {
+    const KEPT: usize = 64;
+    static TREES: LazyLock<Mutex<BTreeMap<u32, Arc<Tree>>>> = LazyLock::new(Mutex::default);
+    let mut trees = TREES.lock().unwrap_or_else(PoisonError::into_inner);
+    if trees.len() > KEPT {
+        trees.pop_first();
+    }
+    let made = || {
+        let dir = scratch();
+        let (tgz, into) = (dir.path().join("archive"), dir.path().join("tree"));
+        fs::write(&tgz, archive(number)).unwrap();
+        fs::create_dir(&into).unwrap();
+        let how = ["--strip-components=1", "--delay-directory-restore", "--same-owner", "-xpzf"];
+        run("tar", [&["-C", into.to_str().unwrap()], &how[..], &[tgz.to_str().unwrap()]].concat());
+        let unpacked = Seen::of(&into);
+        Arc::new(Tree { stored: unpacked.without_write_bits(), unpacked })
+    };
+    trees.entry(number).or_insert_with(made).clone()
+}
+
+fn of_version(name: &str) -> Arc<Tree> {
+    tree(name.strip_prefix('v').and_then(|number| number.parse().ok()).unwrap())
+}
+
+/// A target that was said to be done.
+#[derive(Debug, Clone)]
+pub(super) struct Done {
+    pub(super) version: String,
+    /// How its files were handed on.
+    pub(super) mode: String,
+}
+
+impl World {
+    /// What is wrong with what is visible. What is just being removed or seeded is looked at again, for a while.
+    pub(super) fn wrong(&self, patience: std::time::Duration) -> Vec<String> {
+        let mut wrong = Vec::new();
+        super::until(patience, || {
+            wrong = self.look();
+            wrong.is_empty()
+        });
+        wrong
+    }
+
+    fn look(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        // What a command said to be done is, whether the daemon answers or not.
+        for (target, done) in &self.done {
+            compare_target(target, done, &mut wrong);
+        }
+        let Some(state) = self.state() else { return wrong };
+        for name in self.held() {
+            let place = self.node.tree("app", &name);
+            compare(&of_version(&name).stored, &place, 0o7777, &mut wrong);
+        }
+        if let Some(current) = state["current"].as_str() {
+            let answer = self.node.get("/v1/artifacts/app/versions/current/files/VERSION");
+            // Another may be current by now.
+            let body = answer.text();
+            if answer.status != 200 || (body != current && !self.held().contains(&body)) {
+                wrong.push(format!("served as {current}: {} {body}", answer.status));
+            }
+        }
+        let seeds = state["seeds"].as_array().cloned().unwrap_or_default();
+        // What a pod has is looked at above: its row says neither where it is nor whether it is still there.
+        for seed in seeds.iter().filter(|seed| seed["state"] == "Ready" && seed["byHandle"] == false) {
+            let text = |name: &str| seed[name].as_str().unwrap_or_default().to_owned();
+            let done = Done { version: text("version"), mode: text("mode") };
+            compare_target(&self.node.root().join(text("target")), &done, &mut wrong);
+        }
+        wrong
+    }
+}
+
+/// A target has its version's tree and the mark that says so.
+fn compare_target(target: &Path, done: &Done, wrong: &mut Vec<String>) {
+    let data = target.join("..data");
+    let linked = data.is_symlink();
+    // A hard-linked file is the store's, without write bits.
+    let mask = if done.mode == "hardlink" { 0o7555 } else { 0o7777 };
+    let tree = if linked { &data } else { target };
+    compare(&of_version(&done.version).unpacked, tree, mask, wrong);
+    if linked && fs::read(target.join("VERSION")).ok().as_deref() != Some(done.version.as_bytes()) {
+        wrong.push(format!("{}: VERSION leads elsewhere", target.display()));
+    }
+    if target.ends_with("whole") && fs::read(target.join("about")).ok().as_deref() != Some(done.version.as_bytes()) {
+        wrong.push(format!("{}: about says another version", target.display()));
+    }
+    let mut mark = vec![0; 4096];
+    let mark = rustix::fs::getxattr(tree, "user.seedcache", &mut mark[..]).map(|len| mark[..len].to_vec());
+    let said = mark.as_ref().ok().and_then(|mark| serde_json::from_slice::<Value>(mark).ok());
+    if said.as_ref().is_none_or(|said| said["version"] != *done.version || said["artifact"] != "app") {
+        wrong.push(format!("{}: its mark is {said:?}, not {}", target.display(), done.version));
+    }
+}
+
+fn compare(expected: &Seen, place: &Path, mask: u32, wrong: &mut Vec<String>) {
+    match Seen::try_of(place) {
+        Ok(found) => {
+            // Lists, marks in files, what was rendered, and older trees behind `..data`.
+            let ours = |line: &String| {
+                line.starts_with(".seedcache-owned:") || line.starts_with("about:") || line.starts_with("..")
+            };
+            let lines = expected.differences(&found, mask).into_iter().filter(|line| !ours(line));
+            wrong.extend(lines.map(|line| format!("{}: {line}", place.display())));
+        }
+        Err(error) => wrong.push(format!("{}: {error}", place.display())),
+    }
+}
