@@ -158,33 +158,20 @@ spec:
             qemu.arg("-L").arg(base.join(place));
         }
         // Where the host is slow the kernel takes its timer for broken, if it tries.
-        qemu.args([
-            "-machine",
-            "pc,graphics=off",
-            "-accel",
-            "kvm",
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-m",
-            "768",
-            "-vga",
-            "none",
-        ])
-        .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-serial"])
-        .arg(format!("file:{}", self.console().display()))
-        .args(["-serial", "stdio", "-append"])
-        .arg(format!(
-            "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init{}",
-            if with_cache { " cached" } else { "" }
-        ))
-        .arg("-kernel")
-        .arg(&self.kernel)
-        .arg("-initrd")
-        .arg(&disk.initrd)
-        .args(["-device", "virtio-blk-pci,drive=disk,discard=off,write-zeroes=off", "-blockdev"])
-        .env("LD_LIBRARY_PATH", libraries.join(":"));
+        qemu.args(["-machine", "pc,graphics=off", "-accel", "tcg", "-cpu", "max", "-m", "768", "-vga", "none"])
+            .args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-serial"])
+            .arg(format!("file:{}", self.console().display()))
+            .args(["-serial", "stdio", "-append"])
+            .arg(format!(
+                "console=ttyS0 quiet panic=-1 no_timer_check rdinit=/init{}",
+                if with_cache { " cached" } else { "" }
+            ))
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(&disk.initrd)
+            .args(["-device", "virtio-blk-pci,drive=disk,discard=off,write-zeroes=off", "-blockdev"])
+            .env("LD_LIBRARY_PATH", libraries.join(":"));
         // The host goes on: it need not sync what the machine flushes.
         let file = |node: &str, path: &Path| {
             format!("driver=file,cache.no-flush=on,node-name={node},filename={}", path.display())
