@@ -1,9 +1,9 @@
 //! How old things are, told so that a wall clock that jumps makes nothing old before its time.
 //!
-//! What must hold: what is old by [`Age`] for a time came at least that long ago, whatever the wall clock was set to. So its
-//! course is held against the clock that counts from boot, over restarts too (`clock.json`). Where it is further ahead than
-//! that explains it is taken at its word, but then everything has its whole time once more, by the clock that nobody sets.
-//! Over a reboot, during which the machine may have been off for as long, a month is believed.
+//! What must hold: what is old by [`Age`] for a time came that long ago, a second less at most, whatever the wall clock was set
+//! to. So its course is held against the clock that counts from boot, over restarts too (`clock.json`). Where it is further
+//! ahead than that explains it is taken at its word, but then everything has its whole time once more, by the clock that nobody
+//! sets. Over a reboot, during which the machine may have been off for as long, a month is believed.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -22,6 +22,9 @@ use crate::intent::error_chain;
 const SETTLING: Duration = Duration::from_secs(600);
 /// So far ahead is made up for by telling the time that much late, until the next reboot.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
+/// So far ahead it may seem to be because the two clocks are not read at one moment: it is not, or what came just now would
+/// come from the future.
+const APART: SignedDuration = SignedDuration::from_secs(1);
 /// So long a machine may have been off.
 const OFF: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// How often the course is noted.
@@ -88,6 +91,11 @@ impl Course {
         self.now = if elapsed.is_some() && ahead <= believed { wall.min(expected) } else { wall };
         ahead <= believed
     }
+
+    /// The time by which things are old, where this is what the `wall` clock says.
+    fn time(&self, wall: Timestamp) -> Timestamp {
+        if wall.duration_since(self.now) <= APART { wall } else { self.now }
+    }
 }
 
 /// `clock.json`.
@@ -140,7 +148,8 @@ impl Clock {
         Self { looked: Mutex::new(Looked { course, at, noted: None }) }
     }
 
-    fn look(&self, wall: impl FnOnce() -> Timestamp) -> Course {
+    /// Its course, and what the wall clock says.
+    fn look(&self, wall: impl FnOnce() -> Timestamp) -> (Course, Timestamp) {
         let mut looked = lock(&self.looked);
         let (at, wall) = (since_boot(), wall());
         let elapsed = at.saturating_sub(looked.at);
@@ -148,7 +157,7 @@ impl Clock {
         if !went_on(&mut looked.course, wall, Some(elapsed)) {
             looked.noted = None;
         }
-        looked.course
+        (looked.course, wall)
     }
 
     /// What is to be noted, now and then, and when that was so.
@@ -184,8 +193,8 @@ fn went_on(course: &mut Course, wall: Timestamp, elapsed: Option<Duration>) -> b
 impl Store {
     /// By what time things are old after so long a run.
     pub fn age(&self, up: Duration) -> Age {
-        let Course { now, even } = self.clock.look(Timestamp::now);
-        Age { now, up, even }
+        let (course, wall) = self.clock.look(Timestamp::now);
+        Age { now: course.time(wall), up, even: course.even }
     }
 
     /// Notes how the wall clock went, every hour and after a jump, for the next daemon. Without it that keeps more.
@@ -241,6 +250,23 @@ mod tests {
         assert!(clock.go_on(at(-3650), Some(HOUR)));
         assert_eq!(clock.now, at(-3650));
         assert!(!clock.go_on(at(1), Some(HOUR)), "and ahead again");
+    }
+
+    #[test]
+    fn clocks_that_are_not_read_at_one_moment_tell_no_other_time() {
+        let mut clock = course(9 * DAY);
+        let (step, late) = (Duration::from_millis(100), Duration::from_millis(20));
+        let mut wall = at(0);
+        for n in 0..1000 {
+            wall += step;
+            // Read late at times, and early as often.
+            let passed = if n % 2 == 0 { step + late } else { step - late };
+            assert!(clock.go_on(wall, Some(passed)));
+            assert_eq!(clock.time(wall), wall, "after {n} looks");
+        }
+        wall += DAY / 2;
+        clock.go_on(wall, Some(step));
+        assert_ne!(clock.time(wall), wall, "a jump is none of those");
     }
 
     #[test]
