@@ -448,6 +448,7 @@ mod tests {
         assert_eq!(ground.written(), ["a", "b", "d", "e"]);
         assert!(std::fs::read(&recent).unwrap_or_default().is_empty());
     }
+
     #[test]
     fn what_was_announced_is_not_forgotten_before_it_stands() {
         let ground = Ground::new();

@@ -116,6 +116,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+
     #[test]
     fn what_was_found_while_something_moved_is_not_remembered() {
         let (sizes, name) = (Sizes::default(), "a".parse::<RelPath>().unwrap());
