@@ -152,12 +152,14 @@ struct Pair {
     archive: Vec<u8>,
     /// Where they are kept apart.
     paths: &'static [&'static str],
-    /// The entry that comes too late where they are one.
-    second: &'static str,
+    /// How the archive is refused where they are one, and the entry that is named then.
+    refusal: (&'static str, &'static str),
 }
 
 fn pairs() -> Vec<Pair> {
-    let pair = |name, archive: Tar, paths, second| Pair { name, archive: archive.end(), paths, second };
+    let of = |name, archive: Tar, paths, refusal| Pair { name, archive: archive.end(), paths, refusal };
+    let pair = |name, archive, paths, second| of(name, archive, paths, ("Refused/SameName", second));
+    let led_out = |name, archive, paths, link| of(name, archive, paths, ("Refused/SymlinkByOtherName", link));
     vec![
         pair("names that differ in case", tar().file("A", b"1").file("a", b"2"), &["A", "a", "first"], "`a`"),
         pair(
@@ -197,6 +199,18 @@ fn pairs() -> Vec<Pair> {
             "`e\u{301}`",
         ),
         pair("a ligature", tar().file("\u{fb01}", b"1").file("fi", b"2"), &["fi", "first", "\u{fb01}"], "`fi`"),
+        led_out(
+            "a symlink by another name of one that leads up",
+            tar().symlink("a/l", "..").symlink("out", "A/L/.."),
+            &["a", "a/l", "first", "out"],
+            "`out`",
+        ),
+        led_out(
+            "symlinks by another name of one that leads up",
+            tar().symlink("e\u{301}/l", "..").symlink("by", "\u{e9}/l").symlink("c/out", "../by/.."),
+            &["by", "c", "c/out", "e\u{301}", "e\u{301}/l", "first"],
+            "`c/out`",
+        ),
     ]
 }
 
@@ -207,5 +221,6 @@ fn kept_apart() -> Vec<Case> {
 
 /// The same archives for a store on a file system that takes them for one.
 pub(crate) fn folded() -> Vec<Case> {
-    pairs().into_iter().map(|pair| refused(pair.name, pair.archive, "Refused/SameName", pair.second)).collect()
+    let folded = |pair: Pair| refused(pair.name, pair.archive, pair.refusal.0, pair.refusal.1);
+    pairs().into_iter().map(folded).collect()
 }

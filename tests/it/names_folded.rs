@@ -15,7 +15,7 @@ fn document(origin: &Origin, name: &str) -> String {
 }
 
 #[test]
-fn names_that_are_one_are_refused_with_the_second_named() {
+fn names_that_are_one_and_links_that_go_up_by_them_are_refused_with_the_entry_named() {
     let (disk, origin) = (VolatileDisk::folding(), Origin::start());
     let apart = |first: &str, second: &str| Archive::new().file(first, 0o644, b"1").file(second, 0o644, b"2");
     let pairs = [
@@ -24,6 +24,7 @@ fn names_that_are_one_are_refused_with_the_second_named() {
         ("case-of-a-symlink", Archive::new().symlink("D", "d").file("d/x", 0o644, b""), "d/x"),
         ("composed", apart("\u{e9}", "e\u{301}"), "e\u{301}"),
         ("ligature", apart("\u{fb01}", "fi"), "fi"),
+        ("link-out", Archive::new().symlink("a/l", "..").symlink("out", "A/L/.."), "out"),
     ];
     origin.serve("/good.tgz", app("v1", 10_000));
     let mut documents = document(&origin, "good");
@@ -43,8 +44,9 @@ fn names_that_are_one_are_refused_with_the_second_named() {
             assert_ne!(state["state"], "Ready", "{state}");
             state["lastError"].as_str().map(ToOwned::to_owned)
         });
-        let said = format!("`{second}` is refused: the file system of the store");
-        assert!(error.contains(&said), "{said:?} is not in {error:?}");
+        let named = format!("`{second}` is refused: the ");
+        let why = "the file system of the store takes";
+        assert!(error.contains(&named) && error.contains(why), "{named:?}, {why:?}: {error:?}");
         assert!(!node.tree(name, "v1").exists(), "{name}");
         assert!(!node.store().join("staging").join(name).join("version").exists(), "{name}");
     }

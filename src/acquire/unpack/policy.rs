@@ -53,6 +53,18 @@ pub enum Refusal {
         /// What is written in it.
         target: Box<str>,
     },
+    /// Goes on upwards from what the archive has under another name.
+    #[error(
+        "the symlink leads to `{target}` by way of `{other}`, and the file system of the store takes that for an entry whose \
+         name differs in case or in how characters are composed: keep the store on one that tells them apart, or leave the \
+         symlink out with `unpack.exclude`"
+    )]
+    SymlinkByOtherName {
+        /// What is written in it.
+        target: Box<str>,
+        /// The path in the tree that no entry has.
+        other: Box<str>,
+    },
     /// Where the symlinks lead cannot be found out in reasonable time.
     #[error("the symlinks of the archive lead through each other more often than in any real tree")]
     Maze,

@@ -126,7 +126,16 @@ impl Tree {
     /// Finds a symlink that leads above the tree's top by way of other symlinks, with the reason to refuse it. One that
     /// leads nowhere or in a circle leads out of nothing. Links are followed however many there are: the system stops at
     /// 40, programs that resolve paths themselves do not.
-    pub(super) fn escaping_symlink(&self) -> Option<(&[u8], Refusal)> {
+    ///
+    /// `is_there` says what the file system holds. It is asked about names that no entry has and from where a link goes
+    /// up: where the file system finds them all the same, it takes them for other ones, and what lies there is unknown.
+    ///
+    /// # Errors
+    /// Those of `is_there`.
+    pub(super) fn escaping_symlink<E>(
+        &self,
+        mut is_there: impl FnMut(&RelPath) -> Result<bool, E>,
+    ) -> Result<Option<(&[u8], Refusal)>, E> {
         let mut walk = Walk {
             tree: self,
             steps: STEPS.saturating_add(STEPS_AN_ENTRY.saturating_mul(self.entries.len() as u64)),
@@ -134,24 +143,25 @@ impl Tree {
             followed: Vec::new(),
             ahead: Vec::new(),
         };
-        self.entries.iter().enumerate().find_map(|(at, entry)| {
-            let (path, target) = (entry.path.as_bytes(), Self::link_of(entry)?);
-            match walk.escapes(path, at, target) {
-                None => Some((path, Refusal::Maze)),
-                Some(true) => Some((path, Refusal::SymlinkEscapes { target: shown(target) })),
-                Some(false) => None,
-            }
-        })
+        for (at, entry) in self.entries.iter().enumerate() {
+            let Some(target) = Self::link_of(entry) else { continue };
+            let path = entry.path.as_bytes();
+            let refusal = match walk.leads(path, at, target) {
+                None => Refusal::Maze,
+                Some(Leads::Out) => Refusal::SymlinkEscapes { target: shown(target) },
+                Some(Leads::Inside) => continue,
+                Some(Leads::InsideUnlessThere(other)) if is_there(&other)? => {
+                    Refusal::SymlinkByOtherName { target: shown(target), other: shown(other.as_bytes()) }
+                }
+                Some(Leads::InsideUnlessThere(_)) => continue,
+            };
+            return Ok(Some((path, refusal)));
+        }
+        Ok(None)
     }
 
     fn link_of(entry: &Entry) -> Option<&[u8]> {
         entry.target.as_deref().filter(|_| entry.kind == EntryType::Symlink)
-    }
-
-    /// The symlink at `path`: which entry it is, and its target.
-    fn link_at(&self, path: &[u8]) -> Option<(usize, &[u8])> {
-        let at = self.find(path)?;
-        Self::link_of(&self.entries[at]).map(|target| (at, target))
     }
 
     /// All entries, sorted by path.
@@ -163,6 +173,17 @@ impl Tree {
         names_in_order(&mut entries);
         entries
     }
+}
+
+/// Where a symlink leads.
+#[derive(Debug)]
+enum Leads {
+    /// To something in the tree, in a circle, or nowhere.
+    Inside,
+    /// Above the tree's top.
+    Out,
+    /// Nowhere, unless the file system finds something at this path, which no entry has.
+    InsideUnlessThere(RelPath),
 }
 
 /// Finds where symlinks lead.
@@ -181,17 +202,20 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Walks the `target` of the link at `path`, the entry `link`, from the directory that holds it; `None` when the steps
     /// are used up.
-    fn escapes(&mut self, path: &[u8], link: usize, target: &'a [u8]) -> Option<bool> {
+    fn leads(&mut self, path: &[u8], link: usize, target: &'a [u8]) -> Option<Leads> {
         self.ahead.clear();
         self.return_to(0);
         self.follow(link, target)?;
         let mut at: Vec<u8> = parent(path).to_vec();
+        let mut unknown = None;
+        // The system would not go on: only what stands in the links is walked still.
+        let mut is_at_end = false;
         while let Some((component, depth)) = self.ahead.pop() {
             self.take(1)?;
             self.return_to(depth);
             if component == b".." {
                 if at.is_empty() {
-                    return Some(true);
+                    return Some(Leads::Out);
                 }
                 at.truncate(parent(&at).len());
                 continue;
@@ -201,20 +225,36 @@ impl<'a> Walk<'a> {
                 at.push(b'/');
             }
             at.extend_from_slice(component);
-            if at.len() >= RelPath::LIMIT {
-                // No entry has so long a path.
-                continue;
+            // No entry has a path that long.
+            let found = if at.len() < RelPath::LIMIT {
+                self.take(at.len() / STEP)?;
+                self.tree.find(&at)
+            } else {
+                None
+            };
+            let entry = found.map(|found| &self.tree.entries[found]);
+            if let (Some(found), Some(target)) = (found, entry.and_then(Tree::link_of)) {
+                // To follow it, it would have to have been followed.
+                if self.is_followed[found] {
+                    break;
+                }
+                at.truncate(above);
+                self.follow(found, target)?;
+            } else if !is_at_end && entry.is_none_or(|entry| entry.kind != EntryType::Dir) {
+                is_at_end = true;
+                if entry.is_none() && self.goes_up()? {
+                    // A name that is too long cannot be asked for.
+                    unknown = RelPath::parse(&at).ok();
+                }
             }
-            self.take(at.len() / STEP)?;
-            let Some((found, target)) = self.tree.link_at(&at) else { continue };
-            // To follow it, it would have to have been followed.
-            if self.is_followed[found] {
-                return Some(false);
-            }
-            at.truncate(above);
-            self.follow(found, target)?;
         }
-        Some(false)
+        Some(unknown.map_or(Leads::Inside, Leads::InsideUnlessThere))
+    }
+
+    /// Whether any of what is ahead goes upwards.
+    fn goes_up(&mut self) -> Option<bool> {
+        self.take(self.ahead.len() / STEP)?;
+        Some(self.ahead.iter().any(|(component, _)| *component == b".."))
     }
 
     /// Reads a link: its components come next.
@@ -325,6 +365,11 @@ mod tests {
         tree
     }
 
+    /// Where the file system tells names apart.
+    fn escaping(tree: &Tree) -> Option<(&[u8], Refusal)> {
+        tree.escaping_symlink(|_| Ok::<_, &str>(false)).unwrap()
+    }
+
     #[test]
     fn a_chain_of_links_that_each_stay_inside_may_still_lead_out() {
         for links in [
@@ -332,15 +377,36 @@ mod tests {
             &[("a/b/up", "../.."), ("c", "a/b/up"), ("out", "c/..")],
             &[("d", "."), ("e/out", "../d/..")],
         ] {
-            assert!(tree(links).escaping_symlink().is_some(), "{links:?}");
+            assert!(escaping(&tree(links)).is_some(), "{links:?}");
         }
         for links in [
             &[("a/b/up", "../.."), ("in", "a/b/up/etc")][..],
             &[("loop", "loop/.."), ("a", "b"), ("b", "a")],
             &[("dangling", "nowhere/../else")],
         ] {
-            assert_eq!(tree(links).escaping_symlink(), None, "{links:?}");
+            assert_eq!(escaping(&tree(links)), None, "{links:?}");
         }
+    }
+
+    #[test]
+    fn what_has_a_link_go_up_from_another_name_of_an_entry_is_refused() {
+        let refused = |links: &[(&str, &str)]| {
+            let tree = tree(links);
+            let folded = |path: &RelPath| Ok::<_, &str>(tree.holds(&path.to_string().to_lowercase().parse().unwrap()));
+            tree.escaping_symlink(folded).unwrap().map(|(path, refusal)| (path.to_vec(), refusal))
+        };
+        let by = |path: &str, target: &str, other: &str| {
+            let refusal = Refusal::SymlinkByOtherName { target: target.into(), other: other.into() };
+            Some((path.as_bytes().to_vec(), refusal))
+        };
+        let top = ("a/l", "..");
+        assert_eq!(refused(&[top, ("out", "A/L/..")]), by("out", "A/L/..", "A/L"));
+        assert_eq!(refused(&[top, ("b", "A/l"), ("c/out", "../b/..")]), by("c/out", "../b/..", "A/l"));
+        for links in [[top, ("in", "A/l")], [top, ("nowhere", "X/L/..")]] {
+            assert_eq!(refused(&links), None, "{links:?}");
+        }
+        let failing = tree(&[("out", "A/L/..")]).escaping_symlink(|_| Err("failed")).map(|_| ());
+        assert_eq!(failing, Err("failed"));
     }
 
     #[test]
@@ -349,7 +415,7 @@ mod tests {
             (0..200).map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/x".repeat(1000)))).collect();
         let refused = |links: &[(String, String)]| {
             let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (&**path, &**target)).collect();
-            tree(&links).escaping_symlink().map(|(_, refusal)| refusal)
+            escaping(&tree(&links)).map(|(_, refusal)| refusal)
         };
         assert!(matches!(refused(&links), Some(Refusal::Maze)));
         links.truncate(20);
@@ -364,8 +430,8 @@ mod tests {
         let links: Vec<_> = (0..100_000).map(|at| (format!("l{at}"), format!("l{}", at + 1))).collect();
         let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (&**path, &**target)).collect();
         // Each of the links before the last leads through all that follow.
-        assert!(matches!(tree(&links).escaping_symlink(), Some((_, Refusal::Maze))));
-        assert!(tree(&links[..1000]).escaping_symlink().is_none());
+        assert!(matches!(escaping(&tree(&links)), Some((_, Refusal::Maze))));
+        assert!(escaping(&tree(&links[..1000])).is_none());
     }
 
     #[test]
@@ -422,7 +488,7 @@ mod tests {
                 std::os::unix::fs::symlink(target, root.join(path.as_path())).unwrap();
                 tree.add(&path, node(EntryType::Symlink, Some(target)));
             }
-            if tree.escaping_symlink().is_none() {
+            if escaping(&tree).is_none() {
                 for path in tree.entries.iter().map(|entry| &entry.path) {
                     if let Ok(real) = root.join(path.as_path()).canonicalize() {
                         prop_assert!(real.starts_with(&root), "{path} leads to {}", real.display());

@@ -324,7 +324,8 @@ impl<'a> Writer<'a> {
 
     /// Checks the whole and gives the directories their metadata, from the bottom up.
     pub(super) fn finish(mut self, require: &[RelPath]) -> Result<(Vec<Entry>, u64), UnpackError> {
-        if let Some((path, refusal)) = self.tree.escaping_symlink() {
+        let is_there = |path: &RelPath| self.chain.top().stat(path).map(|found| found.is_some());
+        if let Some((path, refusal)) = self.tree.escaping_symlink(is_there)? {
             return Err(UnpackError::refused(path, refusal));
         }
         let missing: Vec<RelPath> = require.iter().filter(|path| !self.tree.holds(path)).cloned().collect();
