@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use super::split::lines;
 use super::{Builder, error_chain, parse_documents, parse_settings, recipe_digest};
 
 /// A file of documents, to the catalog, and the same as settings.
 pub(crate) fn documents(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let file = Path::new("/config/fuzz.yaml");
-    let lines = text.lines().count() as u64 + 1;
+    let lines = lines(text).count() as u64 + 1;
     let told = |error: &super::DocumentError| {
         let told = error_chain(error);
         assert!(!told.contains('\n') && told.contains("fuzz.yaml"), "{told}");

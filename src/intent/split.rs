@@ -43,7 +43,7 @@ pub(super) fn split(text: &str) -> Vec<Part<'_>> {
     // Where the part starts; whether it has begun with `---` or content; whether anything is in it.
     let (mut start, mut begun, mut filled) = (0, false, false);
     let mut at = 0;
-    for (line, number) in text.split_inclusive('\n').zip(1..) {
+    for (line, number) in lines(text).zip(1..) {
         let kind = Line::of(line.strip_prefix('\u{feff}').filter(|_| at == 0).unwrap_or(line));
         let cut = match kind {
             Line::Start => begun.then_some((at, number)),
@@ -75,6 +75,21 @@ pub(super) fn split(text: &str) -> Vec<Part<'_>> {
     parts
 }
 
+/// The lines of a text, each with what ends it: LF, CR LF or CR alone (YAML 1.2.2, 5.4), as the parser counts them.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\n', '\r']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None => rest.len(),
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
 fn is_blank(line: &str) -> bool {
     let line = line.trim();
     line.is_empty() || line.starts_with('#')
@@ -85,44 +100,47 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn lines(text: &str) -> Vec<(u64, &str)> {
+    fn parts(text: &str) -> Vec<(u64, &str)> {
         split(text).into_iter().map(|part| (part.first_line, part.text)).collect()
     }
 
     #[test]
     fn documents_are_cut_at_markers_and_nowhere_else() {
-        for (text, parts) in [
+        for (text, expected) in [
             ("", vec![]),
             ("# nothing\n\n---\n--- # still nothing\n...\n", vec![]),
             ("a: 1", vec![(1, "a: 1")]),
             ("\u{feff}---\na: 1\n", vec![(1, "\u{feff}---\na: 1\n")]),
             ("# c\n---\na: 1\n---\nb: 2\n", vec![(1, "# c\n---\na: 1\n"), (4, "---\nb: 2\n")]),
             ("a: 1\r\n---\r\nb: 2\r\n", vec![(1, "a: 1\r\n"), (2, "---\r\nb: 2\r\n")]),
+            ("a: 1\r---\rb: 2\r---\n\rc: 3", vec![(1, "a: 1\r"), (2, "---\rb: 2\r"), (4, "---\n\rc: 3")]),
             ("a: 1\n...\nb: 2\n", vec![(1, "a: 1\n...\n"), (3, "b: 2\n")]),
             ("%YAML 1.2\n---\na: 1\n", vec![(1, "%YAML 1.2\n---\na: 1\n")]),
             ("a: 1\n...\n%YAML 1.2\n---\nb: 2\n", vec![(1, "a: 1\n...\n"), (3, "%YAML 1.2\n---\nb: 2\n")]),
             ("--- {a: 1}\n--- {b: 2}\n", vec![(1, "--- {a: 1}\n"), (2, "--- {b: 2}\n")]),
             ("a: |\n  ---\n  ...\n ---\n----\nb: ---\n", vec![(1, "a: |\n  ---\n  ...\n ---\n----\nb: ---\n")]),
         ] {
-            assert_eq!(lines(text), parts, "{text:?}");
+            assert_eq!(parts(text), expected, "{text:?}");
         }
     }
 
     proptest! {
         #[test]
         fn parts_lie_in_the_text_in_order_and_know_their_lines(
-            lines in proptest::collection::vec(
+            all in proptest::collection::vec(
                 proptest::sample::select(vec!["---", "...", "%T x", "# c", "", "a: 1", " ---", "--- b", "---c"]), 0..12),
+            end in proptest::sample::select(vec!["\n", "\r\n", "\r"]),
         ) {
-            let text = lines.join("\n");
-            let mut end = 0;
+            let text = all.join(end);
+            let mut done = 0;
             for part in split(&text) {
                 let at = part.text.as_ptr() as usize - text.as_ptr() as usize;
-                prop_assert!(at >= end);
-                end = at + part.text.len();
-                prop_assert_eq!(text[..at].matches('\n').count() as u64 + 1, part.first_line);
+                prop_assert!(at >= done);
+                done = at + part.text.len();
+                prop_assert_eq!(text[..at].matches(end).count() as u64 + 1, part.first_line);
             }
-            let content = |text: &str| text.lines().filter(|line| line.contains("a: 1") || line.contains("b") || line.contains("---c")).count();
+            let said = |line: &&str| ["a: 1", "b", "---c"].iter().any(|said| line.contains(said));
+            let content = |text: &str| text.split(end).filter(said).count();
             prop_assert_eq!(split(&text).iter().map(|part| content(part.text)).sum::<usize>(), content(&text));
         }
     }
