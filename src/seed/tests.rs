@@ -1,9 +1,6 @@
 //! Seeding as a whole, on real directories.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
-mod peers;
-mod rendered;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -15,13 +12,17 @@ use jiff::Timestamp;
 use sha2::Digest as _;
 use tempfile::TempDir;
 
-mod swaps;
-mod unread;
-
 use super::*;
 use crate::fs::{Dir, LinkMode, Meta, RelPath};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{Entry, EntryType, NewVersion, ResolvedFrom, Store, Version, store_mode};
+
+mod again;
+mod owned;
+mod peers;
+mod rendered;
+mod swaps;
+mod unread;
 
 /// A store and a seed root of their own.
 struct House {
@@ -308,23 +309,6 @@ fn auto_says_why_it_is_not_the_best() {
 }
 
 #[test]
-fn seeded_again_nothing_is_touched() {
-    for link in [Link::Copy, Link::Hardlink, Link::Auto] {
-        let house = House::new();
-        let version = house.publish("v1", &platform("v1"));
-        house.seed(&version, link);
-        let before = inodes(&house.at("pod/data"));
-        let records = fs::read(house.at(".seedcache/seeds.recent")).unwrap();
-        let progress = SeedProgress::default();
-        let again = house.seeder.seed(&version, &to("pod/data", link), &progress).unwrap();
-        assert_eq!((again.changed, again.written), (false, 0));
-        assert_eq!(progress.entries.into_inner(), 9);
-        assert_eq!(inodes(&house.at("pod/data")), before);
-        assert_eq!(fs::read(house.at(".seedcache/seeds.recent")).unwrap(), records);
-    }
-}
-
-#[test]
 fn a_new_version_comes_whole_and_nothing_of_the_old_stays() {
     let house = House::new();
     house.seed(&house.publish("v1", &platform("v1")), Link::Copy);
@@ -351,242 +335,6 @@ fn who_was_on_the_way_through_the_old_tree_gets_there() {
     assert!(old.open_file(&path("platform/kernel/unix")).is_ok());
     house.assert_tidy("pod");
     assert!(old.open_file(&path("platform/kernel/unix")).is_err());
-}
-
-#[test]
-fn another_mode_is_built_anew() {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Hardlink);
-    let done = house.seed(&version, Link::Copy);
-    assert_eq!((done.mode, done.changed), (LinkMode::Copy, true));
-    let unix = "platform/kernel/unix";
-    assert_ne!(ino(&house.at("pod/data").join(unix)), ino(&version.tree().path().join(unix)));
-    assert_eq!(shape(&house.at("pod/data")), expected(&platform("v1")));
-    assert_eq!(house.seed(&version, Link::Auto).mode, LinkMode::Copy);
-}
-
-/// Damages a copied seed in one way, and expects it whole again.
-fn mended(damage: impl Fn(&Path), written: u64) {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Copy);
-    let target = house.at("pod/data");
-    fs::write(target.join("own"), "the pod's").unwrap();
-    let untouched = ino(&target.join("platform/latest"));
-    damage(&target.join("platform"));
-    let done = house.seed(&version, Link::Copy);
-    assert_eq!((done.changed, done.written), (true, written));
-    assert_eq!(fs::read_to_string(target.join("own")).unwrap(), "the pod's");
-    fs::remove_file(target.join("own")).unwrap();
-    assert_eq!(shape(&target), expected(&platform("v1")));
-    assert_eq!(ino(&target.join("platform/latest")), untouched);
-    let etc = target.join("platform/etc");
-    assert_eq!(ino(&etc.join("version")), ino(&etc.join("version.link")));
-    house.assert_tidy("pod");
-    assert!(!house.seed(&version, Link::Copy).changed);
-}
-
-#[test]
-fn what_is_missing_is_mended() {
-    mended(|at| fs::remove_file(at.join("kernel/unix")).unwrap(), 2);
-    mended(|at| fs::remove_dir(at.join("empty")).unwrap(), 2);
-    // The directory, its two files, and the time of the one above.
-    mended(|at| fs::remove_dir_all(at.join("kernel")).unwrap(), 4);
-}
-
-#[test]
-fn what_is_changed_is_mended() {
-    mended(|at| fs::write(at.join("kernel/unix"), "longer than it was before").unwrap(), 1);
-    mended(|at| fs::File::open(at.join("kernel/unix")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap(), 1);
-    mended(|at| fs::set_permissions(at.join("kernel/unix"), fs::Permissions::from_mode(0o600)).unwrap(), 1);
-    mended(|at| fs::set_permissions(at.join("empty"), fs::Permissions::from_mode(0o755)).unwrap(), 1);
-}
-
-#[test]
-fn another_type_is_replaced() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let bait = elsewhere.path().join("bait");
-    fs::write(&bait, "not to be touched").unwrap();
-    let swap = |at: PathBuf, put: &dyn Fn(&Path)| {
-        if at.is_dir() {
-            fs::remove_dir_all(&at).unwrap()
-        } else {
-            fs::remove_file(&at).unwrap()
-        }
-        put(&at);
-    };
-    mended(|at| swap(at.join("kernel/unix"), &|at| symlink(&bait, at).unwrap()), 2);
-    mended(|at| swap(at.join("kernel/unix"), &|at| fs::create_dir_all(at.join("deep")).unwrap()), 2);
-    mended(|at| swap(at.join("empty"), &|at| symlink(elsewhere.path(), at).unwrap()), 2);
-    mended(|at| swap(at.join("kernel"), &|at| fs::write(at, "a file").unwrap()), 4);
-    assert_eq!(fs::read_to_string(&bait).unwrap(), "not to be touched");
-    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
-}
-
-#[test]
-fn a_broken_hard_link_is_mended() {
-    let unlock = |at: &Path| fs::set_permissions(at.join("etc"), fs::Permissions::from_mode(0o755)).unwrap();
-    mended(
-        |at| {
-            unlock(at);
-            fs::remove_file(at.join("etc/version.link")).unwrap();
-            fs::write(at.join("etc/version.link"), "v1\n").unwrap();
-        },
-        2,
-    );
-}
-
-#[test]
-fn a_file_that_no_longer_shares_the_stores_inode_is_linked_again() {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Hardlink);
-    let unix = house.at("pod/data/platform/kernel/unix");
-    fs::remove_file(&unix).unwrap();
-    fs::write(&unix, "unix of v1").unwrap();
-    assert_eq!(house.seed(&version, Link::Hardlink).written, 2);
-    assert_eq!(ino(&unix), ino(&version.tree().path().join("platform/kernel/unix")));
-    assert!(!house.seed(&version, Link::Auto).changed);
-}
-
-#[test]
-fn a_store_written_through_a_seed_is_noticed() {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Hardlink);
-    let unix = house.at("pod/data/platform/kernel/unix");
-    fs::set_permissions(&unix, fs::Permissions::from_mode(0o755)).unwrap();
-    for target in ["pod/data", "pod/other"] {
-        let error = house.ask(&version, &to(target, Link::Hardlink)).unwrap_err();
-        let SeedError::StoreDamaged { path: damaged, .. } = &error else { panic!("{error}") };
-        assert_eq!(damaged, &path("platform/kernel/unix"));
-        assert!(error.to_string().contains("thing@v1 is damaged in the store: "), "{error}");
-    }
-    assert!(!house.at("pod/other").exists());
-    house.assert_tidy("pod");
-}
-
-#[test]
-fn after_a_reboot_the_content_is_read() {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Copy);
-    let target = house.at("pod/data");
-    let unix = target.join("platform/kernel/unix");
-    // As many bytes, and the same time: what a crash of the machine may leave.
-    let modified = fs::metadata(&unix).unwrap().modified().unwrap();
-    fs::write(&unix, "\0\0\0\0\0\0\0\0\0\0").unwrap();
-    fs::File::open(&unix).unwrap().set_modified(modified).unwrap();
-    assert!(!house.seed(&version, Link::Copy).changed);
-    let dir = Dir::open(&target).unwrap();
-    let mut mark = mark::Mark::on(&dir).unwrap().unwrap();
-    mark.boot = Some("an earlier one".into());
-    assert!(mark.put(&dir).unwrap());
-    assert_eq!(house.seed(&version, Link::Copy).written, 1);
-    assert_eq!(shape(&target), expected(&platform("v1")));
-    let mark = mark::Mark::on(&dir).unwrap().unwrap();
-    assert_eq!(mark.boot.as_deref(), house.seeder.records.boot());
-}
-
-#[test]
-fn what_seedcache_did_not_make_stays_unless_forced() {
-    for words in ["an empty directory", "a directory", "a file", "a symlink"] {
-        let house = House::new();
-        let version = house.publish("v1", &platform("v1"));
-        fs::create_dir(house.at("pod")).unwrap();
-        let at = house.at("pod/data");
-        match words {
-            "an empty directory" => fs::create_dir(&at).unwrap(),
-            "a directory" => fs::create_dir_all(at.join("precious")).unwrap(),
-            "a file" => fs::write(&at, "bytes").unwrap(),
-            _ => symlink("elsewhere", &at).unwrap(),
-        }
-        let before = ino(&at);
-        let error = house.ask(&version, &to("pod/data", Link::Copy)).unwrap_err();
-        assert!(matches!(error, SeedError::NotOurs { what, .. } if what == words), "{error}");
-        assert!(error.to_string().contains("--force"), "{error}");
-        assert_eq!(ino(&house.at("pod/data")), before);
-        house.ask(&version, &Request { link: Link::Copy, ..forced("pod/data") }).unwrap();
-        assert_eq!(shape(&house.at("pod/data")), expected(&platform("v1")));
-        house.assert_tidy("pod");
-    }
-}
-
-#[test]
-fn a_copy_of_a_seed_is_not_ours_and_a_moved_one_is() {
-    let house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Copy);
-    fs::rename(house.at("pod/data"), house.at("pod/moved")).unwrap();
-    assert!(!house.ask(&version, &to("pod/moved", Link::Copy)).unwrap().changed);
-    // A copy with its attributes, as `cp -a` makes.
-    fs::create_dir(house.at("pod/data")).unwrap();
-    let mark = mark::Mark::on(&Dir::open(&house.at("pod/moved")).unwrap()).unwrap().unwrap();
-    mark.put(&Dir::open(&house.at("pod/data")).unwrap()).unwrap();
-    let error = house.ask(&version, &to("pod/data", Link::Copy)).unwrap_err();
-    assert!(matches!(error, SeedError::NotOurs { .. }), "{error}");
-}
-
-#[test]
-fn without_attributes_the_records_tell() {
-    let mut house = House::new();
-    house.seeder.records.attributes = false;
-    let (v1, v2) = (house.publish("v1", &platform("v1")), house.publish("v2", &platform("v2")));
-    house.seed(&v1, Link::Copy);
-    assert!(Dir::open(&house.at("pod/data")).unwrap().xattr(mark::ATTRIBUTE).unwrap().is_none());
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    house.seeder.records.attributes = false;
-    assert!(!house.seed(&v1, Link::Copy).changed);
-    assert!(house.seed(&v2, Link::Copy).changed);
-    assert_eq!(house.seeder.records()[0].version.as_str(), "v2");
-    house.remove("pod/data");
-    fs::create_dir(house.at("pod/data")).unwrap();
-    let error = house.ask(&v2, &to("pod/data", Link::Copy)).unwrap_err();
-    assert!(matches!(error, SeedError::NotOurs { .. }), "{error}");
-}
-
-#[test]
-fn a_crash_before_the_swap_leaves_the_old_seed_ours() {
-    let mut house = House::new();
-    house.seeder.records.attributes = false;
-    let (v1, v2) = (house.publish("v1", &platform("v1")), house.publish("v2", &platform("v2")));
-    house.seed(&v1, Link::Copy);
-    // The new tree was announced, then all ended.
-    let left = house.at("pod/.data.seedcache-abcdefghijkl");
-    fs::create_dir(&left).unwrap();
-    let dir = Dir::open(&left).unwrap();
-    let old = Dir::open(&house.at("pod/data")).unwrap();
-    let mut mark = house.seeder.records.mark_of(&old, &path("pod/data")).unwrap().unwrap();
-    (mark.version, mark.id) = ("v2".parse().unwrap(), mark::Identity::of(&dir).unwrap());
-    house.seeder.records.announce(&path("pod/data"), &dir, &mark).unwrap();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    house.seeder.records.attributes = false;
-    assert!(!house.seed(&v1, Link::Copy).changed);
-    assert!(!left.exists());
-    assert!(house.seed(&v2, Link::Copy).changed);
-}
-
-#[test]
-fn records_are_kept_over_a_restart_and_vanished_ones_forgotten() {
-    let mut house = House::new();
-    let version = house.publish("v1", &platform("v1"));
-    house.seed(&version, Link::Copy);
-    house.ask(&version, &to("other", Link::Hardlink)).unwrap();
-    let records = house.seeder.records();
-    house.seeder.note_seeds();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    assert_eq!(house.seeder.records(), records);
-    assert_eq!(records.len(), 2);
-    house.remove("other");
-    assert_eq!(house.seeder.records(), records[1..]);
-    // Unreadable records cost the list, not the seeds.
-    fs::write(house.at(".seedcache/seeds.json"), "{\"seeds\":[{").unwrap();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    assert_eq!(house.seeder.records(), []);
-    assert!(house.at(".seedcache/seeds.json.unreadable").exists());
-    assert!(!house.seed(&version, Link::Copy).changed);
-    assert_eq!(house.seeder.records(), records[1..]);
 }
 
 #[test]

@@ -27,6 +27,19 @@ pub(super) struct Opening {
     dirs: Option<Dirs>,
     /// It is about to be removed: nobody opens it any more.
     shut: bool,
+    /// Another directory is taking its place, and is not to be seen yet: until then it is opened as it is in `dirs`.
+    is_replaced: bool,
+}
+
+/// What somebody gets who opens a version.
+#[derive(Debug)]
+pub(super) struct Grant {
+    /// Shared by all its readers.
+    pub(super) lease: Arc<Lease>,
+    /// Its directories where they are open.
+    pub(super) dirs: Option<Dirs>,
+    /// At its place there may be what is not to be seen yet.
+    pub(super) is_replaced: bool,
 }
 
 /// Which version.
@@ -115,13 +128,28 @@ impl Store {
     pub(super) fn keep_open(&self, key: &Key, lease: &Arc<Lease>, dirs: &Dirs) -> bool {
         let mut leases = lock(&self.leases);
         if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
-            leases.values_mut().for_each(|opening| opening.dirs = None);
+            leases.values_mut().filter(|opening| !opening.is_replaced).for_each(|opening| opening.dirs = None);
         }
-        let Some(opening) = leases.get_mut(key).filter(|opening| opening.lease.as_ptr() == Arc::as_ptr(lease)) else {
+        let is_it = |opening: &&mut Opening| opening.lease.as_ptr() == Arc::as_ptr(lease) && !opening.is_replaced;
+        let Some(opening) = leases.get_mut(key).filter(is_it) else {
             return false;
         };
         opening.dirs = Some(dirs.clone());
         true
+    }
+
+    /// From here on, until it is closed, a version is opened as these directories, whatever stands at its place.
+    pub(super) fn replacing(&self, key: Key, dirs: Dirs) {
+        let mut leases = lock(&self.leases);
+        let opening = leases.entry(key).or_default();
+        (opening.dirs, opening.is_replaced) = (Some(dirs), true);
+    }
+
+    /// Takes [`Store::replacing`] back: it still stands at its place.
+    pub(super) fn not_replaced(&self, key: &Key) {
+        if let Some(opening) = lock(&self.leases).get_mut(key) {
+            opening.is_replaced = false;
+        }
     }
 
     /// From here on it is opened anew; who was reading it.
@@ -151,19 +179,19 @@ impl Store {
         }
     }
 
-    /// The lease that all readers of a version share, and its directories where they are open; `None` where it is about to
-    /// be removed.
-    pub(super) fn lease(&self, key: &Key) -> Option<(Arc<Lease>, Option<Dirs>)> {
+    /// For one more reader of a version; `None` where it is about to be removed.
+    pub(super) fn lease(&self, key: &Key) -> Option<Grant> {
         let mut leases = lock(&self.leases);
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();
             opening.lease = Arc::downgrade(&lease);
-            return (!opening.shut).then(|| (lease, opening.dirs.clone()));
+            let Opening { dirs, is_replaced, .. } = opening;
+            return (!opening.shut).then(|| Grant { lease, dirs: dirs.clone(), is_replaced: *is_replaced });
         }
         leases.retain(|_, opening| opening.lease.strong_count() > 0 || opening.dirs.is_some() || opening.shut);
         let lease = Arc::new(Lease);
         leases.insert(key.clone(), Opening { lease: Arc::downgrade(&lease), ..Opening::default() });
-        Some((lease, None))
+        Some(Grant { lease, dirs: None, is_replaced: false })
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::drain::Dirs;
 use super::layout::own;
+use super::version::dirs_of;
 use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
 use crate::fs::{self, Dir, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
@@ -86,8 +88,8 @@ impl Store {
         new: NewVersion,
         now: Timestamp,
     ) -> Result<Arc<ManifestHead>, PublishError> {
-        let held = self.head(&new.artifact, &new.version);
-        if let Some(held) = held.clone().or_else(|| self.standing(&new.artifact, &new.version))
+        let held = self.head_not_vanished(&new.artifact, &new.version)?;
+        if let Some(held) = held.or_else(|| self.standing(&new.artifact, &new.version))
             && held.archive.digest != new.digest
         {
             return Err(PublishError::OtherBytes {
@@ -118,7 +120,7 @@ impl Store {
         fail_point("store.publish.after-sync");
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
-        let head = self.reveal(staging, manifest, held.is_some())?;
+        let head = self.reveal(staging, manifest)?;
         fail_point("store.publish.before-clearing");
         staging.discard_download()?;
         fail_point("store.publish.after-clearing");
@@ -139,6 +141,23 @@ impl Store {
         self.versions.open_dir(&name)
     }
 
+    /// A version that is known; not one whose directory was taken away, and nobody looked since.
+    fn head_not_vanished(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+    ) -> fs::Result<Option<Arc<ManifestHead>>> {
+        let Some(head) = self.head(artifact, version) else { return Ok(None) };
+        let found = match self.versions.open_dir(&artifact.as_component()) {
+            Err(e) if e.is_not_found() => None,
+            parent => parent?.stat(&version.as_component())?,
+        };
+        if found.is_none() {
+            self.forget_vanished(&head);
+        }
+        Ok(found.map(|_| head))
+    }
+
     /// A version that is on disk and was left out at the start, since it could not be read then.
     fn standing(&self, artifact: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
         let parent = self.versions.open_dir(&artifact.as_component()).ok()?;
@@ -147,45 +166,79 @@ impl Store {
         (head.artifact == *artifact && head.version == *version).then(|| Arc::new(head))
     }
 
-    fn reveal(&self, staging: &Staging, manifest: Manifest, replace: bool) -> Result<Arc<ManifestHead>, PublishError> {
+    /// Puts what is whole and durable in its place. Who opens a version that is being replaced meanwhile gets the one before,
+    /// until the new one is durable and known.
+    fn reveal(&self, staging: &Staging, manifest: Manifest) -> Result<Arc<ManifestHead>, PublishError> {
         let head = Arc::new(manifest.head);
-        let (artifact, version) = (&head.artifact, &head.version);
+        let key = (head.artifact.clone(), head.version.clone());
+        let (artifact, version) = (&key.0, &key.1);
         let parent = self.directory_of(artifact)?;
-        // Or what is not known to be whole and durable: a publish that failed could not take it back, or it could not be
-        // read at the start. It stands until the new one does.
-        let replace = replace || parent.stat(&version.as_component())?.is_some();
-        let how = if replace { Rename::Exchange } else { Rename::NoReplace };
+        let how = match self.standing_at(&parent, &key)? {
+            Standing::Nothing => Rename::NoReplace,
+            Standing::Unknown => Rename::Exchange,
+            Standing::Version(dirs) => {
+                self.replacing(key.clone(), dirs);
+                Rename::Exchange
+            }
+        };
         fail_point("store.publish.before-rename");
-        staging.dir().rename(&Staging::version_name(), &parent, &version.as_component(), how)?;
+        staging
+            .dir()
+            .rename(&Staging::version_name(), &parent, &version.as_component(), how)
+            .inspect_err(|_| self.not_replaced(&key))?;
         fail_point("store.publish.after-rename");
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
             fail_point("store.publish.before-taking-back");
-            let _ = parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how);
+            match parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how) {
+                Ok(()) => self.not_replaced(&key),
+                // Whoever opened it meanwhile keeps it to themselves.
+                Err(_) => drop(self.close(artifact, version)),
+            }
             fail_point("store.publish.after-taking-back");
-            // Whoever opened it meanwhile keeps it to themselves.
-            self.close(artifact, version);
             return Err(error.into());
         }
         fail_point("store.publish.after-durable");
         // Only for the index: a start without it reads the manifest.
         let stamp = parent.open_dir(&version.as_component()).and_then(|dir| dir.stat(&own("manifest.json")));
         let stamp = stamp.ok().flatten().map(|stat| stat.stamp);
-        let readers = self.close(artifact, version);
-        self.change_inventory(|inventory| {
+        // In one step: nobody opens one of the two and takes it for the other.
+        let readers = self.change_inventory(|inventory| {
             let holding = inventory.entry(artifact.clone()).or_default();
             holding.versions.insert(version.clone(), head.clone());
+            self.close(artifact, version)
         });
         if let Some(stamp) = stamp {
             self.index.put(&head, &stamp);
         }
-        if replace {
+        if how == Rename::Exchange {
             self.drain(staging.dir(), &Staging::version_name(), || readers)?;
             self.tidy();
         }
         staging.dir().sync()?;
         Ok(head)
     }
+
+    /// What the new version is put in the place of.
+    fn standing_at(&self, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<Standing> {
+        if parent.stat(&key.1.as_component())?.is_none() {
+            return Ok(Standing::Nothing);
+        }
+        Ok(match (self.head(&key.0, &key.1), dirs_of(parent, &key.1)) {
+            (Some(_), Ok(dirs)) => Standing::Version(dirs),
+            _ => Standing::Unknown,
+        })
+    }
+}
+
+/// What has the name of a version that is published.
+enum Standing {
+    Nothing,
+    /// A version that can be opened.
+    Version(Dirs),
+    /// What is not known to be whole and durable: a publish that failed could not take it back, or it could not be read. It
+    /// stands until the new one does.
+    Unknown,
 }
 
 fn seal(new: NewVersion, now: Timestamp) -> Manifest {

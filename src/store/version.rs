@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use super::drain::{Dirs, Lease};
+use super::drain::{Dirs, Grant, Lease};
 use super::layout::{lock, own};
 use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
@@ -56,6 +56,13 @@ impl Version {
     }
 }
 
+/// Opens the version among those of its artifact.
+pub(super) fn dirs_of(parent: &Dir, version: &VersionName) -> crate::fs::Result<Dirs> {
+    let dir = parent.open_dir(&version.as_component())?;
+    let tree = dir.open_dir(&own("tree"))?;
+    Ok((dir, tree))
+}
+
 /// Which directory it is.
 fn inode(dir: &Dir) -> crate::fs::Result<(u64, u64)> {
     dir.stat_self().map(|stat| (stat.stamp.dev, stat.stamp.ino))
@@ -73,16 +80,18 @@ impl Store {
         let absent = || StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() };
         // The lease first: a version collected between the two steps is not found, never half read.
         let key = (artifact.clone(), version.clone());
-        let (lease, opened) = self.lease(&key).ok_or_else(absent)?;
+        let Grant { lease, dirs: opened, is_replaced } = self.lease(&key).ok_or_else(absent)?;
         let head = self.head(artifact, version).ok_or_else(absent)?;
         let held =
             |(dir, tree), _lease| Version { head: head.clone(), dir, tree, soundness: self.soundness.clone(), _lease };
-        let open = || -> crate::fs::Result<Dirs> {
-            let dir = self.versions.open_dir(&artifact.as_component())?.open_dir(&version.as_component())?;
-            let tree = dir.open_dir(&own("tree"))?;
-            Ok((dir, tree))
-        };
-        match open() {
+        if let Some(dirs) = opened.clone().filter(|_| is_replaced) {
+            return match self.is_leased(artifact, version, &lease) {
+                true => Ok(held(dirs, lease)),
+                false => self.open_version(artifact, version),
+            };
+        }
+        let parent = self.versions.open_dir(&artifact.as_component());
+        match parent.and_then(|parent| dirs_of(&parent, version)) {
             // What was moved away behind the store's back is not what is kept open.
             Ok(dirs)
                 if opened.is_some_and(|kept| are_same(&kept, &dirs)) && self.is_leased(artifact, version, &lease) =>
@@ -102,9 +111,9 @@ impl Store {
 
     /// A version and its manifest where both were just used, so that no disk need be asked for them.
     pub fn version_at_once(&self, artifact: &ArtifactName, version: &VersionName) -> Option<(Version, Arc<Manifest>)> {
-        let (lease, opened) = self.lease(&(artifact.clone(), version.clone()))?;
+        let Grant { lease, dirs, .. } = self.lease(&(artifact.clone(), version.clone()))?;
         let head = self.head(artifact, version)?;
-        let (dir, tree) = opened.filter(|_| self.is_leased(artifact, version, &lease))?;
+        let (dir, tree) = dirs.filter(|_| self.is_leased(artifact, version, &lease))?;
         let version = Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease };
         let manifest = self.known_manifest(&version)?;
         Some((version, manifest))
