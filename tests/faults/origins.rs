@@ -47,10 +47,14 @@ struct Told {
 
 fn lying(runs: u64) -> Row {
     let counts = Counts::default();
+    // For who looks into one lie, or a few of them.
+    let only = std::env::var("SEEDCACHE_LIES").unwrap_or_default();
+    let is_told = |lie: &Lie| only.split(',').any(|part| lie.name.contains(part));
+    let lies: Vec<Lie> = lies::all().into_iter().filter(is_told).collect();
+    let (kinds, has_etags) = (lies.len(), lies.iter().any(|lie| lie.name == "etag-changes"));
     // Those that are over when the daemon has waited for long enough have another that waits for less.
-    let (slow, quick): (Vec<Lie>, _) = lies::all().into_iter().partition(Lie::is_slow);
+    let (slow, quick): (Vec<Lie>, _) = lies.into_iter().partition(Lie::is_slow);
     let told = [(quick, "8s"), (slow, "3s")].map(|(lies, stall)| tell_all(&lies, runs, stall, &counts));
-    let kinds = lies::all().len();
     let [made, bad, restarts] = [&counts.runs, &counts.bad, &counts.restarts].map(|count| count.load(Relaxed));
     let rss = told.iter().map(|told| told.peak_rss_mib).max().unwrap_or_default();
     let staged: usize = told.iter().map(|told| told.staged).sum();
@@ -62,7 +66,7 @@ fn lying(runs: u64) -> Row {
             counts.undigested.load(Relaxed)
         ),
         reach: "0 bad versions; an ETag change costs one restart",
-        reached: (bad, restarts, staged) == (0, 1, 0) && made as u64 == kinds as u64 * runs,
+        reached: (bad, restarts, staged) == (0, usize::from(has_etags), 0) && made as u64 == kinds as u64 * runs,
     }
 }
 
