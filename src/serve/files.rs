@@ -22,7 +22,7 @@ use super::content::{Content, ContentError, entry_at_once, media_type, open_entr
 use super::manifests::Manifests;
 use super::problem::{Kind, Problem};
 use super::reply::{Representation, reply};
-use super::resolve::{Found, ResolveError, children, content_of, resolve};
+use super::resolve::{Found, ResolveError, children, content_of, entry_at, resolve};
 use super::sendfile::Outbox;
 use super::tree_tar::{self, TreeTar};
 use crate::fs::RelPath;
@@ -88,15 +88,15 @@ impl Shelf {
         let named = addressed.version.clone().or_else(current)?;
         let (version, manifest) = self.store.version_at_once(artifact, &named)?;
         self.manifests.keep(&manifest, Instant::now());
-        match resolve(&manifest, addressed.path.as_ref()?) {
-            Ok(Found::Entry(entry)) if entry.kind != EntryType::Dir && !addressed.wants_dir => {
-                let sha256 = content_of(&manifest, entry)?;
-                let content = entry_at_once(&version, entry, &sha256)?;
-                let what = of_file(&version, addressed, entry, &sha256);
-                reply(ask, &what, |range| body_of(content, range, version, outbox)).ok()
-            }
-            _ => None,
+        // Where an archive's symlinks lead may take long to find: that is for a thread that may block.
+        let entry = entry_at(&manifest, addressed.path.as_ref()?.as_bytes())?;
+        if addressed.wants_dir || !matches!(entry.kind, EntryType::File | EntryType::Hardlink) {
+            return None;
         }
+        let sha256 = content_of(&manifest, entry)?;
+        let content = entry_at_once(&version, entry, &sha256)?;
+        let what = of_file(&version, addressed, entry, &sha256);
+        reply(ask, &what, |range| body_of(content, range, version, outbox)).ok()
     }
 
     fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, Problem> {

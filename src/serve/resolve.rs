@@ -6,7 +6,7 @@ use crate::store::{Entry, EntryType, Manifest};
 
 /// As many symlinks as Linux follows in one path.
 const HOPS: usize = 40;
-/// As long as a path may get while links are followed.
+/// So many components the targets of the symlinks of one path may have together.
 const COMPONENTS: usize = 2048;
 
 /// What a path names once its symlinks are followed.
@@ -25,7 +25,9 @@ pub(super) enum ResolveError {
     NotFound,
     #[error("a symlink on the path leads out of the tree")]
     Outside,
-    #[error("the path goes through more than {HOPS} symlinks")]
+    #[error(
+        "the path goes through more than {HOPS} symlinks, or their targets have more than {COMPONENTS} components in all"
+    )]
     TooManyLinks,
 }
 
@@ -42,7 +44,7 @@ pub(super) fn resolve<'a>(manifest: &'a Manifest, path: &RelPath) -> Result<Foun
     let mut ahead: Vec<&[u8]> = path.components().rev().collect();
     let mut done: Vec<&[u8]> = Vec::new();
     let mut found = Found::Root;
-    let mut hops = 0;
+    let (mut hops, mut components) = (0, 0);
     while let Some(component) = ahead.pop() {
         // Only a directory has anything below it, `.` and `..` included.
         if matches!(found, Found::Entry(entry) if entry.kind != EntryType::Dir) {
@@ -61,15 +63,17 @@ pub(super) fn resolve<'a>(manifest: &'a Manifest, path: &RelPath) -> Result<Foun
         if let Found::Entry(entry) = found
             && entry.kind == EntryType::Symlink
         {
-            hops += 1;
             let target = entry.target.as_deref().unwrap_or_default();
             if target.is_empty() || target[0] == b'/' {
                 return Err(ResolveError::Outside);
             }
             done.pop();
             found = locate(manifest, &done)?;
+            let before = ahead.len();
             ahead.extend(target.split(|&b| b == b'/').rev());
-            if hops > HOPS || ahead.len() > COMPONENTS {
+            // All of them, not only those still to go: each is work, whether it leads down or up.
+            (hops, components) = (hops + 1, components + ahead.len() - before);
+            if hops > HOPS || components > COMPONENTS {
                 return Err(ResolveError::TooManyLinks);
             }
         }
@@ -161,6 +165,22 @@ mod tests {
         ] {
             assert_eq!(find(path), Err(why), "{path}");
         }
+    }
+
+    #[test]
+    fn what_links_add_to_a_path_is_bounded_in_all() {
+        // Two components for each turn, and then the next link.
+        let around = |turns: usize, next: &str| format!("{}{next}", "d/../".repeat(turns));
+        let resolved = |turns: usize| {
+            let links: Vec<String> = ["two", "three", "file"].iter().map(|next| around(turns, next)).collect();
+            let mut entries = vec![entry("d", EntryType::Dir, None), entry("file", EntryType::File, None)];
+            for (name, target) in ["one", "two", "three"].into_iter().zip(&links) {
+                entries.push(entry(name, EntryType::Symlink, Some(target)));
+            }
+            resolve(&manifest(entries), &"one".parse().unwrap()).map(|_| ())
+        };
+        assert_eq!(resolved((COMPONENTS / 3 - 1) / 2), Ok(()));
+        assert_eq!(resolved(COMPONENTS / 3), Err(ResolveError::TooManyLinks), "though none is ahead for long");
     }
 
     #[test]
