@@ -96,17 +96,56 @@ pub(super) fn content_of(manifest: &Manifest, entry: &Entry) -> Option<[u8; 32]>
     }
 }
 
-/// What lies directly in a directory (`None`: at the top), in the manifest's order.
-pub(super) fn children<'a>(manifest: &'a Manifest, dir: Option<&'a RelPath>) -> impl Iterator<Item = &'a Entry> {
-    let entries = &manifest.entries;
-    let (start, depth) = match dir {
-        None => (0, 1),
-        Some(dir) => (entries.partition_point(|entry| entry.path <= *dir), dir.depth() + 1),
-    };
-    entries[start..]
-        .iter()
-        .take_while(move |entry| dir.is_none_or(|dir| entry.path.starts_with(dir)))
-        .filter(move |entry| entry.path.depth() == depth)
+/// What lies directly in a directory, in the manifest's order. What lies deeper is passed over, not walked: a step takes
+/// about as long however much that is.
+#[derive(Debug)]
+pub(super) struct Children<'a> {
+    manifest: &'a Manifest,
+    /// `None`: the top.
+    dir: Option<&'a RelPath>,
+    /// Of the next one in the manifest.
+    place: usize,
+}
+
+impl<'a> Children<'a> {
+    pub(super) fn of(manifest: &'a Manifest, dir: Option<&'a RelPath>) -> Self {
+        let first = |dir: &RelPath| manifest.entries.partition_point(|entry| entry.path <= *dir);
+        Self::at(manifest, dir, dir.map_or(0, first))
+    }
+
+    /// From one on, at a place that [`Self::place`] told.
+    pub(super) fn at(manifest: &'a Manifest, dir: Option<&'a RelPath>, place: usize) -> Self {
+        Self { manifest, dir, place }
+    }
+
+    /// Where in the manifest the next one is, if there is one.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+}
+
+impl<'a> Iterator for Children<'a> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        let entry = self.manifest.entries.get(self.place)?;
+        if self.dir.is_some_and(|dir| !entry.path.starts_with(dir)) {
+            return None;
+        }
+        self.place = behind(&self.manifest.entries, self.place);
+        Some(entry)
+    }
+}
+
+/// The place behind an entry and all that lies below it, which follows it.
+fn behind(entries: &[Entry], place: usize) -> usize {
+    let is_within = |entry: &Entry| entry.path.starts_with(&entries[place].path);
+    let mut step = 1;
+    while entries.get(place + step).is_some_and(is_within) {
+        step *= 2;
+    }
+    let (from, to) = (place + step / 2, entries.len().min(place + step));
+    from + entries[from..to].partition_point(is_within)
 }
 
 #[cfg(test)]
@@ -188,7 +227,7 @@ mod tests {
         let manifest = sample();
         let list = |dir: Option<&str>| -> Vec<String> {
             let dir = dir.map(|dir| dir.parse().unwrap());
-            children(&manifest, dir.as_ref()).map(|entry| entry.path.to_string()).collect()
+            Children::of(&manifest, dir.as_ref()).map(|entry| entry.path.to_string()).collect()
         };
         assert_eq!(list(Some("a")), ["a/b", "a/hard", "a/up"]);
         assert_eq!(list(Some("a/b")), ["a/b/file"]);
