@@ -275,7 +275,7 @@ impl Shared {
         if room.short(bytes) == 0 {
             return Ok(Decided { fates, parts: Vec::new(), is_short: false, no_room: None });
         }
-        let spare = self.store.quarantined_spare()?;
+        let spare = self.store.quarantined_spare();
         let mut freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
         let mut parts = Vec::new();
         for (name, size) in self.idle_parts(ask.map(|(name, _)| name))? {
@@ -294,7 +294,7 @@ impl Shared {
         let mut idle = Vec::new();
         for name in self.store.staged()?.into_iter().filter(|name| Some(name) != asking) {
             if let Ok(_alone) = self.staging_gate(&name).try_lock() {
-                let size = self.store.staged_bytes(&name)?;
+                let size = self.store.staged_bytes(&name);
                 idle.push((name, size));
             }
         }
