@@ -48,10 +48,20 @@ impl Error {
         is_of_disk(&self.source)
     }
 
-    /// What this process or machine may have open, or its memory, is used up: nothing is said of what was to be opened.
-    pub fn is_exhausted(&self) -> bool {
+    /// A want of this machine, or of the moment: no word on what there is. (A stale handle is one: the path is looked up anew.)
+    pub fn is_passing(&self) -> bool {
         use rustix::io::Errno;
-        matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+        self.is_one_of(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::INTR, Errno::AGAIN])
+    }
+
+    /// No such thing is there: nothing is, or what the path leads through is no directory.
+    pub fn leads_nowhere(&self) -> bool {
+        use rustix::io::Errno;
+        self.is_one_of(&[Errno::NOENT, Errno::NOTDIR, Errno::LOOP])
+    }
+
+    fn is_one_of(&self, those: &[rustix::io::Errno]) -> bool {
+        those.iter().any(|errno| self.errno() == Some(errno.raw_os_error()))
     }
 
     /// The raw `errno`, where the system gave one.

@@ -18,6 +18,8 @@ mod dir;
 mod error;
 mod fail_point;
 mod file;
+#[cfg(test)]
+mod fixture;
 mod handle;
 mod identity;
 mod link;
@@ -46,6 +48,8 @@ pub(crate) use fail_point::fail_point;
 #[cfg(feature = "failpoints")]
 pub use fail_point::{ArmedFailPoints, FAIL_POINTS, RARE_FAIL_POINTS};
 pub use file::{Meta, apply_meta};
+#[cfg(test)]
+pub(crate) use fixture::{Immutable, without_override};
 pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};

@@ -193,29 +193,31 @@ fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
 }
 
 impl Shared {
-    /// Removes what may go. Blocks.
+    /// Removes what may go. What cannot be removed keeps nothing else here, and is told of when all else is done. Blocks.
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
         self.store.note_clock();
         // What the daemon before this one left may take minutes: no download waits for it.
-        self.store.sweep()?;
+        let swept = self.store.sweep();
         let _turn = store_turn(&self.house.turn);
-        self.clear_staging()?;
-        match self.collect_for(None) {
-            Ok(fates) => Ok(fates),
-            Err(RoomError::Store(error)) => Err(error),
-            Err(RoomError::Fs(error)) => Err(error.into()),
+        let cleared = self.clear_staging();
+        let fates = match self.collect_for(None) {
+            Ok(fates) => fates,
+            Err(RoomError::Store(error)) => return Err(error),
+            Err(RoomError::Fs(error)) => return Err(error.into()),
             // Over the limit, and no more can go: what was collected before stays collected.
             Err(RoomError::NoRoom(why)) => {
                 tracing::warn!(%why, "the store is over its budget, and nothing more may go");
-                Ok(self.decide(None)?.fates)
+                self.decide(None)?.fates
             }
             Err(RoomError::Task(error)) => unreachable!("nothing is spawned on this path: {error}"),
-        }
+        };
+        swept.map_err(StoreError::from).and(cleared).map(|()| fates)
     }
 
     /// Removes downloads that nobody will take up: begun for documents that are gone, or for versions that are no longer
     /// wanted where all that is wanted is here.
     fn clear_staging(&self) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
         for name in self.store.staged()? {
             let gate = self.staging_gate(&name);
             // Taken: one that was given up is still ending.
@@ -225,11 +227,14 @@ impl Shared {
             let in_question = self.may_fetch(&world, &name);
             drop(world);
             if !declared || !in_question {
-                self.store.discard_staged(&name)?;
-                tracing::debug!(artifact = %name, declared, "staging removed: nothing is to be fetched there");
+                let done = self.store.discard_staged(&name);
+                if done.is_ok() {
+                    tracing::debug!(artifact = %name, declared, "staging removed: nothing is to be fetched there");
+                }
+                outcome = outcome.and(done.map_err(StoreError::from));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Whether something is being fetched for a declared artifact, or may be soon.
@@ -275,7 +280,7 @@ impl Shared {
         if room.short(bytes) == 0 {
             return Ok(Decided { fates, parts: Vec::new(), is_short: false, no_room: None });
         }
-        let spare = self.store.quarantined_spare()?;
+        let spare = self.store.quarantined_spare();
         let mut freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
         let mut parts = Vec::new();
         for (name, size) in self.idle_parts(ask.map(|(name, _)| name))? {
@@ -294,7 +299,7 @@ impl Shared {
         let mut idle = Vec::new();
         for name in self.store.staged()?.into_iter().filter(|name| Some(name) != asking) {
             if let Ok(_alone) = self.staging_gate(&name).try_lock() {
-                let size = self.store.staged_bytes(&name)?;
+                let size = self.store.staged_bytes(&name);
                 idle.push((name, size));
             }
         }
@@ -303,13 +308,17 @@ impl Shared {
 
     /// Removes such downloads; one that goes on by now stays.
     fn drop_parts(&self, parts: &[ArtifactName]) -> Result<(), crate::fs::Error> {
+        let mut outcome = Ok(());
         for name in parts {
             if let Ok(_alone) = self.staging_gate(name).try_lock() {
-                self.store.discard_staged(name)?;
-                tracing::info!(artifact = %name, "a download to be resumed was dropped, since room is short");
+                let done = self.store.discard_staged(name);
+                if done.is_ok() {
+                    tracing::info!(artifact = %name, "a download to be resumed was dropped, since room is short");
+                }
+                outcome = outcome.and(done);
             }
         }
-        Ok(())
+        outcome
     }
 
     fn collect_for(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Vec<Fate>, RoomError> {
@@ -318,39 +327,45 @@ impl Shared {
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
         }
-        let cleared = self.store.clear_quarantine(self.store.age(self.now()), is_short)?;
-        if cleared > 0 {
-            tracing::info!(bytes = cleared, needed = is_short, "quarantine cleared");
+        let cleared = self.store.clear_quarantine(self.store.age(self.now()), is_short);
+        if let Ok(bytes @ 1..) = cleared {
+            tracing::info!(bytes, needed = is_short, "quarantine cleared");
         }
-        self.drop_parts(&parts)?;
+        let dropped = self.drop_parts(&parts);
         let fates = self.remove(fates)?;
+        cleared?;
+        dropped?;
         no_room.map_or(Ok(fates), |no_room| Err(no_room.into()))
     }
 
     /// Removes the versions that are to go; one that was claimed meanwhile stays.
     fn remove(&self, mut fates: Vec<Fate>) -> Result<Vec<Fate>, StoreError> {
-        let mut removed = false;
+        let (mut removed, mut outcome) = (false, Ok(()));
         for fate in fates.iter_mut().filter(|fate| !fate.why.keeps()) {
             let Fate { artifact, version, why, bytes, .. } = &*fate;
             // Seeded since it was decided that it goes.
             let is_claimed = || self.seeder.is_linked(artifact, version);
-            if self.store.remove_unclaimed(artifact, version, is_claimed)? {
-                tracing::info!(%artifact, %version, %why, bytes, "version removed");
-                self.counts.collected_versions.inc();
-                self.counts.collected.inc_by(*bytes);
-                removed = true;
-            } else {
-                let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
-                let now = now.into_iter().find(|now| now.version == fate.version);
-                // Let go again already: the next round takes it.
-                let claimed = now.filter(|now| now.why.keeps()).map(|now| now.why);
-                fate.why = claimed.unwrap_or_else(|| Why::Claimed(vec![Claim::Read]));
+            match self.store.remove_unclaimed(artifact, version, is_claimed) {
+                Ok(true) => {
+                    tracing::info!(%artifact, %version, %why, bytes, "version removed");
+                    self.counts.collected_versions.inc();
+                    self.counts.collected.inc_by(*bytes);
+                    removed = true;
+                }
+                Ok(false) => {
+                    let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
+                    let now = now.into_iter().find(|now| now.version == fate.version);
+                    // Let go again already: the next round takes it.
+                    let claimed = now.filter(|now| now.why.keeps()).map(|now| now.why);
+                    fate.why = claimed.unwrap_or_else(|| Why::Claimed(vec![Claim::Read]));
+                }
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
         if removed {
             self.changed();
         }
-        Ok(fates)
+        outcome.map(|()| fates)
     }
 
     /// By what a version is claimed that may be removed only by force, in words.

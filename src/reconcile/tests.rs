@@ -243,3 +243,27 @@ async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
     assert_eq!(node.reconciler.verify(&name, None, false).await.unwrap()[0].report.damaged, 0);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn what_cannot_be_removed_keeps_nothing_else_here() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join("store").join(name);
+    drop(Store::open(&at("")).unwrap());
+    let make = |name: &str| {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(name).join("file"), name).unwrap();
+    };
+    ["staging/.drain-old", "staging/gone-1", "staging/gone-2", "staging/gone-3"].map(make);
+    let store = Arc::new(Store::open(&at("")).unwrap());
+    let fixed = ["staging/.drain-old", "staging/gone-2"].map(|name| crate::fs::Immutable::new(&at(name)));
+    let at = |name: &str| store.root().path().join(name);
+    let node = Running::start_on(root, store.clone(), "", Running::fetcher());
+    node.wait().await.unwrap();
+    node.reconciler.collect(false).await.unwrap_err();
+    let there = |name: &str| at(name).exists();
+    assert_eq!(["staging/gone-1", "staging/gone-2", "staging/gone-3"].map(there), [false, true, false]);
+    drop(fixed);
+    node.reconciler.collect(false).await.unwrap();
+    assert!(!there("staging/gone-2"));
+    node.stop().await;
+}

@@ -23,6 +23,7 @@ mod hidden;
 mod in_place;
 mod ladder;
 mod look;
+mod looking;
 mod mark;
 mod mend;
 mod mend_filled;

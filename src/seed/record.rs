@@ -243,6 +243,12 @@ impl Records {
         standing.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
     }
 
+    /// What is known to stand, or was when it was looked at last.
+    pub(super) fn known(&self) -> Vec<Record> {
+        let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
+        rows.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
+    }
+
     /// Whether any target, as far as is known, holds a version's own files, or is about to.
     pub(super) fn are_linked(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
         let linked = |mark: &Mark| mark.links(artifact, version);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::build::{Pair, build};
 use super::busy::Busy;
 use super::entry::Maker;
+use super::looking::Looking;
 use super::mark::{Mark, Marks as _};
 use super::mend::mend;
 use super::owned::Names;
@@ -32,6 +33,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the daemon waits for a client that works inside the same target, through a mount of its own. After that it
 /// goes on: what both stage is theirs alone, and a swap that is torn by another is ended by the next seed.
 const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
+
+/// How long all targets are looked at: far longer than any disk takes for it.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +103,7 @@ pub struct Seeder {
     pub(super) records: Records,
     busy: Busy,
     pub(super) retired: Retired,
+    looking: Arc<Looking>,
 }
 
 /// One seed under way.
@@ -129,7 +134,8 @@ impl Seeder {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
         let records = Records::open(store.root())?;
-        Ok(Self { root: dir, grounds, store, records, busy: Busy::default(), retired: Retired::default() })
+        let (busy, retired, looking) = (Busy::default(), Retired::default(), Arc::default());
+        Ok(Self { root: dir, grounds, store, records, busy, retired, looking })
     }
 
     /// A target given by people: absolute and below `seed.root`, or relative to it.
@@ -162,9 +168,11 @@ impl Seeder {
         self.records.one(&self.root, target)
     }
 
-    /// What has been seeded where, as far as is known. Looks at every target.
-    pub fn records(&self) -> Vec<Record> {
-        self.records.all(&self.root, &self.busy)
+    /// What has been seeded where, as far as is known. Looks at every target; while one does not answer, all stand that are known.
+    pub fn records(self: &Arc<Self>) -> Vec<Record> {
+        let seeder = self.clone();
+        let look = move || seeder.records.all(&seeder.root, &seeder.busy);
+        self.looking.within(LOOK, look).unwrap_or_else(|| self.records.known())
     }
 
     /// Whether any target or filled directory is known to hold a version's own files.

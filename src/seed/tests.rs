@@ -28,7 +28,7 @@ mod unread;
 struct House {
     dir: TempDir,
     store: Arc<Store>,
-    seeder: Seeder,
+    seeder: Arc<Seeder>,
 }
 
 /// What a test tree is made of; sorted by path.
@@ -94,7 +94,7 @@ impl House {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(&dir.path().join("root/.seedcache")).unwrap());
-        let seeder = Seeder::open(&dir.path().join("root"), store.clone()).unwrap();
+        let seeder = Arc::new(Seeder::open(&dir.path().join("root"), store.clone()).unwrap());
         Self { dir, store, seeder }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::layout::{lock, own};
-use super::sizes::{entries, size_of};
+use super::sizes::entries;
 use super::{Age, Store};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
 use crate::intent::{ArtifactName, MinFree};
@@ -157,7 +157,7 @@ impl Store {
         asking: Option<&ArtifactName>,
         told: Option<u64>,
     ) -> fs::Result<Room> {
-        let size = |name: &RelPath, walk: &dyn Fn() -> fs::Result<u64>| match told {
+        let size = |name: &RelPath, walk: &dyn Fn() -> u64| match told {
             Some(_) => self.sizes.lately(name, walk),
             None => walk(),
         };
@@ -167,16 +167,16 @@ impl Store {
         let kept = heads.map(|head| head.bytes + if head.archive.kept { head.archive.size } else { 0 });
         let mut used: u64 = kept.sum();
         let mut staged = 0;
-        for entry in entries(&self.staging)? {
+        for entry in self.sizes.entries(&self.staging) {
             if asking.is_some_and(|name| name.as_str().as_bytes() == entry.name.as_bytes()) {
-                staged = told.map_or_else(|| size_of(&self.staging, &entry), Ok)?;
+                staged = told.unwrap_or_else(|| self.sizes.size_of(&self.staging, &entry));
             } else if !promises.runs(&entry.name) {
                 // What running downloads have staged is part of their promises.
-                used = used.saturating_add(size(&entry.name, &|| size_of(&self.staging, &entry))?);
+                used = used.saturating_add(size(&entry.name, &|| self.sizes.size_of(&self.staging, &entry)));
             }
         }
         // No artifact is called so.
-        used = used.saturating_add(size(&own(".quarantine"), &|| self.quarantined())?);
+        used = used.saturating_add(size(&own(".quarantine"), &|| self.quarantined()));
         staged = staged.saturating_add(asking.map_or(0, |asking| promises.aside(asking)));
         let (promised, open) = promises.others(asking);
         let min_free = match limits.min_free {
@@ -198,8 +198,8 @@ impl Store {
     }
 
     /// What an artifact has staged takes so many bytes.
-    pub fn staged_bytes(&self, artifact: &ArtifactName) -> fs::Result<u64> {
-        size_of(&self.staging, &fs::DirEntry { name: artifact.as_component(), kind: Kind::Dir })
+    pub fn staged_bytes(&self, artifact: &ArtifactName) -> u64 {
+        self.sizes.size_of(&self.staging, &fs::DirEntry { name: artifact.as_component(), kind: Kind::Dir })
     }
 
     /// Removes what is staged of an artifact, of which nothing may be running.
@@ -211,61 +211,76 @@ impl Store {
     }
 
     /// Bytes in quarantine.
-    pub fn quarantined(&self) -> fs::Result<u64> {
-        entries(&self.quarantine)?
-            .iter()
-            .try_fold(0, |sum: u64, entry| size_of(&self.quarantine, entry).map(|size| sum.saturating_add(size)))
+    pub fn quarantined(&self) -> u64 {
+        let entries = self.sizes.entries(&self.quarantine);
+        entries.iter().fold(0, |sum, entry| sum.saturating_add(self.sizes.size_of(&self.quarantine, entry)))
     }
 
     /// Bytes in quarantine that may go: all but versions that are still to be had again.
-    pub fn quarantined_spare(&self) -> fs::Result<u64> {
+    pub fn quarantined_spare(&self) -> u64 {
         let mut sum = 0u64;
-        self.each_spare(|parent, _, entry| {
-            sum = sum.saturating_add(size_of(parent, entry)?);
-            Ok(())
-        })?;
-        Ok(sum)
+        self.each_spare(|parent, _, entry| sum = sum.saturating_add(self.sizes.size_of(parent, entry)));
+        sum
     }
 
     /// Removes what has been in quarantine for a week, or all of it when room is `needed`, but for versions that are
-    /// still to be had again. Returns the bytes freed.
+    /// still to be had again. Returns the bytes freed. What cannot be moved away is told of when all else is.
     pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
-        let mut freed = 0;
+        let (mut freed, mut failed) = (0u64, None);
         self.each_spare(|parent, of, entry| {
-            let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
-            let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now);
+            let put = match parent.stat(&entry.name) {
+                Ok(None) => return,
+                Ok(Some(stat)) => Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now),
+                // Nobody knows since when it is there.
+                Err(error) => {
+                    self.sizes.passed_over(&error);
+                    age.now
+                }
+            };
             if needed || age.young(put, QUARANTINE_TIME).is_none() {
-                freed += size_of(parent, entry)?;
+                let bytes = self.sizes.size_of(parent, entry);
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
                 let readers = || self.quarantine_readers.take(of?, &entry.name);
-                self.drain(parent, &entry.name, readers)?;
+                match self.drain(parent, &entry.name, readers) {
+                    Ok(()) => freed = freed.saturating_add(bytes),
+                    Err(error) => drop(failed.get_or_insert(error)),
+                }
                 fail_point("store.quarantine.after-removal");
             }
-            Ok(())
-        })?;
+        });
         self.tidy();
-        Ok(freed)
+        failed.map_or(Ok(freed), Err)
     }
 
-    /// Gives the directory that each lies in, and whose it is where it is an artifact's.
-    fn each_spare(
-        &self,
-        mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry) -> fs::Result<()>,
-    ) -> fs::Result<()> {
-        for top in entries(&self.quarantine)? {
+    /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare, too,
+    /// unless that may pass: nobody can take anything up from there.
+    fn each_spare(&self, mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry)) {
+        let is_lost = |error: fs::Error| {
+            self.sizes.passed_over(&error);
+            !error.is_passing()
+        };
+        for top in self.sizes.entries(&self.quarantine) {
             if top.name.as_bytes().starts_with(b".") || top.kind != Kind::Dir {
-                each(&self.quarantine, None, &top)?;
+                each(&self.quarantine, None, &top);
                 continue;
             }
-            let dir = self.quarantine.open_dir(&top.name)?;
-            for entry in entries(&dir)? {
-                if entry.kind != Kind::Dir || dir.open_dir(&entry.name)?.stat(&own("repair.json"))?.is_none() {
-                    each(&dir, Some(&top.name), &entry)?;
+            let listed = self.quarantine.open_dir(&top.name).and_then(|dir| Ok((entries(&dir)?, dir)));
+            match listed {
+                Ok((found, dir)) => {
+                    let repair = |place: &RelPath| dir.open_dir(place)?.stat(&own("repair.json"));
+                    let is_spare = |entry: &&fs::DirEntry| {
+                        entry.kind != Kind::Dir || repair(&entry.name).map_or_else(is_lost, |repair| repair.is_none())
+                    };
+                    found.iter().filter(is_spare).for_each(|entry| each(&dir, Some(&top.name), entry));
+                }
+                Err(error) => {
+                    if is_lost(error) {
+                        each(&self.quarantine, None, &top);
+                    }
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -368,13 +383,64 @@ mod tests {
         // Walked a while ago, and good for a while to come.
         let walk = || {
             std::thread::sleep(Duration::from_millis(500));
-            Ok(5)
+            5
         };
-        assert_eq!(store.sizes.lately(&idle, walk).unwrap(), 5);
+        assert_eq!(store.sizes.lately(&idle, walk), 5);
         promises.set(&b, 100);
         std::fs::create_dir(dir.path().join("staging/b")).unwrap();
         std::fs::write(dir.path().join("staging/b/archive.part"), [0; 70]).unwrap();
         store.end_promise(&promises, &b);
         assert_eq!(store.room_while(limits, &promises, &a, 0).unwrap().used, 70);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_counts_as_empty_and_goes_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let write = |path: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, [0; 10]).unwrap();
+        };
+        let bad = ["quarantine/a/1/version/tree", "quarantine/a/2", "quarantine/b", "staging/a/tree", "staging/b"];
+        bad.iter().for_each(|bad| write(&format!("{bad}/file")));
+        write("quarantine/a/3/file");
+        write("quarantine/a/1/reason.json");
+        // To be written to, so that it can be moved, but not to be read.
+        let mode = |mode| {
+            use std::os::unix::fs::PermissionsExt as _;
+            let set =
+                |bad| std::fs::set_permissions(dir.path().join(bad), std::fs::Permissions::from_mode(mode)).unwrap();
+            bad.iter().for_each(set);
+        };
+        mode(0o200);
+        let limits = Limits { max_bytes: None, min_free: MinFree::Bytes(0) };
+        let (promises, a) = (Promises::default(), "a".parse().unwrap());
+        let age = store.age(Duration::ZERO);
+        let found = fs::without_override(|| {
+            let used = |asking| store.room(limits, &promises, asking).unwrap().used;
+            let used = [used(None), store.room_while(limits, &promises, &a, 0).unwrap().used];
+            (used, store.quarantined_spare(), store.staged_bytes(&a), store.clear_quarantine(age, true).unwrap())
+        });
+        assert_eq!(found, ([20, 20], 20, 0, 20));
+        let left: Vec<_> = std::fs::read_dir(dir.path().join("quarantine")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(std::fs::read_dir(dir.path().join("quarantine/a")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_moved_from_quarantine_holds_up_nothing_else_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let at = |name: &str| dir.path().join("quarantine").join(name).join(".download");
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+            std::fs::write(at(name).join("archive"), name).unwrap();
+        }
+        let fixed = fs::Immutable::new(&at("b"));
+        store.clear_quarantine(store.age(Duration::ZERO), true).unwrap_err();
+        assert_eq!(["a", "b", "c"].map(|name| at(name).exists()), [false, true, false]);
+        drop(fixed);
+        assert_eq!(store.clear_quarantine(store.age(Duration::ZERO), true).unwrap(), 1);
     }
 }

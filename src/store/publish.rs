@@ -226,7 +226,7 @@ impl Store {
             return Ok(staged);
         }
         let standing = match dirs_of(parent, &key.1) {
-            Err(e) if e.is_exhausted() => return Err(e),
+            Err(e) if e.is_passing() => return Err(e),
             // There is nothing that could be opened meanwhile.
             Err(_) => None,
             Ok(dirs) => self.head(&key.0, &key.1).map(|_| dirs),

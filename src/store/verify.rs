@@ -1,4 +1,7 @@
 //! A published version held against its manifest: every entry, every byte.
+//!
+//! What must hold: a good version is not called damaged for a want of descriptors or memory, nor for one error of the disk that
+//! does not come again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -141,10 +144,9 @@ impl<'a> Check<'a> {
         step: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<String>, StoreError> {
         let tree = version.tree();
-        let stat = match tree.stat(&entry.path) {
+        let stat = match looked(|| Ok(tree.stat(&entry.path)?))? {
             Ok(Some(stat)) => stat,
             Ok(None) => return Ok(Some("it is missing".into())),
-            // A parent that became a file or symlink.
             Err(e) => return Ok(Some(error_chain(&e))),
         };
         if let Some(what) = compare(entry, &stat) {
@@ -152,10 +154,11 @@ impl<'a> Check<'a> {
         }
         match entry.kind {
             EntryType::Dir => Ok(None),
-            EntryType::Symlink => {
-                let target = tree.read_link(&entry.path)?;
-                Ok((Some(&target) != entry.target.as_ref()).then(|| "the link points elsewhere".into()))
-            }
+            EntryType::Symlink => Ok(match looked(|| Ok(tree.read_link(&entry.path)?))? {
+                Ok(target) if Some(&target) == entry.target.as_ref() => None,
+                Ok(_) => Some("the link points elsewhere".into()),
+                Err(e) => Some(error_chain(&e)),
+            }),
             EntryType::Hardlink => {
                 let named = entry.target.as_deref().and_then(|target| self.inodes.get(target));
                 Ok((named != Some(&stat.stamp.ino)).then(|| "it is no longer a name of the file it links to".into()))
@@ -166,9 +169,13 @@ impl<'a> Check<'a> {
                 {
                     return Ok(None);
                 }
-                let file = tree.open_file(&entry.path)?;
-                match self.read(&file, step) {
-                    Ok(found) if found.is_none() || found == entry.sha256 => {
+                let read = looked(|| {
+                    let file = tree.open_file(&entry.path)?;
+                    let found = self.read(&file, &entry.path, step)?;
+                    Ok((file, found))
+                });
+                match read? {
+                    Ok((file, found)) if found.is_none() || found == entry.sha256 => {
                         if let Some(sha256) = found
                             && Dir::stat_file(&file, entry.path.as_path())?.stamp == stat.stamp
                         {
@@ -177,7 +184,7 @@ impl<'a> Check<'a> {
                         Ok(None)
                     }
                     Ok(_) => Ok(Some("its content has another digest".into())),
-                    Err(e) => Ok(Some(format!("it cannot be read: {e}"))),
+                    Err(e) => Ok(Some(error_chain(&e))),
                 }
             }
         }
@@ -187,12 +194,14 @@ impl<'a> Check<'a> {
     fn read(
         &mut self,
         file: &File,
+        name: &RelPath,
         step: &mut impl FnMut(u64) -> ControlFlow<()>,
-    ) -> std::io::Result<Option<[u8; 32]>> {
+    ) -> fs::Result<Option<[u8; 32]>> {
         let found = content_digest(file, &mut |n| {
             self.report.bytes += n;
             step(n)
-        })?;
+        })
+        .map_err(|e| fs::Error::new("read", name.as_path(), e))?;
         self.stopped = found.is_none();
         Ok(found)
     }
@@ -230,21 +239,32 @@ impl<'a> Check<'a> {
         step: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let path = super::layout::own("archive");
-        let file = match version.archive() {
-            Ok(None) => return Ok(()),
-            Ok(Some(file)) => file,
-            Err(e) => {
-                self.damage(&path, error_chain(&e));
-                return Ok(());
-            }
-        };
-        match self.read(&file, step) {
+        let read = looked(|| match version.archive()? {
+            None => Ok(None),
+            Some(file) => Ok(self.read(&file, &path, step)?),
+        });
+        match read? {
+            // None is kept, or it was told to stop.
             Ok(None) => {}
             Ok(Some(found)) if hex::encode(found) == manifest.head.archive.digest.hex() => {}
             Ok(_) => self.damage(&path, "the kept archive has another digest".into()),
-            Err(e) => self.damage(&path, format!("the kept archive cannot be read: {e}")),
+            Err(e) => self.damage(&path, error_chain(&e)),
         }
         Ok(())
+    }
+}
+
+/// What a `look` at something finds, or the error that is its damage. An error of the disk is damage if it comes a second time;
+/// one that is none, as for a want of descriptors, is passed on: it says nothing of the bytes.
+fn looked<T>(mut look: impl FnMut() -> Result<T, StoreError>) -> Result<Result<T, StoreError>, StoreError> {
+    let is = |e: &StoreError, what: fn(&fs::Error) -> bool| matches!(e, StoreError::Fs(e) if what(e));
+    let mut found = look();
+    if found.as_ref().is_err_and(|e| !is(e, fs::Error::is_passing) && !is(e, fs::Error::leads_nowhere)) {
+        found = look();
+    }
+    match found {
+        Err(e) if is(&e, fs::Error::is_passing) => Err(e),
+        found => Ok(found),
     }
 }
 
@@ -292,6 +312,42 @@ pub(super) fn content_digest(
         at += n as u64;
         if step(n as u64).is_break() {
             return Ok(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// Whether these errors, one after the other, are damage, and how many looks were taken; `None` where there is no word.
+    fn judged(errors: &[Errno]) -> (Option<bool>, usize) {
+        let mut looks = 0;
+        let outcome = looked(|| {
+            looks += 1;
+            let error = errors.get(looks - 1).copied();
+            error.map_or(Ok(()), |errno| Err(fs::Error::new("read", std::path::Path::new("x"), errno).into()))
+        });
+        (outcome.ok().map(|found| found.is_err()), looks)
+    }
+
+    #[test]
+    fn a_want_of_the_machine_or_one_error_of_the_disk_is_no_damage() {
+        use Errno as E;
+        assert_eq!(judged(&[]), (Some(false), 1));
+        for passing in [E::MFILE, E::NFILE, E::NOMEM, E::STALE, E::INTR, E::AGAIN] {
+            assert_eq!(judged(&[passing]), (None, 1), "{passing}");
+            assert_eq!(judged(&[E::IO, passing]), (None, 2), "{passing}");
+        }
+        for gone in [E::NOENT, E::NOTDIR, E::LOOP] {
+            assert_eq!(judged(&[gone]), (Some(true), 1), "{gone}");
+        }
+        for bad in [E::IO, E::UCLEAN] {
+            assert_eq!(judged(&[bad]), (Some(false), 2), "{bad}");
+            assert_eq!(judged(&[bad, bad]), (Some(true), 2), "{bad}");
         }
     }
 }

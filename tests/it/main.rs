@@ -37,6 +37,7 @@ mod http_contract;
 mod http_files;
 mod http_hostile;
 mod http_told;
+mod hung_targets;
 mod index;
 mod kill9;
 #[cfg(feature = "failpoints")]

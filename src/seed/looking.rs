@@ -1,0 +1,84 @@
+//! Looking at targets with a time limit: one on a file system that does not answer, as one over a network whose server is gone,
+//! holds up nobody but the thread that looks at it.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+/// The look that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Looking {
+    since: Mutex<Option<Instant>>,
+    over: Condvar,
+}
+
+/// Says that it is over, whatever became of it.
+struct Look(Arc<Looking>);
+
+impl Looking {
+    /// Takes a look when the one before is over; `None` where one of the two is not over in time. One that is late goes on alone,
+    /// and nobody looks until it is over.
+    pub(super) fn within<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let under_way = self.begin(limit)?;
+        let (found, result) = mpsc::sync_channel(1);
+        let looking = move || {
+            let _under_way = under_way;
+            // Whoever asked may have gone.
+            let _ = found.send(look());
+        };
+        std::thread::Builder::new().name("targets".into()).spawn(looking).ok()?;
+        result.recv_timeout(limit).ok()
+    }
+
+    fn begin(self: &Arc<Self>, limit: Duration) -> Option<Look> {
+        let mut since = self.since();
+        while let Some(began) = *since {
+            let left = limit.checked_sub(began.elapsed()).filter(|left| !left.is_zero())?;
+            since = self.over.wait_timeout(since, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *since = Some(Instant::now());
+        Some(Look(self.clone()))
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        // A time: whoever panicked left it whole.
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        *self.0.since() = None;
+        self.0.over.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_look_that_hangs_holds_up_nobody_and_the_next_comes_after_it() {
+        let looking = Arc::new(Looking::default());
+        assert_eq!(looking.within(LONG, || 1), Some(1));
+        let (go_on, hangs) = mpsc::channel::<()>();
+        let hung = move || hangs.recv().is_ok();
+        assert_eq!(looking.within(Duration::from_millis(1), hung), None);
+        assert_eq!(looking.within(Duration::from_millis(1), || 2), None, "one is under way");
+        go_on.send(()).unwrap();
+        assert_eq!(looking.within(LONG, || 3), Some(3));
+    }
+
+    #[test]
+    fn one_that_panics_is_over() {
+        let looking = Arc::new(Looking::default());
+        assert_eq!(looking.within(LONG, || -> u8 { panic!("as it should") }), None);
+        assert_eq!(looking.within(LONG, || 1), Some(1));
+    }
+}

@@ -1,0 +1,39 @@
+//! A target on a file system that does not answer: nobody else waits for it.
+
+use std::fs;
+
+use crate::fixture::archive::app;
+use crate::fixture::hung::Hung;
+use crate::fixture::node::Node;
+use crate::fixture::releases::Releases;
+use crate::fixture::{PATIENCE, until};
+
+#[test]
+fn a_target_that_does_not_answer_holds_up_neither_downloads_nor_removal_nor_a_start() {
+    let releases = Releases::with("v1");
+    let mut node = Node::start_with(&releases.document());
+    node.wait_ready("app");
+    for target in ["near/data", "far/data"] {
+        let target = node.root().join(target);
+        node.seed("app", target.to_str().unwrap(), &["--link", "copy"]).ok();
+    }
+    let far = Hung::at(&node.root().join("far"), Vec::new());
+    far.hang(true);
+    releases.publish("v2", &app("v2", 500_000));
+    releases.point_to("v2");
+    node.cli(&["refresh", "app", "--wait"]).ok();
+    until("the target to be looked at", PATIENCE, || (far.waiting() > 0).then_some(()));
+    assert_eq!(node.state("app")["current"], "v2");
+    node.cli(&["gc"]).ok();
+    assert_eq!(node.request("DELETE", "/v1/artifacts/app/versions/v1?force=true", &[]).status, 200);
+
+    node.kill9();
+    node.start();
+    assert_eq!(node.wait_ready("app")["current"], "v2");
+    node.cli(&["gc"]).ok();
+    drop(far);
+    // It stands still, and the node knows of it.
+    assert!(fs::symlink_metadata(node.root().join("far/data")).unwrap().is_dir());
+    let state = node.state("app").to_string();
+    assert!(state.contains("far/data") && state.contains("near/data"), "{state}");
+}
