@@ -44,12 +44,12 @@ fn a_copy_of_a_seed_is_not_ours_and_a_moved_one_is() {
 #[test]
 fn without_attributes_the_records_tell() {
     let mut house = House::new();
-    house.seeder.records.attributes = false;
+    Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
     let (v1, v2) = (house.publish("v1", &platform("v1")), house.publish("v2", &platform("v2")));
     house.seed(&v1, Link::Copy);
     assert!(Dir::open(&house.at("pod/data")).unwrap().xattr(mark::ATTRIBUTE).unwrap().is_none());
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    house.seeder.records.attributes = false;
+    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap().into();
+    Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
     assert!(!house.seed(&v1, Link::Copy).changed);
     assert!(house.seed(&v2, Link::Copy).changed);
     assert_eq!(house.seeder.records()[0].version.as_str(), "v2");
@@ -62,7 +62,7 @@ fn without_attributes_the_records_tell() {
 #[test]
 fn a_crash_before_the_swap_leaves_the_old_seed_ours() {
     let mut house = House::new();
-    house.seeder.records.attributes = false;
+    Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
     let (v1, v2) = (house.publish("v1", &platform("v1")), house.publish("v2", &platform("v2")));
     house.seed(&v1, Link::Copy);
     // The new tree was announced, then all ended.
@@ -73,8 +73,8 @@ fn a_crash_before_the_swap_leaves_the_old_seed_ours() {
     let mut mark = house.seeder.records.mark_of(&old, &path("pod/data")).unwrap().unwrap();
     (mark.version, mark.id) = ("v2".parse().unwrap(), mark::Identity::of(&dir).unwrap());
     house.seeder.records.announce(&path("pod/data"), &dir, &mark).unwrap();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-    house.seeder.records.attributes = false;
+    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap().into();
+    Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
     assert!(!house.seed(&v1, Link::Copy).changed);
     assert!(!left.exists());
     assert!(house.seed(&v2, Link::Copy).changed);
@@ -88,14 +88,14 @@ fn records_are_kept_over_a_restart_and_vanished_ones_forgotten() {
     house.ask(&version, &to("other", Link::Hardlink)).unwrap();
     let records = house.seeder.records();
     house.seeder.note_seeds();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
+    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap().into();
     assert_eq!(house.seeder.records(), records);
     assert_eq!(records.len(), 2);
     house.remove("other");
     assert_eq!(house.seeder.records(), records[1..]);
     // Unreadable records cost the list, not the seeds.
     fs::write(house.at(".seedcache/seeds.json"), "{\"seeds\":[{").unwrap();
-    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
+    house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap().into();
     assert_eq!(house.seeder.records(), []);
     assert!(house.at(".seedcache/seeds.json.unreadable").exists());
     assert!(!house.seed(&version, Link::Copy).changed);

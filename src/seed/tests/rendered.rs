@@ -67,7 +67,7 @@ fn they_stand_beside_the_tree_and_in_its_read_only_directories() {
 #[test]
 fn where_marks_cannot_be_put_on_targets_they_are_known_all_the_same() {
     let mut house = House::new();
-    house.seeder.records.attributes = false;
+    Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
     let version = house.publish("v1", &platform("v1"));
     let (before, after) = ([file("a/b", "1"), file("c", "1")], [file("c", "2")]);
     house.ask(&version, &with(Swap::Exchange, &before)).unwrap();

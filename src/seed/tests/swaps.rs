@@ -97,7 +97,7 @@ impl House {
     /// The daemon ends without a word, and comes back.
     fn restart(&mut self) {
         crash::end_after(0);
-        self.seeder = Seeder::open(&self.at(""), self.store.clone()).unwrap();
+        self.seeder = Seeder::open(&self.at(""), self.store.clone()).unwrap().into();
         crash::revive();
     }
 
@@ -174,11 +174,11 @@ fn a_seed_inside_its_target_is_mended() {
 fn without_attributes_the_records_tell_of_each_swap() {
     for swap in ALL {
         let mut house = House::new();
-        house.seeder.records.attributes = false;
+        Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
         let (v1, v2) = (house.publish("v1", &tree("v1")), house.publish("v2", &tree("v2")));
         house.seed_by(&v1, swap);
-        house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap();
-        house.seeder.records.attributes = false;
+        house.seeder = Seeder::open(&house.at(""), house.store.clone()).unwrap().into();
+        Arc::get_mut(&mut house.seeder).unwrap().records.attributes = false;
         assert!(!house.seed_by(&v1, swap).changed, "{swap:?}");
         assert!(house.seed_by(&v2, swap).changed, "{swap:?}");
         assert!(!house.seed_by(&v2, swap).changed, "{swap:?}");
