@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
 
 /// How long all targets are looked at: far longer than any disk takes for it.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]

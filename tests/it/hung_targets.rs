@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::fixture::archive::app;
 use crate::fixture::hung::Hung;
-use crate::fixture::node::Node;
+use crate::fixture::node::{Node, Over};
 use crate::fixture::releases::Releases;
 use crate::fixture::{PATIENCE, until};
 
@@ -25,9 +25,13 @@ fn a_target_that_does_not_answer_holds_up_neither_downloads_nor_removal_nor_a_st
     until("the target to be looked at", PATIENCE, || (far.waiting() > 0).then_some(()));
     assert_eq!(node.state("app")["current"], "v2");
     node.cli(&["gc"]).ok();
-    assert_eq!(node.request("DELETE", "/v1/artifacts/app/versions/v1?force=true", &[]).status, 200);
+    let removed = node.try_request(Over::Socket, "DELETE", "/v1/artifacts/app/versions/v1?force=true", &[], None);
+    assert_eq!(removed.unwrap().status, 200);
 
+    // One whose call is being answered cannot be killed.
+    far.hang(false);
     node.kill9();
+    far.hang(true);
     node.start();
     assert_eq!(node.wait_ready("app")["current"], "v2");
     node.cli(&["gc"]).ok();
