@@ -75,7 +75,11 @@ impl Reconciler {
                 Some(_) => PinError::Undeclared { name, version },
                 None => PinError::Unknown { name },
             },
-            error => error.into(),
+            error => {
+                // What was not written is to be written anew.
+                self.shared.house.due.notify_one();
+                error.into()
+            }
         })?;
         self.shared.pin_changed(name, false);
         if let Some(pin) = declared.as_ref().and_then(|artifact| artifact.pin.as_ref()) {
@@ -99,7 +103,7 @@ impl Reconciler {
     pub async fn unpin(&self, name: &ArtifactName, wait: Option<Duration>) -> Result<PinAnswer, PinError> {
         let (shared, artifact) = (self.shared.clone(), name.clone());
         let unpinned = tokio::task::spawn_blocking(move || shared.store.unpin(&artifact).map_err(StoreError::from));
-        let before = unpinned.await??;
+        let before = unpinned.await?.inspect_err(|_| self.shared.house.due.notify_one())?;
         if before.is_none() && self.state(name).is_none() {
             return Err(PinError::Unknown { name: name.clone() });
         }

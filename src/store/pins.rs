@@ -73,6 +73,11 @@ impl Pins {
         }
         Ok(changed)
     }
+
+    /// Writes them anew where what is on disk is unknown.
+    pub(super) fn write_unsure(&self, root: &Dir) -> fs::Result<()> {
+        self.change(root, |_| ())
+    }
 }
 
 impl Store {
