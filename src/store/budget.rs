@@ -219,7 +219,7 @@ impl Store {
     /// Bytes in quarantine that may go: all but versions that are still to be had again.
     pub fn quarantined_spare(&self) -> u64 {
         let mut sum = 0u64;
-        self.each_spare(|parent, entry| sum = sum.saturating_add(self.sizes.size_of(parent, entry)));
+        self.each_spare(|parent, _, entry| sum = sum.saturating_add(self.sizes.size_of(parent, entry)));
         sum
     }
 
@@ -227,7 +227,7 @@ impl Store {
     /// still to be had again. Returns the bytes freed. What cannot be moved away is told of when all else is.
     pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let (mut freed, mut failed) = (0u64, None);
-        self.each_spare(|parent, entry| {
+        self.each_spare(|parent, of, entry| {
             let put = match parent.stat(&entry.name) {
                 Ok(None) => return,
                 Ok(Some(stat)) => Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now),
@@ -241,9 +241,10 @@ impl Store {
                 let bytes = self.sizes.size_of(parent, entry);
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
-                match self.drain(parent, &entry.name, || None) {
+                let readers = || self.quarantine_readers.take(of?, &entry.name);
+                match self.drain(parent, &entry.name, readers) {
                     Ok(()) => freed = freed.saturating_add(bytes),
-                    Err(error) => drop(failed.get_or_insert(error)),
+                    Err(error) => failed = failed.take().or(Some(error)),
                 }
                 fail_point("store.quarantine.after-removal");
             }
@@ -252,15 +253,16 @@ impl Store {
         failed.map_or(Ok(freed), Err)
     }
 
-    /// What cannot be looked into is spare, too, unless that may pass: nobody can take anything up from there.
-    fn each_spare(&self, mut each: impl FnMut(&Dir, &fs::DirEntry)) {
+    /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare,
+    /// too, unless that may pass: nobody can take anything up from there.
+    fn each_spare(&self, mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry)) {
         let is_lost = |error: fs::Error| {
             self.sizes.passed_over(&error);
             !error.is_passing()
         };
         for top in self.sizes.entries(&self.quarantine) {
             if top.name.as_bytes().starts_with(b".") || top.kind != Kind::Dir {
-                each(&self.quarantine, &top);
+                each(&self.quarantine, None, &top);
                 continue;
             }
             let listed = self.quarantine.open_dir(&top.name).and_then(|dir| Ok((entries(&dir)?, dir)));
@@ -270,11 +272,11 @@ impl Store {
                     let is_spare = |entry: &&fs::DirEntry| {
                         entry.kind != Kind::Dir || repair(&entry.name).map_or_else(is_lost, |repair| repair.is_none())
                     };
-                    found.iter().filter(is_spare).for_each(|entry| each(&dir, entry));
+                    found.iter().filter(is_spare).for_each(|entry| each(&dir, Some(&top.name), entry));
                 }
                 Err(error) => {
                     if is_lost(error) {
-                        each(&self.quarantine, &top);
+                        each(&self.quarantine, None, &top);
                     }
                 }
             }
