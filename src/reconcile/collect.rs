@@ -196,6 +196,7 @@ impl Shared {
     /// Removes what may go. What cannot be removed keeps nothing else here, and is told of when all else is done. Blocks.
     pub(super) fn collect(&self) -> Result<Vec<Fate>, StoreError> {
         self.store.note_clock();
+        let written = self.store.write_unsure();
         // What the daemon before this one left may take minutes: no download waits for it.
         let swept = self.store.sweep();
         let _turn = store_turn(&self.house.turn);
@@ -211,7 +212,7 @@ impl Shared {
             }
             Err(RoomError::Task(error)) => unreachable!("nothing is spawned on this path: {error}"),
         };
-        swept.map_err(StoreError::from).and(cleared).map(|()| fates)
+        written.and(swept).map_err(StoreError::from).and(cleared).map(|()| fates)
     }
 
     /// Removes downloads that nobody will take up: begun for documents that are gone, or for versions that are no longer

@@ -44,12 +44,16 @@ impl Reconciler {
         ttl: Duration,
     ) -> Result<TimedLease, LeaseAskError> {
         let (store, artifact, holder) = (self.shared.store.clone(), artifact.clone(), holder.clone());
-        let lease = tokio::task::spawn_blocking(move || {
+        let granted = tokio::task::spawn_blocking(move || {
             let version = version.or_else(|| store.holding(&artifact).current);
             let version = version.ok_or_else(|| LeaseAskError::NoCurrent { artifact: artifact.clone() })?;
             Ok::<_, LeaseAskError>(store.grant_lease(&artifact, &version, &holder, ttl)?)
-        })
-        .await??;
+        });
+        let lease = granted.await?.inspect_err(|error| {
+            if matches!(error, LeaseAskError::Lease(LeaseError::Store(StoreError::Fs(_)))) {
+                self.shared.house.due.notify_one();
+            }
+        })?;
         tracing::info!(artifact = %lease.artifact, version = %lease.version, holder = %lease.holder,
             expires_at = %lease.expires_at, "lease granted");
         self.shared.changed();
@@ -59,7 +63,9 @@ impl Reconciler {
     /// Drops a lease.
     pub async fn drop_lease(&self, artifact: &ArtifactName, holder: &HolderName) -> Result<(), LeaseAskError> {
         let (store, name, of) = (self.shared.store.clone(), artifact.clone(), holder.clone());
-        if !tokio::task::spawn_blocking(move || store.drop_lease(&name, &of)).await?? {
+        let dropped = tokio::task::spawn_blocking(move || store.drop_lease(&name, &of)).await?;
+        // What was not written is to be written anew.
+        if !dropped.inspect_err(|_| self.shared.house.due.notify_one())? {
             return Err(LeaseAskError::NoLease { artifact: artifact.clone(), holder: holder.clone() });
         }
         tracing::info!(%artifact, %holder, "lease dropped");

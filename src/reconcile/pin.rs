@@ -9,8 +9,8 @@ use super::ArtifactState;
 use super::plan::{self, Facts};
 use super::run::{Reconciler, Shared, World};
 use super::wait::{Look, WaitError};
-use crate::intent::{ArtifactName, VersionName, VersionWish};
-use crate::store::StoreError;
+use crate::intent::{ArtifactName, VersionName, VersionWish, error_chain};
+use crate::store::{Pinning, StoreError};
 
 /// How long the answer waits for a switch to a version that is here: milliseconds, unless the disk is in trouble.
 const SWITCH: Duration = Duration::from_secs(10);
@@ -67,22 +67,20 @@ impl Reconciler {
         wait: Option<Duration>,
     ) -> Result<PinAnswer, PinError> {
         let declared = self.shared.world().catalog.artifacts.get(name).cloned();
-        let here = self.shared.store.head(name, version).is_some();
-        if declared.is_none() && !here {
-            return Err(match self.state(name) {
-                Some(_) => PinError::Undeclared { name: name.clone(), version: version.clone() },
-                None => PinError::Unknown { name: name.clone() },
-            });
-        }
         let (shared, artifact, to) = (self.shared.clone(), name.clone(), version.clone());
         let switch = declared.is_none();
-        tokio::task::spawn_blocking(move || {
-            let before = shared.store.pin(&artifact, &to).map_err(StoreError::from)?;
-            tracing::info!(%artifact, version = %to, before = before.map(tracing::field::display), "pinned on this node");
-            // No planner looks after what no document declares.
-            if switch { shared.store.switch_current(&artifact, &to) } else { Ok(()) }
-        })
-        .await??;
+        let pinned = tokio::task::spawn_blocking(move || shared.pin(&artifact, &to, switch)).await?;
+        let here = pinned.map_err(|error| match error {
+            StoreError::NoVersion { artifact: name, version } => match self.state(&name) {
+                Some(_) => PinError::Undeclared { name, version },
+                None => PinError::Unknown { name },
+            },
+            error => {
+                // What was not written is to be written anew.
+                self.shared.house.due.notify_one();
+                error.into()
+            }
+        })?;
         self.shared.pin_changed(name, false);
         if let Some(pin) = declared.as_ref().and_then(|artifact| artifact.pin.as_ref()) {
             let note = (pin != version).then(|| {
@@ -105,7 +103,7 @@ impl Reconciler {
     pub async fn unpin(&self, name: &ArtifactName, wait: Option<Duration>) -> Result<PinAnswer, PinError> {
         let (shared, artifact) = (self.shared.clone(), name.clone());
         let unpinned = tokio::task::spawn_blocking(move || shared.store.unpin(&artifact).map_err(StoreError::from));
-        let before = unpinned.await??;
+        let before = unpinned.await?.inspect_err(|_| self.shared.house.due.notify_one())?;
         if before.is_none() && self.state(name).is_none() {
             return Err(PinError::Unknown { name: name.clone() });
         }
@@ -186,6 +184,21 @@ impl Reconciler {
 }
 
 impl Shared {
+    /// Pins it, and says whether the version is here. What no document declares no planner looks after: it is switched to
+    /// at once, or not pinned. Blocks.
+    fn pin(&self, artifact: &ArtifactName, version: &VersionName, switch: bool) -> Result<bool, StoreError> {
+        let Pinning { before, is_here } = self.store.pin(artifact, version, switch)?;
+        if switch && let Err(error) = self.store.switch_current(artifact, version) {
+            if let Err(error) = self.store.take_back_pin(artifact, version, before) {
+                tracing::warn!(%artifact, %version, error = error_chain(&error), "a pin that was refused stays");
+            }
+            return Err(error);
+        }
+        let before = before.map(tracing::field::display);
+        tracing::info!(%artifact, %version, before, "pinned on this node");
+        Ok(is_here)
+    }
+
     /// Gives up what answers another wish than the present one, forgets its failures, and has the new one looked after
     /// at once. With `ask` the source is asked even where nothing is missing.
     fn pin_changed(&self, name: &ArtifactName, ask: bool) {

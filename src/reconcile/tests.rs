@@ -253,7 +253,7 @@ async fn what_cannot_be_removed_keeps_nothing_else_here() {
         std::fs::create_dir(at(name)).unwrap();
         std::fs::write(at(name).join("file"), name).unwrap();
     };
-    ["staging/.drain-old", "staging/gone-1", "staging/gone-2", "staging/gone-3"].into_iter().for_each(make);
+    ["staging/.drain-old", "staging/gone-1", "staging/gone-2", "staging/gone-3"].iter().for_each(|name| make(name));
     let store = Arc::new(Store::open(&at("")).unwrap());
     let fixed = ["staging/.drain-old", "staging/gone-2"].map(|name| crate::fs::Immutable::new(&at(name)));
     let at = |name: &str| store.root().path().join(name);

@@ -21,7 +21,7 @@ use super::filled::{FilledRow, FilledRows};
 use super::look::look_in;
 use super::mark::{Identity, Mark, Marks};
 use super::recent::{Held, Recent};
-use super::standing::Standing;
+use super::standing::{Empty, Standing};
 use super::{SeedError, lock};
 use crate::fs::{self, Dir, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
@@ -29,6 +29,8 @@ use crate::store::read_json_file;
 
 /// Targets that a node may have.
 pub(super) const MOST: usize = 10_000;
+/// Targets that are not there, remembered for when they are again, as once their file system is mounted; the oldest go first.
+const MISSING: usize = 1000;
 /// Bytes of `seeds.json`.
 const LIMIT: u64 = 64 << 20;
 
@@ -66,6 +68,25 @@ pub(super) struct Row {
     next: Option<Mark>,
     /// The target bears the mark itself.
     on_target: bool,
+    /// It was not there when it was looked for last, and this row is all that knows of it.
+    #[serde(skip)]
+    missing: bool,
+}
+
+impl Row {
+    fn seeded_at(&self) -> Option<Timestamp> {
+        self.next.as_ref().or(self.mark.as_ref()).map(|mark| mark.at)
+    }
+}
+
+/// What is at a target that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// What was seeded, or what cannot be looked at.
+    Seed,
+    /// Nothing, or an empty directory, as where a file system is not mounted yet.
+    Nothing,
+    Other,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -174,14 +195,20 @@ impl Records {
         }
         self.save(self.recent.hold(), |rows| {
             let before = rows.get(target).and_then(|row| row.mark.clone());
-            let row = Row { target: target.clone(), mark: before, next: Some(mark.clone()), on_target: false };
+            let row = Row {
+                target: target.clone(),
+                mark: before,
+                next: Some(mark.clone()),
+                on_target: false,
+                missing: false,
+            };
             rows.insert(target.clone(), row);
         })
     }
 
     /// Notes that the announced directory stands at `target` now. What fails here is only told: the mark is safe.
     pub(super) fn keep(&self, target: &RelPath, dir: &Dir, mut mark: Mark) {
-        let on_target = lock(&self.rows).get(target).is_none_or(|row| row.on_target);
+        let on_target = lock(&self.rows).get(target).is_none_or(|row| row.on_target || row.missing);
         // The swap is not synced. As long as a power loss can undo it, the record must know the tree before, too.
         if !on_target && let Err(error) = dir.sync_filesystem() {
             tracing::warn!(%error, %target, "seed not noted in seeds.json as the only one");
@@ -191,7 +218,7 @@ impl Records {
         if !on_target && let Ok(identity) = Identity::of(dir) {
             mark.id = identity;
         }
-        let row = Row { target: target.clone(), mark: Some(mark), next: None, on_target };
+        let row = Row { target: target.clone(), mark: Some(mark), next: None, on_target, missing: false };
         if lock(&self.rows).get(target) == Some(&row) {
             return;
         }
@@ -222,38 +249,50 @@ impl Records {
             rows.len() >= MOST && !rows.contains_key(target)
         };
         full() && {
-            self.all(root, busy);
+            self.look(root, busy, 0);
             full()
         }
     }
 
-    /// What stands. What does not any more is forgotten, but for what is about to stand where somebody is `busy`.
+    /// What stands. What does not any more is forgotten, but for what is about to stand where somebody is `busy`, and for
+    /// what only the records know of: it may come back.
     pub(super) fn all(&self, root: &Dir, busy: &Busy) -> Vec<Record> {
-        let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
-        let (standing, gone): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| self.stands(root, row));
-        if !gone.is_empty() {
-            let mut rows = lock(&self.rows);
-            for row in gone {
-                // One that was seeded again meanwhile is another row.
-                if rows.get(&row.target) == Some(&row) && !busy.holds(&row.target) {
-                    rows.remove(&row.target);
-                }
-            }
-        }
-        standing.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
+        self.look(root, busy, MISSING)
     }
 
     /// What is known to stand, or was when it was looked at last.
     pub(super) fn known(&self) -> Vec<Record> {
-        let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
+        let rows: Vec<Row> = lock(&self.rows).values().filter(|row| !row.missing).cloned().collect();
         rows.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
     }
 
-    /// Whether any target, as far as is known, holds a version's own files, or is about to.
+    /// The same; of what is not there at most so many are kept.
+    fn look(&self, root: &Dir, busy: &Busy, most_missing: usize) -> Vec<Record> {
+        let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
+        let looked: Vec<(Row, Found)> = rows.into_iter().map(|row| (row.clone(), self.find(root, &row))).collect();
+        let mut rows = lock(&self.rows);
+        for (row, found) in &looked {
+            // One that was seeded again meanwhile is another row.
+            let Some(known) = rows.get_mut(&row.target).filter(|known| **known == *row) else { continue };
+            match found {
+                Found::Seed => known.missing = false,
+                _ if busy.holds(&row.target) => {}
+                Found::Nothing if !row.on_target => known.missing = true,
+                _ => drop(rows.remove(&row.target)),
+            }
+        }
+        forget_missing(&mut rows, most_missing);
+        drop(rows);
+        let standing = looked.into_iter().filter(|(_, found)| *found == Found::Seed);
+        standing.filter_map(|(row, _)| Some(record(row.target, row.mark.or(row.next)?))).collect()
+    }
+
+    /// Whether any target, as far as is known, holds a version's own files, or is about to. What is not there keeps no version.
     pub(super) fn are_linked(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
         let linked = |mark: &Mark| mark.links(artifact, version);
         let rows = lock(&self.rows);
-        rows.values().flat_map(|row| [&row.mark, &row.next]).flatten().any(linked) || self.filled.any(linked)
+        let there = rows.values().filter(|row| !row.missing);
+        there.flat_map(|row| [&row.mark, &row.next]).flatten().any(linked) || self.filled.any(linked)
     }
 
     /// What one target holds, where it is known and stands.
@@ -265,14 +304,19 @@ impl Records {
     }
 
     fn stands(&self, root: &Dir, row: &Row) -> bool {
-        use rustix::io::Errno;
-        let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
+        self.find(root, row) == Found::Seed
+    }
+
+    fn find(&self, root: &Dir, row: &Row) -> Found {
         let dir = root.open_dir(&row.target).map_err(SeedError::from);
         match dir.and_then(|dir| look_in(dir, &self.at(&row.target))) {
-            Ok(standing) => matches!(standing, Standing::Ours(_) | Standing::Torn(_)),
+            Ok(Standing::Ours(_) | Standing::Torn(_)) => Found::Seed,
+            Ok(Standing::Nothing | Standing::Foreign(_, Empty::Yes)) => Found::Nothing,
+            Ok(Standing::Foreign(_, Empty::No)) => Found::Other,
+            Err(SeedError::Fs(error)) if error.is_not_found() => Found::Nothing,
+            Err(SeedError::Fs(error)) if error.leads_nowhere() => Found::Other,
             // What cannot be looked at is not forgotten for that.
-            Err(SeedError::Fs(error)) => !gone.contains(&error.errno()),
-            Err(_) => true,
+            Err(_) => Found::Seed,
         }
     }
 
@@ -331,6 +375,17 @@ impl Records {
 impl Drop for Records {
     fn drop(&mut self) {
         self.write_down();
+    }
+}
+
+/// Forgets those that are missing and were seeded the longest ago, so that at most so many are left.
+fn forget_missing(rows: &mut Rows, most: usize) {
+    let missing = rows.values().filter(|row| row.missing);
+    let mut oldest_first: Vec<_> = missing.map(|row| (row.seeded_at(), row.target.clone())).collect();
+    oldest_first.sort();
+    let over = oldest_first.len().saturating_sub(most);
+    for (_, target) in &oldest_first[..over] {
+        rows.remove(target);
     }
 }
 
@@ -469,12 +524,76 @@ mod tests {
         std::fs::rename(&hidden, ground.temp.path().join("root/a")).unwrap();
         records.keep(&target, &dir, mark.clone());
         assert_eq!(records.mark_of(&dir, &target).unwrap().map(|mark| mark.artifact), Some(mark.artifact));
-        // One whose seed failed goes.
+        // One whose seed failed keeps no version, and goes when there is no room.
         let (target, ..) = ground.announce(&records, "b");
         std::fs::remove_dir(ground.temp.path().join("root/b")).unwrap();
         drop(turn);
         assert_eq!(records.all(&ground.root, &busy).len(), 1);
+        assert!(lock(&records.rows)[&target].missing);
+        records.look(&ground.root, &busy, 0);
         assert!(!lock(&records.rows).contains_key(&target));
+    }
+
+    #[test]
+    fn what_only_the_records_know_of_is_known_when_it_comes_back() {
+        let ground = Ground::new();
+        let at = |name: &str| ground.temp.path().join(name);
+        let known = || {
+            let mut records = Records::open(&ground.store).unwrap();
+            records.attributes = false;
+            let all = |records: &Records| {
+                let all = records.all(&ground.root, &Busy::default());
+                all.iter().map(|record| record.target.to_string()).collect::<Vec<_>>()
+            };
+            (records, all)
+        };
+        let (thing, version) = ("thing".parse().unwrap(), "v1".parse().unwrap());
+        let (records, all) = known();
+        ["a", "b", "c"].iter().for_each(|name| ground.keep(&records, name));
+        assert_eq!(all(&records), ["a", "b", "c"]);
+        drop(records);
+        // Not mounted yet: there is nothing, or the empty directory that it is mounted on.
+        for name in ["a", "b", "c"] {
+            std::fs::rename(at("root").join(name), at(name)).unwrap();
+        }
+        std::fs::create_dir(at("root/b")).unwrap();
+        // In the place of this one there is something else.
+        std::fs::create_dir_all(at("root/c/other")).unwrap();
+        let (records, all) = known();
+        assert!(records.are_linked(&thing, &version), "nobody has looked yet");
+        assert!(all(&records).is_empty());
+        assert!(!records.are_linked(&thing, &version), "what is not there keeps no version");
+        records.write_down_later();
+        drop(records);
+        std::fs::remove_dir(at("root/b")).unwrap();
+        std::fs::remove_dir_all(at("root/c")).unwrap();
+        let (records, all) = known();
+        assert!(all(&records).is_empty());
+        for name in ["a", "b", "c"] {
+            std::fs::rename(at(name), at("root").join(name)).unwrap();
+        }
+        assert_eq!(all(&records), ["a", "b"]);
+        assert!(records.are_linked(&thing, &version));
+    }
+
+    #[test]
+    fn of_what_is_missing_the_newest_are_kept() {
+        let ground = Ground::new();
+        let mut records = Records::open(&ground.store).unwrap();
+        records.attributes = false;
+        for (name, second) in [("a", 2), ("b", 1), ("c", 3)] {
+            let (target, dir, mut mark) = ground.announce(&records, name);
+            mark.at = Timestamp::from_second(second).unwrap();
+            records.keep(&target, &dir, mark);
+            std::fs::remove_dir(ground.temp.path().join("root").join(name)).unwrap();
+        }
+        let left = |most| {
+            assert!(records.look(&ground.root, &Busy::default(), most).is_empty());
+            lock(&records.rows).keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(left(3), ["a", "b", "c"]);
+        assert_eq!(left(2), ["a", "c"]);
+        assert!(left(0).is_empty());
     }
 
     #[cfg(feature = "failpoints")]

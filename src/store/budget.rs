@@ -244,7 +244,7 @@ impl Store {
                 let readers = || self.quarantine_readers.take(of?, &entry.name);
                 match self.drain(parent, &entry.name, readers) {
                     Ok(()) => freed = freed.saturating_add(bytes),
-                    Err(error) => drop(failed.get_or_insert(error)),
+                    Err(error) => failed = failed.take().or(Some(error)),
                 }
                 fail_point("store.quarantine.after-removal");
             }
@@ -253,8 +253,8 @@ impl Store {
         failed.map_or(Ok(freed), Err)
     }
 
-    /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare, too,
-    /// unless that may pass: nobody can take anything up from there.
+    /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare,
+    /// too, unless that may pass: nobody can take anything up from there.
     fn each_spare(&self, mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry)) {
         let is_lost = |error: fs::Error| {
             self.sizes.passed_over(&error);

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,8 @@ pub(super) struct Leases {
     rows: RwLock<Rows>,
     /// Held while leases are granted and while a version is removed: a version just leased is not about to go.
     pub(super) granting: Mutex<()>,
+    /// What is on disk is unknown: a write failed, perhaps only after the new file was in its place.
+    unsure: AtomicBool,
 }
 
 impl Leases {
@@ -153,7 +156,7 @@ impl Leases {
         let since_boot = SinceBoot::now();
         let running = rows.into_iter().filter_map(|row| rebased(row, wall, since_boot.as_ref(), now));
         let rows = running.map(|row| ((row.lease.artifact.clone(), row.lease.holder.clone()), row)).collect();
-        Ok(Self { rows: RwLock::new(rows), granting: Mutex::default() })
+        Ok(Self { rows: RwLock::new(rows), granting: Mutex::default(), unsure: AtomicBool::default() })
     }
 
     fn running(&self, now: Instant) -> Rows {
@@ -161,13 +164,15 @@ impl Leases {
         rows.iter().filter(|(_, row)| row.runs(now)).map(|(key, row)| (key.clone(), row.clone())).collect()
     }
 
-    /// Makes these the leases, on disk first.
+    /// Makes these the leases, on disk first. Called by one at a time.
     fn replace(&self, store: &Dir, rows: Rows) -> fs::Result<()> {
         let written = Written { leases: rows.values().cloned().collect() };
         let json = serde_json::to_vec_pretty(&written)
             .unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         fail_point("store.leases.before-write");
+        self.unsure.store(true, Relaxed);
         store.write_atomic(&own("leases.json"), &json, 0o644)?;
+        self.unsure.store(false, Relaxed);
         fail_point("store.leases.after-write");
         *self.rows.write().unwrap_or_else(PoisonError::into_inner) = rows;
         Ok(())
@@ -239,6 +244,17 @@ impl Store {
         }
         self.timed_leases.replace(&self.root, rows)?;
         Ok(true)
+    }
+
+    /// Writes leases and pins anew where a write of theirs failed: what was refused does not become true with the next start.
+    pub fn write_unsure(&self) -> fs::Result<()> {
+        let granting = lock(&self.timed_leases.granting);
+        let leases = match self.timed_leases.unsure.load(Relaxed) {
+            true => self.timed_leases.replace(&self.root, self.timed_leases.running(Instant::now())),
+            false => Ok(()),
+        };
+        drop(granting);
+        leases.and(self.pins.write_unsure(&self.root))
     }
 
     /// The leases that run on an artifact's versions.

@@ -49,7 +49,7 @@ pub use json_file::{read_json_file, read_or_put_aside};
 pub use layout::{OpenError, Store, StoreError};
 pub use leases::{HolderName, LONGEST_LEASE, LeaseError, TimedLease};
 pub use manifest::{Archive, Entry, EntryType, Manifest, ManifestError, ManifestHead, ResolvedFrom, tree_digest};
-pub use pins::Pinned;
+pub use pins::{Pinned, Pinning};
 pub use publish::{NewVersion, PublishError};
 pub use quarantine::Reason;
 pub use scrub::{Pace, Scrubbed, next_due};

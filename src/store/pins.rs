@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::json_file::read_json_file;
 use super::layout::{lock, own};
+use super::{Store, StoreError};
 use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
@@ -19,6 +19,15 @@ const LIMIT: u64 = 16 << 20;
 
 /// The node's pins, by artifact.
 pub type Pinned = BTreeMap<ArtifactName, VersionName>;
+
+/// What there was when an artifact was pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinning {
+    /// The pin before.
+    pub before: Option<VersionName>,
+    /// The version is on the node.
+    pub is_here: bool,
+}
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
@@ -64,6 +73,11 @@ impl Pins {
         }
         Ok(changed)
     }
+
+    /// Writes them anew where what is on disk is unknown.
+    pub(super) fn write_unsure(&self, root: &Dir) -> fs::Result<()> {
+        self.change(root, |_| ())
+    }
 }
 
 impl Store {
@@ -77,9 +91,39 @@ impl Store {
         self.pins.known.read().unwrap_or_else(PoisonError::into_inner).get(artifact).cloned()
     }
 
-    /// Pins an artifact at a version, which need not be here; durable when this returns. Gives the pin before.
-    pub fn pin(&self, artifact: &ArtifactName, version: &VersionName) -> fs::Result<Option<VersionName>> {
-        self.pins.change(&self.root, |pins| pins.insert(artifact.clone(), version.clone()))
+    /// Pins an artifact at a version, which need not be here unless it is to be; durable when this returns. One that is here
+    /// is not about to go.
+    pub fn pin(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        is_to_be_here: bool,
+    ) -> Result<Pinning, StoreError> {
+        // As for a lease: no version is removed meanwhile.
+        let _granting = lock(&self.timed_leases.granting);
+        let is_here = self.head(artifact, version).is_some();
+        if is_to_be_here && !is_here {
+            return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
+        }
+        let before = self.pins.change(&self.root, |pins| pins.insert(artifact.clone(), version.clone()))?;
+        Ok(Pinning { before, is_here })
+    }
+
+    /// Makes the pin what it was `before`, if it is at `version` still.
+    pub fn take_back_pin(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        before: Option<VersionName>,
+    ) -> fs::Result<()> {
+        self.pins.change(&self.root, |pins| {
+            if pins.get(artifact) == Some(version) {
+                match before {
+                    Some(before) => drop(pins.insert(artifact.clone(), before)),
+                    None => drop(pins.remove(artifact)),
+                }
+            }
+        })
     }
 
     /// Takes the pin away; durable when this returns. Gives the pin that was there.
@@ -101,9 +145,10 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.unpin(&a).unwrap(), None);
         assert!(!dir.path().join("pins.json").exists(), "nothing changed, nothing written");
-        assert_eq!(store.pin(&a, &v1).unwrap(), None);
-        assert_eq!(store.pin(&a, &v2).unwrap(), Some(v1.clone()));
-        store.pin(&b, &v1).unwrap();
+        let pin = |artifact, version| store.pin(artifact, version, false).unwrap().before;
+        assert_eq!(pin(&a, &v1), None);
+        assert_eq!(pin(&a, &v2), Some(v1.clone()));
+        pin(&b, &v1);
         drop(store);
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.pins(), Pinned::from([(a.clone(), v2.clone()), (b.clone(), v1)]));
@@ -122,7 +167,7 @@ mod tests {
             let store = Store::open(dir.path()).unwrap();
             assert_eq!(store.pins(), Pinned::new(), "{bad}");
             assert_eq!(std::fs::read_to_string(dir.path().join("pins.json.unreadable")).unwrap(), bad);
-            store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap()).unwrap();
+            store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap(), false).unwrap();
             drop(store);
             assert_eq!(Store::open(dir.path()).unwrap().pins().len(), 1);
         }
@@ -134,7 +179,24 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         // A directory in its place: the rename fails for root too.
         std::fs::create_dir_all(dir.path().join("pins.json/x")).unwrap();
-        assert!(store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap()).is_err());
+        assert!(store.pin(&"a".parse().unwrap(), &"v1".parse().unwrap(), false).is_err());
         assert_eq!(store.pins(), Pinned::new());
+    }
+
+    #[test]
+    fn a_pin_is_taken_back_unless_it_is_another_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let a: ArtifactName = "a".parse().unwrap();
+        let [v1, v2, v3]: [VersionName; 3] = ["v1", "v2", "v3"].map(|version| version.parse().unwrap());
+        for before in [None, Some(v1)] {
+            let pinning = store.pin(&a, &v2, false).unwrap();
+            assert_eq!(pinning, Pinning { before: before.clone(), is_here: false });
+            store.take_back_pin(&a, &v3, None).unwrap();
+            assert_eq!(store.pin_of(&a), Some(v2.clone()), "another");
+            store.take_back_pin(&a, &v2, before.clone()).unwrap();
+            assert_eq!(store.pin_of(&a), before);
+            store.pin(&a, &"v1".parse().unwrap(), false).unwrap();
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::*;
 use crate::fs::{Dir, Meta, RelPath};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
+mod claims;
 mod damage;
 mod readers;
 

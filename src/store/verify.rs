@@ -213,7 +213,15 @@ impl<'a> Check<'a> {
         at: Option<&RelPath>,
         expected: &BTreeMap<&RelPath, &Entry>,
     ) -> Result<(), StoreError> {
-        for found in dir.entries()? {
+        let entries = match (looked(|| Ok(dir.entries()?))?, at) {
+            (Ok(entries), _) => entries,
+            (Err(e), None) => return Err(e),
+            (Err(e), Some(at)) => {
+                self.damage(at, error_chain(&e));
+                return Ok(());
+            }
+        };
+        for found in entries {
             let path = match at {
                 None => found.name.clone(),
                 Some(at) => match at.join(&found.name) {
@@ -224,7 +232,10 @@ impl<'a> Check<'a> {
             match expected.get(&path) {
                 None => self.damage(&path, "the manifest does not know it".into()),
                 Some(entry) if entry.kind == EntryType::Dir && found.kind == Kind::Dir => {
-                    self.strangers(&dir.open_dir(&found.name)?, Some(&path), expected)?;
+                    match looked(|| Ok(dir.open_dir(&found.name)?))? {
+                        Ok(below) => self.strangers(&below, Some(&path), expected)?,
+                        Err(e) => self.damage(&path, error_chain(&e)),
+                    }
                 }
                 Some(_) => {}
             }
