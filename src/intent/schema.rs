@@ -44,6 +44,7 @@ mod tests {
         assert_eq!(schema["$defs"]["Limits"]["properties"]["ratio"]["minimum"], 1);
         let connections = &schema["$defs"]["Connections"];
         assert_eq!((&connections["minimum"], &connections["maximum"]), (&json!(1), &json!(16)));
+        assert_eq!(schema["$defs"]["VersionName"]["not"], json!({ "enum": ["latest", "current"] }));
         let text = schema.to_string();
         for field in ["apiVersion", "stripComponents", "keepArchive", "fromFile", "inPlace", "tar.zst", "topDirectory"]
         {

@@ -93,6 +93,8 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("bytes: 4GiB", "bytes: 4 parrots", ["spec.unpack.limits.bytes", "like `4GiB`"]),
         ("refresh: 1h", "refresh: soon", ["spec.refresh", "like `30s`"]),
         ("pin: 20260101T000000Z", "pin: ../x", ["spec.pin", "no version name"]),
+        ("pin: 20260101T000000Z", "pin: latest", ["spec.pin", "to follow the newest, leave the version out: no `pin`"]),
+        ("version: latest", "version: current", ["spec.version", "to follow the newest, leave the version out"]),
         ("name: smartos-platform", "name: Smart_OS", ["metadata.name", "no artifact name"]),
         ("kind: Artifact", "kind: ConfigMap", [": kind: ", "a ConfigMap does not belong here"]),
         ("v1alpha1\n", "v1\n", ["apiVersion", "write seedcache.dev/v1alpha1"]),
