@@ -20,6 +20,7 @@ mod split;
 mod template;
 #[cfg(test)]
 mod tests;
+mod text_or_file;
 mod validate;
 mod watch;
 mod yaml;

@@ -119,6 +119,19 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("        file: 'platform-*.tgz'\n", "", ["spec.source.http.url", "checksums.file"]),
         ("https://mirror", "ftp://mirror", ["mirrors[0]", "http or https"]),
         ("X-Plain: text", "X Plain: text", ["headers", "header name"]),
+        (
+            "X-Token: {fromFile: secret/token}",
+            "X-Token: {fromFile: secret/token, prefix: 'Bearer '}",
+            ["spec.source.http.headers.X-Token.prefix: ", "no such field; known here are fromFile"],
+        ),
+        ("X-Plain: text", "X-Plain: {fromfile: x}", ["headers.X-Plain.fromfile: ", "did you mean `fromFile`?"]),
+        ("X-Plain: text", "X-Plain: {}", ["headers.X-Plain.fromFile: ", "missing"]),
+        ("X-Plain: text", "X-Plain: 5", ["headers.X-Plain: ", "a text, or `{fromFile: PATH}` belongs here"]),
+        (
+            "token: {fromFile: secret/token}",
+            "token: {fromFile: secret/token, trim: true}",
+            ["spec.seeds[0].values.token.trim: ", "no such field; known here are fromFile"],
+        ),
         ("connections: 4", "connections: 0", ["spec.source.http.connections", "from 1 to 16"]),
         ("connections: 4", "connections: 17", ["spec.source.http.connections", "from 1 to 16"]),
         ("connections: 4", "connections: 400", ["spec.source.http.connections", "whole number"]),
@@ -351,7 +364,8 @@ fn two_seeds_of_a_document_are_apart_and_so_is_what_they_render() {
         ),
         ("values: {a-b: x}", "spec.seeds[0].values.a-b: \"a-b\" is no name for a value"),
         ("values: {a: {fromFile: ''}}", "values.a.fromFile: the path is empty"),
-        ("values: {a: {file: x}}", "a text, or `{fromFile: PATH}`"),
+        ("values: {a: {file: x}}", "values.a.file: there is no such field"),
+        ("values: {a: [x]}", "values.a: a text, or `{fromFile: PATH}` belongs here"),
     ] {
         let error = seeds(&format!("{{target: a, {seed}}}"));
         assert!(error.contains(told), "{seed}: {error}");
@@ -390,11 +404,18 @@ fn what_is_wrong_never_tells_a_secret_nor_steers_a_terminal() {
         "{http: {url: 'http://u:s3cret@h:x/x?sig=s3cret'}}",
         "{http: {url: 'http://h/x', headers: {A: [s3cret]}}}",
         "{http: {url: 'http://h/x', headers: {A: {frmFile: s3cret}}}}",
+        "{http: {url: 'http://h/x', headers: {A: {fromFile: [s3cret]}}}}",
+        "{http: {url: 'http://h/x', headers: {A: {fromFile: x, prefix: s3cret}}}}",
         "{http: {url: 'http://h/x', headers: {A: \"s3cret\\n\"}}}",
         "{http: {url: 'http://h/x', mirrors: ['s3cret']}}",
     ] {
         let error = refusal(&with_source(source, ""));
         assert!(error.contains("spec.source.http.") && !error.contains("s3cret"), "{error}");
+    }
+    // Secrets may be all digits.
+    for digits in ["4711", "47.11", "-4711"] {
+        let error = refusal(&with_source(&format!("{{http: {{url: 'http://h/x', headers: {{A: {digits}}}}}}}"), ""));
+        assert!(error.contains("headers.A") && !error.contains("47"), "{error}");
     }
     let steering = refusal(&with_source("{file: {path: x}}", "  \"a\\n\\e[31m\": 1\n"));
     assert!(!steering.contains(char::is_control), "{steering}");
