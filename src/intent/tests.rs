@@ -119,6 +119,7 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("        file: 'platform-*.tgz'\n", "", ["spec.source.http.url", "checksums.file"]),
         ("https://mirror", "ftp://mirror", ["mirrors[0]", "http or https"]),
         ("X-Plain: text", "X Plain: text", ["headers", "header name"]),
+        ("X-Plain: text", "x-token: text", ["spec.source.http.headers.x-token: ", "given twice"]),
         (
             "X-Token: {fromFile: secret/token}",
             "X-Token: {fromFile: secret/token, prefix: 'Bearer '}",
