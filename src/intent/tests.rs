@@ -237,6 +237,12 @@ fn a_slip_that_hides_the_name_leaves_the_last_good_documents_too() {
         let raw = load_catalog(dir.path()).unwrap();
         assert!(next.says_the_same(&Catalog::succeed(&next, raw)), "read again, it says nothing new");
     }
+    // Lines may end as they did on old systems.
+    let all = format!("{below}---\n{second}").replace('\n', "\r");
+    fs::write(&file, all).unwrap();
+    let next = load_catalog(dir.path()).unwrap();
+    assert_eq!(next.refused[0].name.as_ref().map(ArtifactName::as_str), Some("smartos-platform"), "{:?}", next.refused);
+    assert_eq!(next.artifacts.len(), 1);
     // What is not refused but gone is gone.
     fs::write(&file, &second).unwrap();
     assert_eq!(Catalog::succeed(&first, load_catalog(dir.path()).unwrap()).artifacts.len(), 1);
