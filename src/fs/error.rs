@@ -48,6 +48,12 @@ impl Error {
         is_of_disk(&self.source)
     }
 
+    /// What this process or machine may have open, or its memory, is used up: nothing is said of what was to be opened.
+    pub fn is_exhausted(&self) -> bool {
+        use rustix::io::Errno;
+        matches!(Errno::from_io_error(&self.source), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+    }
+
     /// The raw `errno`, where the system gave one.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()

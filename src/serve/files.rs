@@ -12,21 +12,19 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
-use schemars::JsonSchema;
-use serde::Serialize;
 
 use super::address::Addressed;
 use super::body::{FileRange, stream};
 use super::conditional::etag_of;
 use super::content::{Content, ContentError, entry_at_once, media_type, open_entry};
+use super::listing::Directory;
 use super::manifests::Manifests;
 use super::problem::{Kind, Problem};
-use super::reply::{Representation, reply};
-use super::resolve::{Found, ResolveError, children, content_of, resolve};
+use super::reply::{Representation, is_wanted, reply};
+use super::resolve::{Found, ResolveError, content_of, entry_at, resolve};
 use super::sendfile::Outbox;
 use super::tree_tar::{self, TreeTar};
-use crate::fs::RelPath;
-use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
+use crate::intent::{Digest, error_chain};
 use crate::store::{Entry, EntryType, Manifest, ManifestHead, Store, Version};
 
 /// The address of a file in a tree, as routes and metrics name it.
@@ -88,15 +86,15 @@ impl Shelf {
         let named = addressed.version.clone().or_else(current)?;
         let (version, manifest) = self.store.version_at_once(artifact, &named)?;
         self.manifests.keep(&manifest, Instant::now());
-        match resolve(&manifest, addressed.path.as_ref()?) {
-            Ok(Found::Entry(entry)) if entry.kind != EntryType::Dir && !addressed.wants_dir => {
-                let sha256 = content_of(&manifest, entry)?;
-                let content = entry_at_once(&version, entry, &sha256)?;
-                let what = of_file(&version, addressed, entry, &sha256);
-                reply(ask, &what, |range| body_of(content, range, version, outbox)).ok()
-            }
-            _ => None,
+        // Where an archive's symlinks lead may take long to find: that is for a thread that may block.
+        let entry = entry_at(&manifest, addressed.path.as_ref()?.as_bytes())?;
+        if addressed.wants_dir || !matches!(entry.kind, EntryType::File | EntryType::Hardlink) {
+            return None;
         }
+        let sha256 = content_of(&manifest, entry)?;
+        let content = entry_at_once(&version, entry, &sha256)?;
+        let what = of_file(&version, addressed, entry, &sha256);
+        reply(ask, &what, |range| body_of(content, range, version, outbox)).ok()
     }
 
     fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, Problem> {
@@ -155,7 +153,8 @@ async fn manifest(
 /// What lies at a path in the tree.
 enum Node {
     File(Representation, Content, Version),
-    Directory(Representation, Vec<u8>),
+    /// Its length is not known yet.
+    Directory(Representation, Directory),
 }
 
 async fn files(
@@ -168,7 +167,13 @@ async fn files(
     let ask = (&method, &headers);
     match blocking(move || node(&shelf, &addressed)).await? {
         Node::File(what, content, version) => reply(ask, &what, |range| body_of(content, range, version, outbox)),
-        Node::Directory(what, listing) => reply(ask, &what, |_| Body::from(listing)),
+        Node::Directory(what, directory) if !is_wanted(ask, &what) => {
+            reply(ask, &what, |_| directory.body(what.length))
+        }
+        Node::Directory(what, directory) => {
+            let (length, directory) = blocking(move || Ok((directory.length(), directory))).await?;
+            reply(ask, &Representation { length, ..what }, |_| directory.body(length))
+        }
     }
 }
 
@@ -186,19 +191,17 @@ fn node(shelf: &Shelf, addressed: &Addressed) -> Result<Node, Problem> {
             }
             return file(&version, &manifest, addressed, entry);
         }
-        Found::Entry(entry) => Some(&entry.path),
+        Found::Entry(entry) => Some(entry.path.clone()),
         Found::Root => None,
     };
-    let listing = serde_json::to_vec(&Listing::of(&manifest, dir))
-        .unwrap_or_else(|e| unreachable!("plain fields with text keys always serialise: {e}"));
     let etag = etag_of(&head_digest(version.head()));
     let what = Representation {
         modified: published(&version),
         media_type: "application/json",
         ranges: false,
-        ..representation(&version, addressed, etag, listing.len() as u64)
+        ..representation(&version, addressed, etag, 0)
     };
-    Ok(Node::Directory(what, listing))
+    Ok(Node::Directory(what, Directory::new(manifest, dir)))
 }
 
 fn file(version: &Version, manifest: &Manifest, addressed: &Addressed, entry: &Entry) -> Result<Node, Problem> {
@@ -226,35 +229,6 @@ fn of_file(version: &Version, addressed: &Addressed, entry: &Entry, sha256: &[u8
         modified: u64::try_from(entry.mtime_parts().0).ok(),
         media_type: media_type(entry.path.file_name()),
         ..representation(version, addressed, etag_of(&digest), entry.size)
-    }
-}
-
-/// A directory as JSON.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Listing<'a> {
-    artifact: &'a ArtifactName,
-    version: &'a VersionName,
-    /// Below the tree; null for its top.
-    path: Option<&'a RelPath>,
-    entries: Vec<Listed<'a>>,
-}
-
-/// What a directory holds: the manifest's fields, the name in the path's place.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-struct Listed<'a> {
-    name: Option<RelPath>,
-    #[serde(flatten)]
-    entry: &'a Entry,
-}
-
-impl<'a> Listing<'a> {
-    fn of(manifest: &'a Manifest, path: Option<&'a RelPath>) -> Self {
-        let listed = |entry: &'a Entry| Listed { name: RelPath::parse(entry.path.file_name()).ok(), entry };
-        let head = &manifest.head;
-        let entries = children(manifest, path).map(listed).collect();
-        Self { artifact: &head.artifact, version: &head.version, path, entries }
     }
 }
 

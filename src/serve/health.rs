@@ -1,5 +1,7 @@
 //! Alive and ready, as orchestrators ask.
 
+use std::collections::BTreeSet;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -59,6 +61,12 @@ struct NotReady {
     why: String,
 }
 
+impl NotReady {
+    fn of(state: &ArtifactState) -> Option<Self> {
+        Some(Self { name: state.name.clone(), why: state.not_ready()? })
+    }
+}
+
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -73,14 +81,17 @@ pub(super) async fn readyz(
     if names.is_empty() {
         return respond(Readiness::of(&view.states(app.reconciler.states())));
     }
-    let states =
-        names.iter().map(|name| app.state_of(name).map(|state| view.state(state))).collect::<Result<Vec<_>, _>>()?;
-    respond_for(&states)
+    // Of each state only what the answer tells: a state may be large.
+    let not_ready = names.iter().filter_map(|name| match app.state_of(name) {
+        Ok(state) => NotReady::of(&view.state(state)).map(Ok),
+        Err(unknown) => Some(Err(unknown)),
+    });
+    respond_for(&not_ready.collect::<Result<Vec<_>, _>>()?)
 }
 
-/// The artifacts asked for: `artifact=a&artifact=b` or `artifact=a,b`.
-fn named(query: &[(String, String)]) -> Result<Vec<ArtifactName>, Problem> {
-    let mut names = Vec::new();
+/// The artifacts asked for, `artifact=a&artifact=b` or `artifact=a,b`: each once, however often it is named.
+fn named(query: &[(String, String)]) -> Result<BTreeSet<ArtifactName>, Problem> {
+    let mut names = BTreeSet::new();
     for (field, value) in query {
         if field != "artifact" {
             let detail = format!("there is no query parameter {field:?} here");
@@ -90,7 +101,7 @@ fn named(query: &[(String, String)]) -> Result<Vec<ArtifactName>, Problem> {
             let name = name.parse::<ArtifactName>().map_err(|error| {
                 Problem::new(Kind::Malformed, error, "name artifacts as `seedcache status` lists them")
             })?;
-            names.push(name);
+            names.insert(name);
         }
     }
     Ok(names)
@@ -98,14 +109,12 @@ fn named(query: &[(String, String)]) -> Result<Vec<ArtifactName>, Problem> {
 
 /// Unlike the readiness of the whole node, that of an artifact asked for by name means that it can be used: it has a
 /// version, and its declared targets hold it.
-fn respond_for(states: &[ArtifactState]) -> Result<Response, Problem> {
-    let why = |state: &ArtifactState| Some(NotReady { name: state.name.clone(), why: state.not_ready()? });
-    let not_ready: Vec<NotReady> = states.iter().filter_map(why).collect();
+fn respond_for(not_ready: &[NotReady]) -> Result<Response, Problem> {
     let Some(first) = not_ready.first() else {
         return respond(Readiness { ready: true, missing: Vec::new(), failed: Vec::new() });
     };
     let next = "wait; GET /v1/artifacts/NAME/wait answers once it is ready";
-    Err(Problem::new(Kind::NotReady, &first.why, next).with("ready", false).with("notReady", &not_ready))
+    Err(Problem::new(Kind::NotReady, &first.why, next).with("ready", false).with("notReady", not_ready))
 }
 
 fn respond(readiness: Readiness) -> Result<Response, Problem> {
@@ -167,9 +176,12 @@ mod tests {
             seeds,
             ..state("here", Stand::Ready)
         };
-        let status = |states: &[ArtifactState]| match respond_for(states) {
-            Ok(response) => (response.status(), String::new()),
-            Err(problem) => (problem.clone().into_response().status(), problem.detail().to_owned()),
+        let status = |states: &[ArtifactState]| {
+            let not_ready: Vec<NotReady> = states.iter().filter_map(NotReady::of).collect();
+            match respond_for(&not_ready) {
+                Ok(response) => (response.status(), String::new()),
+                Err(problem) => (problem.clone().into_response().status(), problem.detail().to_owned()),
+            }
         };
         let ready = with(vec![seed(true, Stand::Ready), seed(false, Stand::Warming)]);
         assert_eq!(status(std::slice::from_ref(&ready)).0, StatusCode::OK);
@@ -189,6 +201,8 @@ mod tests {
             Ok(names.iter().map(ToString::to_string).collect())
         };
         assert_eq!(query(&[("artifact", "a,b"), ("artifact", "c")]).unwrap(), ["a", "b", "c"]);
+        let again = [("artifact", "b,a,b,a"), ("artifact", "a"), ("artifact", "b")];
+        assert_eq!(query(&again).unwrap(), ["a", "b"], "a name repeated asks for nothing more");
         assert_eq!(query(&[]).unwrap(), [""; 0]);
         for wrong in [[("artefact", "a")], [("artifact", "a,")], [("artifact", "../a")]] {
             assert_eq!(query(&wrong), Err(StatusCode::BAD_REQUEST), "{wrong:?}");

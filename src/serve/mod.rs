@@ -25,6 +25,7 @@ mod health;
 mod host;
 mod keep;
 mod listener;
+mod listing;
 mod manifests;
 mod metrics;
 mod observe;

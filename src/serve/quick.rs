@@ -2,7 +2,7 @@
 //! without a router and its layers, which take longer than all the rest.
 //!
 //! What must hold: the answer is the one that the router's handler gives, counted and logged in the same way. Whatever is not
-//! plainly a success is left to the router.
+//! plainly a success is left to the router, and so are symlinks: nothing here takes the longer for what an archive says.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -137,19 +137,26 @@ mod tests {
         let both = Both::new();
         let _read = both.fixture.opened();
         let dir = format!("/v1/artifacts/{ARTIFACT}/versions/{VERSION}/files/dir");
-        let cases: [Asked<'_>; 9] = [
+        let cases: [Asked<'_>; 11] = [
             ("POST", at(VERSION), &[]),
             ("GET", format!("{}/", at(VERSION)), &[]),
             ("GET", at("none"), &[]),
             ("GET", at(VERSION).replace("hello", "none"), &[]),
             ("GET", at(VERSION).replace("files", "file"), &[]),
             ("GET", dir, &[]),
+            // What a symlink has to be followed for.
+            ("GET", at(VERSION).replace(FILE, "link"), &[]),
+            ("GET", at(VERSION).replace(FILE, "dirlink/block"), &[]),
             ("GET", format!("/v1/artifacts/{ARTIFACT}/versions/{VERSION}/files/"), &[]),
             ("GET", at(VERSION), &[("range", "bytes=900000-")]),
             ("GET", at(VERSION), &[("if-match", "\"other\"")]),
         ];
         for (method, path, headers) in cases {
             assert!(both.quickly(method, &path, headers).await.is_none(), "{method} {path} {headers:?}");
+        }
+        for file in ["dir/block", "zhard"] {
+            let path = at(VERSION).replace(FILE, file);
+            assert!(both.quickly("GET", &path, &[]).await.is_some(), "{file} is there by this very name");
         }
         both.fixture.damage(FILE);
         assert!(both.quickly("GET", &at(VERSION), &[]).await.is_none(), "a changed file is looked into first");

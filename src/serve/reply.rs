@@ -34,16 +34,26 @@ pub(super) struct Representation {
     pub(super) ranges: bool,
 }
 
-/// Answers a GET or HEAD; `body` gives the bytes of a range.
-pub(super) fn reply(
-    (method, headers): (&Method, &HeaderMap),
-    what: &Representation,
-    body: impl FnOnce(Range<u64>) -> Body,
-) -> Result<Response, Problem> {
+/// Whether a request gets what there is, or is told of it; not where the caller has it already, or a condition fails. How
+/// long it is makes no difference to that.
+pub(super) fn is_wanted(ask: (&Method, &HeaderMap), what: &Representation) -> bool {
+    !matches!(decide(ask, what), Answer::NotModified | Answer::PreconditionFailed)
+}
+
+fn decide((method, headers): (&Method, &HeaderMap), what: &Representation) -> Answer {
     // At an address that moves on, two versions may carry the same date: there only the tag tells them apart.
     let modified = what.modified.filter(|_| !what.moving);
     let validators = Validators { etag: what.etag.clone(), modified };
-    let (status, range) = match answer(method, headers, &validators, what.length) {
+    answer(method, headers, &validators, what.length)
+}
+
+/// Answers a GET or HEAD; `body` gives the bytes of a range.
+pub(super) fn reply(
+    ask: (&Method, &HeaderMap),
+    what: &Representation,
+    body: impl FnOnce(Range<u64>) -> Body,
+) -> Result<Response, Problem> {
+    let (status, range) = match decide(ask, what) {
         Answer::NotModified => return Ok((StatusCode::NOT_MODIFIED, describe(what)).into_response()),
         Answer::PreconditionFailed => {
             let detail = format!("the entity tag is {}", what.etag);
@@ -62,7 +72,7 @@ pub(super) fn reply(
         let value = format!("bytes {}-{}/{}", range.start, range.end - 1, what.length);
         fields.insert(CONTENT_RANGE, text(&value));
     }
-    let mut response = Response::new(if method == Method::HEAD { Body::empty() } else { body(range) });
+    let mut response = Response::new(if ask.0 == Method::HEAD { Body::empty() } else { body(range) });
     *response.status_mut() = status;
     *response.headers_mut() = fields;
     Ok(response)

@@ -6,7 +6,7 @@ use crate::store::{Entry, EntryType, Manifest};
 
 /// As many symlinks as Linux follows in one path.
 const HOPS: usize = 40;
-/// As long as a path may get while links are followed.
+/// So many components the targets of the symlinks of one path may have together.
 const COMPONENTS: usize = 2048;
 
 /// What a path names once its symlinks are followed.
@@ -25,7 +25,9 @@ pub(super) enum ResolveError {
     NotFound,
     #[error("a symlink on the path leads out of the tree")]
     Outside,
-    #[error("the path goes through more than {HOPS} symlinks")]
+    #[error(
+        "the path goes through more than {HOPS} symlinks, or their targets have more than {COMPONENTS} components in all"
+    )]
     TooManyLinks,
 }
 
@@ -42,7 +44,7 @@ pub(super) fn resolve<'a>(manifest: &'a Manifest, path: &RelPath) -> Result<Foun
     let mut ahead: Vec<&[u8]> = path.components().rev().collect();
     let mut done: Vec<&[u8]> = Vec::new();
     let mut found = Found::Root;
-    let mut hops = 0;
+    let (mut hops, mut components) = (0, 0);
     while let Some(component) = ahead.pop() {
         // Only a directory has anything below it, `.` and `..` included.
         if matches!(found, Found::Entry(entry) if entry.kind != EntryType::Dir) {
@@ -61,15 +63,17 @@ pub(super) fn resolve<'a>(manifest: &'a Manifest, path: &RelPath) -> Result<Foun
         if let Found::Entry(entry) = found
             && entry.kind == EntryType::Symlink
         {
-            hops += 1;
             let target = entry.target.as_deref().unwrap_or_default();
             if target.is_empty() || target[0] == b'/' {
                 return Err(ResolveError::Outside);
             }
             done.pop();
             found = locate(manifest, &done)?;
+            let before = ahead.len();
             ahead.extend(target.split(|&b| b == b'/').rev());
-            if hops > HOPS || ahead.len() > COMPONENTS {
+            // All of them, not only those still to go: each is work, whether it leads down or up.
+            (hops, components) = (hops + 1, components + ahead.len() - before);
+            if hops > HOPS || components > COMPONENTS {
                 return Err(ResolveError::TooManyLinks);
             }
         }
@@ -92,17 +96,56 @@ pub(super) fn content_of(manifest: &Manifest, entry: &Entry) -> Option<[u8; 32]>
     }
 }
 
-/// What lies directly in a directory (`None`: at the top), in the manifest's order.
-pub(super) fn children<'a>(manifest: &'a Manifest, dir: Option<&'a RelPath>) -> impl Iterator<Item = &'a Entry> {
-    let entries = &manifest.entries;
-    let (start, depth) = match dir {
-        None => (0, 1),
-        Some(dir) => (entries.partition_point(|entry| entry.path <= *dir), dir.depth() + 1),
-    };
-    entries[start..]
-        .iter()
-        .take_while(move |entry| dir.is_none_or(|dir| entry.path.starts_with(dir)))
-        .filter(move |entry| entry.path.depth() == depth)
+/// What lies directly in a directory, in the manifest's order. What lies deeper is passed over, not walked: a step takes
+/// about as long however much that is.
+#[derive(Debug)]
+pub(super) struct Children<'a> {
+    manifest: &'a Manifest,
+    /// `None`: the top.
+    dir: Option<&'a RelPath>,
+    /// Of the next one in the manifest.
+    place: usize,
+}
+
+impl<'a> Children<'a> {
+    pub(super) fn of(manifest: &'a Manifest, dir: Option<&'a RelPath>) -> Self {
+        let first = |dir: &RelPath| manifest.entries.partition_point(|entry| entry.path <= *dir);
+        Self::at(manifest, dir, dir.map_or(0, first))
+    }
+
+    /// From one on, at a place that [`Self::place`] told.
+    pub(super) fn at(manifest: &'a Manifest, dir: Option<&'a RelPath>, place: usize) -> Self {
+        Self { manifest, dir, place }
+    }
+
+    /// Where in the manifest the next one is, if there is one.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+}
+
+impl<'a> Iterator for Children<'a> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        let entry = self.manifest.entries.get(self.place)?;
+        if self.dir.is_some_and(|dir| !entry.path.starts_with(dir)) {
+            return None;
+        }
+        self.place = behind(&self.manifest.entries, self.place);
+        Some(entry)
+    }
+}
+
+/// The place behind an entry and all that lies below it, which follows it.
+fn behind(entries: &[Entry], place: usize) -> usize {
+    let is_within = |entry: &Entry| entry.path.starts_with(&entries[place].path);
+    let mut step = 1;
+    while entries.get(place + step).is_some_and(is_within) {
+        step *= 2;
+    }
+    let (from, to) = (place + step / 2, entries.len().min(place + step));
+    from + entries[from..to].partition_point(is_within)
 }
 
 #[cfg(test)]
@@ -164,11 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn what_links_add_to_a_path_is_bounded_in_all() {
+        // Two components for each turn, and then the next link.
+        let around = |turns: usize, next: &str| format!("{}{next}", "d/../".repeat(turns));
+        let resolved = |turns: usize| {
+            let links: Vec<String> = ["two", "three", "file"].iter().map(|next| around(turns, next)).collect();
+            let mut entries = vec![entry("d", EntryType::Dir, None), entry("file", EntryType::File, None)];
+            for (name, target) in ["one", "two", "three"].into_iter().zip(&links) {
+                entries.push(entry(name, EntryType::Symlink, Some(target)));
+            }
+            resolve(&manifest(entries), &"one".parse().unwrap()).map(|_| ())
+        };
+        assert_eq!(resolved((COMPONENTS / 3 - 1) / 2), Ok(()));
+        assert_eq!(resolved(COMPONENTS / 3), Err(ResolveError::TooManyLinks), "though none is ahead for long");
+    }
+
+    #[test]
     fn a_directory_lists_what_lies_directly_in_it() {
         let manifest = sample();
         let list = |dir: Option<&str>| -> Vec<String> {
             let dir = dir.map(|dir| dir.parse().unwrap());
-            children(&manifest, dir.as_ref()).map(|entry| entry.path.to_string()).collect()
+            Children::of(&manifest, dir.as_ref()).map(|entry| entry.path.to_string()).collect()
         };
         assert_eq!(list(Some("a")), ["a/b", "a/hard", "a/up"]);
         assert_eq!(list(Some("a/b")), ["a/b/file"]);

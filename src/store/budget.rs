@@ -220,7 +220,7 @@ impl Store {
     /// Bytes in quarantine that may go: all but versions that are still to be had again.
     pub fn quarantined_spare(&self) -> fs::Result<u64> {
         let mut sum = 0u64;
-        self.each_spare(|parent, entry| {
+        self.each_spare(|parent, _, entry| {
             sum = sum.saturating_add(size_of(parent, entry)?);
             Ok(())
         })?;
@@ -231,14 +231,15 @@ impl Store {
     /// still to be had again. Returns the bytes freed.
     pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let mut freed = 0;
-        self.each_spare(|parent, entry| {
+        self.each_spare(|parent, of, entry| {
             let Some(stat) = parent.stat(&entry.name)? else { return Ok(()) };
             let put = Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now);
             if needed || age.young(put, QUARANTINE_TIME).is_none() {
                 freed += size_of(parent, entry)?;
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
-                self.drain(parent, &entry.name, || None)?;
+                let readers = || self.quarantine_readers.take(of?, &entry.name);
+                self.drain(parent, &entry.name, readers)?;
                 fail_point("store.quarantine.after-removal");
             }
             Ok(())
@@ -247,16 +248,20 @@ impl Store {
         Ok(freed)
     }
 
-    fn each_spare(&self, mut each: impl FnMut(&Dir, &fs::DirEntry) -> fs::Result<()>) -> fs::Result<()> {
+    /// Gives the directory that each lies in, and whose it is where it is an artifact's.
+    fn each_spare(
+        &self,
+        mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry) -> fs::Result<()>,
+    ) -> fs::Result<()> {
         for top in entries(&self.quarantine)? {
             if top.name.as_bytes().starts_with(b".") || top.kind != Kind::Dir {
-                each(&self.quarantine, &top)?;
+                each(&self.quarantine, None, &top)?;
                 continue;
             }
             let dir = self.quarantine.open_dir(&top.name)?;
             for entry in entries(&dir)? {
                 if entry.kind != Kind::Dir || dir.open_dir(&entry.name)?.stat(&own("repair.json"))?.is_none() {
-                    each(&dir, &entry)?;
+                    each(&dir, Some(&top.name), &entry)?;
                 }
             }
         }

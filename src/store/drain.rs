@@ -1,6 +1,7 @@
 //! Removal that waits for readers: a version that goes is moved out of sight at once and removed when the last reader
 //! that opened it is done.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use super::Store;
@@ -29,6 +30,8 @@ pub(super) struct Opening {
     shut: bool,
     /// Another directory is taking its place, and is not to be seen yet: until then it is opened as it is in `dirs`.
     is_replaced: bool,
+    /// How often that was so.
+    turn: u64,
 }
 
 /// What somebody gets who opens a version.
@@ -40,6 +43,14 @@ pub(super) struct Grant {
     pub(super) dirs: Option<Dirs>,
     /// At its place there may be what is not to be seen yet.
     pub(super) is_replaced: bool,
+    turn: u64,
+}
+
+impl Opening {
+    /// Whether this was granted since it is opened as it is.
+    fn is_of(&self, grant: &Grant) -> bool {
+        self.lease.as_ptr() == Arc::as_ptr(&grant.lease) && self.turn == grant.turn
+    }
 }
 
 /// Which version.
@@ -51,6 +62,24 @@ const KEPT_OPEN: usize = 16;
 /// Directories moved out of sight, with those who may still read them.
 #[derive(Debug, Default)]
 pub(super) struct Draining(Mutex<Vec<(RelPath, Weak<Lease>)>>);
+
+/// Those who may still read versions that lie in quarantine, by where they lie.
+#[derive(Debug, Default)]
+pub(super) struct QuarantineReaders(Mutex<HashMap<(RelPath, RelPath), Weak<Lease>>>);
+
+impl QuarantineReaders {
+    /// Those of the version that was put into this place.
+    pub(super) fn put(&self, artifact: &ArtifactName, version: &VersionName, readers: Option<Weak<Lease>>) {
+        let mut all = lock(&self.0);
+        all.retain(|_, readers| readers.strong_count() > 0);
+        all.extend(readers.map(|readers| ((artifact.as_component(), version.as_component()), readers)));
+    }
+
+    /// Those of what leaves this place.
+    pub(super) fn take(&self, parent: &RelPath, name: &RelPath) -> Option<Weak<Lease>> {
+        lock(&self.0).remove(&(parent.clone(), name.clone()))
+    }
+}
 
 impl Store {
     /// Moves `name` below `dir` out of sight, to be removed when nobody reads it any more. `readers` is asked once
@@ -70,8 +99,14 @@ impl Store {
         // Before a sweep may begin with it: what came back with a power loss would be half removed. What cannot be synced
         // stays until the first sweep after the next start.
         dir.sync()?;
-        lock(&self.draining.0).push((aside, readers));
+        self.drained(aside, readers);
         Ok(())
+    }
+
+    /// Has what lies out of sight under this name removed once nobody reads it any more.
+    pub(super) fn drained(&self, name: RelPath, readers: Weak<Lease>) {
+        self.sizes.forget();
+        lock(&self.draining.0).push((name, readers));
     }
 
     /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.
@@ -118,19 +153,19 @@ impl Store {
         Ok(())
     }
 
-    /// Whether this is still the lease of that version's readers.
-    pub(super) fn is_leased(&self, artifact: &ArtifactName, version: &VersionName, lease: &Arc<Lease>) -> bool {
-        let leases = lock(&self.leases);
-        leases.get(&(artifact.clone(), version.clone())).is_some_and(|known| known.lease.as_ptr() == Arc::as_ptr(lease))
+    /// Whether that version is still what was granted then.
+    pub(super) fn is_granted(&self, key: &Key, grant: &Grant) -> bool {
+        lock(&self.leases).get(key).is_some_and(|opening| opening.is_of(grant))
     }
 
-    /// Keeps a version's directories open for those who share this lease; `false` where it is the version's no longer.
-    pub(super) fn keep_open(&self, key: &Key, lease: &Arc<Lease>, dirs: &Dirs) -> bool {
+    /// Keeps a version's directories open for those who share its lease; `false` where it is no longer what was granted, so
+    /// that they may be another's.
+    pub(super) fn keep_open(&self, key: &Key, grant: &Grant, dirs: &Dirs) -> bool {
         let mut leases = lock(&self.leases);
         if leases.values().filter(|opening| opening.dirs.is_some()).count() >= KEPT_OPEN {
             leases.values_mut().filter(|opening| !opening.is_replaced).for_each(|opening| opening.dirs = None);
         }
-        let is_it = |opening: &&mut Opening| opening.lease.as_ptr() == Arc::as_ptr(lease) && !opening.is_replaced;
+        let is_it = |opening: &&mut Opening| opening.is_of(grant) && !opening.is_replaced;
         let Some(opening) = leases.get_mut(key).filter(is_it) else {
             return false;
         };
@@ -142,7 +177,11 @@ impl Store {
     pub(super) fn replacing(&self, key: Key, dirs: Dirs) {
         let mut leases = lock(&self.leases);
         let opening = leases.entry(key).or_default();
-        (opening.dirs, opening.is_replaced) = (Some(dirs), true);
+        // What could not be taken back stands there still, and what was there before is open.
+        if !opening.is_replaced {
+            opening.dirs = Some(dirs);
+        }
+        (opening.is_replaced, opening.turn) = (true, opening.turn + 1);
     }
 
     /// Takes [`Store::replacing`] back: it still stands at its place.
@@ -185,13 +224,14 @@ impl Store {
         if let Some(opening) = leases.get_mut(key) {
             let lease = opening.lease.upgrade().unwrap_or_default();
             opening.lease = Arc::downgrade(&lease);
-            let Opening { dirs, is_replaced, .. } = opening;
-            return (!opening.shut).then(|| Grant { lease, dirs: dirs.clone(), is_replaced: *is_replaced });
+            let Opening { dirs, is_replaced, turn, .. } = opening;
+            let grant = Grant { lease, dirs: dirs.clone(), is_replaced: *is_replaced, turn: *turn };
+            return (!opening.shut).then_some(grant);
         }
         leases.retain(|_, opening| opening.lease.strong_count() > 0 || opening.dirs.is_some() || opening.shut);
         let lease = Arc::new(Lease);
         leases.insert(key.clone(), Opening { lease: Arc::downgrade(&lease), ..Opening::default() });
-        Some(Grant { lease, dirs: None, is_replaced: false })
+        Some(Grant { lease, dirs: None, is_replaced: false, turn: 0 })
     }
 }
 

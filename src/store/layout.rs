@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::clock::Clock;
-use super::drain::{Draining, Opening};
+use super::drain::{Draining, Opening, QuarantineReaders};
 use super::index::Index;
 use super::leases::Leases;
 use super::pins::Pins;
@@ -41,9 +41,9 @@ pub struct Store {
     pub(super) sizes: Sizes,
     pub(super) soundness: Arc<Soundness>,
     pub(super) sealing: Sealing,
-    /// One version goes into quarantine at a time.
-    pub(super) quarantining: Mutex<()>,
-    /// Held while `current` is switched and while a version goes out of service: it is never switched to one that goes.
+    pub(super) quarantine_readers: QuarantineReaders,
+    /// Held while `current` is switched and while a version goes out of service or is put in its place: it is never switched to
+    /// one that goes, and what goes is not what just came.
     pub(super) switching: Mutex<()>,
     _lock: Lock,
 }
@@ -152,7 +152,7 @@ impl Store {
             sizes: Sizes::default(),
             soundness,
             sealing: Sealing::default(),
-            quarantining: Mutex::default(),
+            quarantine_readers: QuarantineReaders::default(),
             switching: Mutex::default(),
             _lock: lock,
         };

@@ -3,15 +3,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, BufWriter};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
 
-use super::drain::Dirs;
-use super::layout::own;
+use super::layout::{lock, own};
 use super::version::dirs_of;
 use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
-use crate::fs::{self, Dir, Rename, fail_point};
+use crate::fs::{self, Dir, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 /// Up to so many entries are synced one by one; more go by one sync of the file system, which also waits for what
@@ -173,27 +172,22 @@ impl Store {
         let key = (head.artifact.clone(), head.version.clone());
         let (artifact, version) = (&key.0, &key.1);
         let parent = self.directory_of(artifact)?;
-        let how = match self.standing_at(&parent, &key)? {
-            Standing::Nothing => Rename::NoReplace,
-            Standing::Unknown => Rename::Exchange,
-            Standing::Version(dirs) => {
-                self.replacing(key.clone(), dirs);
-                Rename::Exchange
-            }
-        };
+        // What stands there goes nowhere meanwhile, and nothing else comes there.
+        let alone = lock(&self.switching);
+        let from = self.make_way(staging, &parent, &key)?;
         fail_point("store.publish.before-rename");
-        staging
-            .dir()
-            .rename(&Staging::version_name(), &parent, &version.as_component(), how)
-            .inspect_err(|_| self.not_replaced(&key))?;
+        from.dir.rename(&from.name, &parent, &version.as_component(), from.how).inspect_err(|_| {
+            self.not_replaced(&key);
+            self.give_back(staging, &from);
+        })?;
         fail_point("store.publish.after-rename");
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
             fail_point("store.publish.before-taking-back");
-            match parent.rename(&version.as_component(), staging.dir(), &Staging::version_name(), how) {
-                Ok(()) => self.not_replaced(&key),
-                // Whoever opened it meanwhile keeps it to themselves.
-                Err(_) => drop(self.close(artifact, version)),
+            // Else who opens it gets what stood there still: that stays out of sight until the next start.
+            if parent.rename(&version.as_component(), &from.dir, &from.name, from.how).is_ok() {
+                self.not_replaced(&key);
+                self.give_back(staging, &from);
             }
             fail_point("store.publish.after-taking-back");
             return Err(error.into());
@@ -211,34 +205,55 @@ impl Store {
         if let Some(stamp) = stamp {
             self.index.put(&head, &stamp);
         }
-        if how == Rename::Exchange {
-            self.drain(staging.dir(), &Staging::version_name(), || readers)?;
+        drop(alone);
+        if from.how == Rename::Exchange {
+            from.dir.sync()?;
+            self.drained(from.name, readers.unwrap_or_default());
             self.tidy();
         }
         staging.dir().sync()?;
         Ok(head)
     }
 
-    /// What the new version is put in the place of.
-    fn standing_at(&self, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<Standing> {
-        if parent.stat(&key.1.as_component())?.is_none() {
-            return Ok(Standing::Nothing);
+    /// Whence the staged version is put in its place, and how. What it replaces comes to where it was: out of sight, not where
+    /// the next try is made and whatever is left of the last one removed.
+    fn make_way(&self, staging: &Staging, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<From> {
+        let staged = From { dir: staging.dir().clone(), name: Staging::version_name(), how: Rename::NoReplace };
+        let version = key.1.as_component();
+        // It may be what is not known to be whole and durable: a publish that failed could not take it back, or it could not be
+        // read at the start. It stands until the new one does.
+        if parent.stat(&version)?.is_none() {
+            return Ok(staged);
         }
-        Ok(match (self.head(&key.0, &key.1), dirs_of(parent, &key.1)) {
-            (Some(_), Ok(dirs)) => Standing::Version(dirs),
-            _ => Standing::Unknown,
-        })
+        let standing = match dirs_of(parent, &key.1) {
+            Err(e) if e.is_exhausted() => return Err(e),
+            // There is nothing that could be opened meanwhile.
+            Err(_) => None,
+            Ok(dirs) => self.head(&key.0, &key.1).map(|_| dirs),
+        };
+        let (dir, name) = self.out_of_sight();
+        staged.dir.rename(&staged.name, &dir, &name, Rename::NoReplace)?;
+        if let Some(dirs) = standing {
+            self.replacing(key.clone(), dirs);
+        }
+        Ok(From { dir, name, how: Rename::Exchange })
+    }
+
+    /// Puts the staged version back where it was made, after it could not be put in its place.
+    fn give_back(&self, staging: &Staging, from: &From) {
+        if from.how == Rename::Exchange
+            && from.dir.rename(&from.name, staging.dir(), &Staging::version_name(), Rename::NoReplace).is_err()
+        {
+            self.drained(from.name.clone(), Weak::new());
+        }
     }
 }
 
-/// What has the name of a version that is published.
-enum Standing {
-    Nothing,
-    /// A version that can be opened.
-    Version(Dirs),
-    /// What is not known to be whole and durable: a publish that failed could not take it back, or it could not be read. It
-    /// stands until the new one does.
-    Unknown,
+/// Where a version lies that is about to be put in its place.
+struct From {
+    dir: Dir,
+    name: RelPath,
+    how: Rename,
 }
 
 fn seal(new: NewVersion, now: Timestamp) -> Manifest {

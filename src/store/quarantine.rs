@@ -62,11 +62,7 @@ impl Store {
         reason: &Reason,
     ) -> Result<(), StoreError> {
         let alone = lock(&self.switching);
-        let head = self.head(artifact, version);
-        self.unlink_current_if(artifact, version)?;
-        self.quarantine_dir(artifact, version, reason, head.as_deref())?;
-        self.forget(artifact, version);
-        lock(&self.manifests).remove(&(artifact.clone(), version.clone()));
+        self.put_aside(artifact, version, reason)?;
         drop(alone);
         // May take long: nobody who switches waits for it.
         self.tidy();
@@ -76,17 +72,35 @@ impl Store {
     /// The same for a version found damaged while it was open; `false` when that very directory is out of service
     /// already, by whoever found it too.
     pub fn quarantine_damaged(&self, version: &Version, reason: &Reason) -> Result<bool, StoreError> {
-        let _alone = lock(&self.quarantining);
         let (artifact, name) = (&version.head().artifact, &version.head().version);
-        let published = match self.open_version(artifact, name) {
-            Err(StoreError::NoVersion { .. }) => return Ok(false),
-            other => other?,
-        };
-        if !published.is_same(version)? {
-            return Ok(false);
+        // Nothing else comes there between the look and the step.
+        let alone = lock(&self.switching);
+        let parent = self.versions.open_dir(&artifact.as_component());
+        match parent.and_then(|parent| parent.open_dir(&name.as_component())) {
+            Ok(dir) if self.head(artifact, name).is_some() && version.is_at(&dir)? => {}
+            Ok(_) => return Ok(false),
+            Err(e) if e.is_not_found() => {
+                drop(alone);
+                self.forget_vanished(version.head());
+                return Ok(false);
+            }
+            Err(e) => return Err(e.into()),
         }
-        self.quarantine_version(artifact, name, reason)?;
+        self.put_aside(artifact, name, reason)?;
+        drop(alone);
+        self.tidy();
         Ok(true)
+    }
+
+    /// The step itself, while nothing is switched. Its readers keep its bytes.
+    fn put_aside(&self, artifact: &ArtifactName, version: &VersionName, reason: &Reason) -> Result<(), StoreError> {
+        let head = self.head(artifact, version);
+        self.unlink_current_if(artifact, version)?;
+        self.quarantine_dir(artifact, version, reason, head.as_deref())?;
+        self.quarantine_readers.put(artifact, version, self.close(artifact, version));
+        self.forget(artifact, version);
+        lock(&self.manifests).remove(&(artifact.clone(), version.clone()));
+        Ok(())
     }
 
     /// Versions in quarantine that are still to be had again, over restarts.
@@ -160,7 +174,7 @@ impl Store {
         let parent = self.quarantine.ensure_dir(&artifact.as_component(), 0o700)?;
         fail_point("store.quarantine.before-place");
         if parent.stat(name)?.is_some() {
-            self.drain(&parent, name, || None)?;
+            self.drain(&parent, name, || self.quarantine_readers.take(&artifact.as_component(), name))?;
         }
         fail_point("store.quarantine.after-clearing");
         parent.make_dir(name, 0o700)?;

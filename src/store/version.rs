@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use super::drain::{Dirs, Grant, Lease};
+use super::drain::{Dirs, Lease};
 use super::layout::{lock, own};
 use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
@@ -38,8 +38,14 @@ impl Version {
     }
 
     /// Whether both are one directory: not one published anew since.
+    #[cfg(test)]
     pub(super) fn is_same(&self, other: &Self) -> crate::fs::Result<bool> {
-        Ok(inode(&self.dir)? == inode(&other.dir)?)
+        self.is_at(&other.dir)
+    }
+
+    /// Whether this is its directory.
+    pub(super) fn is_at(&self, dir: &Dir) -> crate::fs::Result<bool> {
+        Ok(inode(&self.dir)? == inode(dir)?)
     }
 
     /// The manifest file as it stands on disk.
@@ -80,13 +86,15 @@ impl Store {
         let absent = || StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() };
         // The lease first: a version collected between the two steps is not found, never half read.
         let key = (artifact.clone(), version.clone());
-        let Grant { lease, dirs: opened, is_replaced } = self.lease(&key).ok_or_else(absent)?;
+        let grant = self.lease(&key).ok_or_else(absent)?;
         let head = self.head(artifact, version).ok_or_else(absent)?;
-        let held =
-            |(dir, tree), _lease| Version { head: head.clone(), dir, tree, soundness: self.soundness.clone(), _lease };
-        if let Some(dirs) = opened.clone().filter(|_| is_replaced) {
-            return match self.is_leased(artifact, version, &lease) {
-                true => Ok(held(dirs, lease)),
+        let held = |(dir, tree): Dirs| {
+            let _lease = grant.lease.clone();
+            Version { head: head.clone(), dir, tree, soundness: self.soundness.clone(), _lease }
+        };
+        if let Some(dirs) = grant.dirs.clone().filter(|_| grant.is_replaced) {
+            return match self.is_granted(&key, &grant) {
+                true => Ok(held(dirs)),
                 false => self.open_version(artifact, version),
             };
         }
@@ -94,11 +102,11 @@ impl Store {
         match parent.and_then(|parent| dirs_of(&parent, version)) {
             // What was moved away behind the store's back is not what is kept open.
             Ok(dirs)
-                if opened.is_some_and(|kept| are_same(&kept, &dirs)) && self.is_leased(artifact, version, &lease) =>
+                if grant.dirs.as_ref().is_some_and(|kept| are_same(kept, &dirs)) && self.is_granted(&key, &grant) =>
             {
-                Ok(held(dirs, lease))
+                Ok(held(dirs))
             }
-            Ok(dirs) if self.keep_open(&key, &lease, &dirs) => Ok(held(dirs, lease)),
+            Ok(dirs) if self.keep_open(&key, &grant, &dirs) => Ok(held(dirs)),
             // Replaced meanwhile: what was opened may be the new one, whose readers share another lease.
             Ok(_) => self.open_version(artifact, version),
             Err(e) if e.is_not_found() => {
@@ -111,10 +119,11 @@ impl Store {
 
     /// A version and its manifest where both were just used, so that no disk need be asked for them.
     pub fn version_at_once(&self, artifact: &ArtifactName, version: &VersionName) -> Option<(Version, Arc<Manifest>)> {
-        let Grant { lease, dirs, .. } = self.lease(&(artifact.clone(), version.clone()))?;
+        let key = (artifact.clone(), version.clone());
+        let grant = self.lease(&key)?;
         let head = self.head(artifact, version)?;
-        let (dir, tree) = dirs.filter(|_| self.is_leased(artifact, version, &lease))?;
-        let version = Version { head, dir, tree, soundness: self.soundness.clone(), _lease: lease };
+        let (dir, tree) = grant.dirs.clone().filter(|_| self.is_granted(&key, &grant))?;
+        let version = Version { head, dir, tree, soundness: self.soundness.clone(), _lease: grant.lease };
         let manifest = self.known_manifest(&version)?;
         Some((version, manifest))
     }

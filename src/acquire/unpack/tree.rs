@@ -243,7 +243,11 @@ impl<'a> Walk<'a> {
             } else if !is_at_end && entry.is_none_or(|entry| entry.kind != EntryType::Dir) {
                 is_at_end = true;
                 if entry.is_none() && self.goes_up()? {
-                    // A name that is too long cannot be asked for.
+                    if at.len() >= RelPath::LIMIT {
+                        // By another name an entry's path may be longer than it is, and this one cannot be asked for.
+                        return None;
+                    }
+                    // What has a name that cannot be one is not there.
                     unknown = RelPath::parse(&at).ok();
                 }
             }
@@ -406,6 +410,12 @@ mod tests {
         for links in [[top, ("in", "A/l")], [top, ("nowhere", "X/L/..")]] {
             assert_eq!(refused(&links), None, "{links:?}");
         }
+        // Where the other name is so long that nobody can ask for it.
+        let deep = vec!["d".repeat(250); 16].join("/");
+        let (link, out) = (format!("{deep}/{}", "\u{390}".repeat(20)), format!("{deep}/out"));
+        let by = format!("{}/..", "\u{3b9}\u{308}\u{301}".repeat(20));
+        let maze = refused(&[(&link, &"../".repeat(16)), (&out, &by)]);
+        assert_eq!(maze, Some((out.into_bytes(), Refusal::Maze)));
         let failing = tree(&[("out", "A/L/..")]).escaping_symlink(|_| Err("failed")).map(|_| ());
         assert_eq!(failing, Err("failed"));
     }

@@ -113,6 +113,28 @@ async fn directories_list_as_json() {
 }
 
 #[tokio::test]
+async fn a_directory_has_the_validators_of_its_listing() {
+    let fixture = Fixture::new();
+    for what in ["/files/", "/files/dir", "/files/dir/void/"] {
+        let whole = fixture.get(what, &[]).await;
+        assert_eq!(whole.header("content-length"), whole.bytes().len().to_string(), "{what}");
+        assert_eq!(whole.header("accept-ranges"), "none");
+        let etag = whole.header("etag");
+        let uri = format!("/v1/artifacts/{ARTIFACT}/versions/v1{what}");
+        let head = fixture.ask(Method::HEAD, &uri, &[]).await;
+        assert_eq!((head.status, head.bytes()), (200, &b""[..]), "{what}");
+        for name in ["content-length", "content-type", "etag", "last-modified", "seedcache-version"] {
+            assert_eq!(head.header(name), whole.header(name), "{name} of {what}");
+        }
+        let same = fixture.get(what, &[("if-none-match", etag)]).await;
+        assert_eq!((same.status, same.bytes(), same.header("etag")), (304, &b""[..], etag), "{what}");
+        assert_eq!(fixture.get(what, &[("if-match", "\"x\"")]).await.status, 412, "{what}");
+        let part = fixture.get(what, &[("range", "bytes=0-1")]).await;
+        assert_eq!((part.status, part.bytes()), (200, whole.bytes()), "{what}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_or_leads_out() {
     let fixture = Fixture::new();
     for (what, status) in [

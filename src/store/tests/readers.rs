@@ -222,3 +222,57 @@ fn a_crowd_that_wants_one_manifest_reads_it_once() {
     });
     assert_eq!(different.len(), 1);
 }
+
+#[test]
+fn what_is_removed_or_damaged_is_not_what_takes_its_place_at_that_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish_as(&store, "1", b"content", "recipe").unwrap();
+    let reason = || Reason::new("verify", &std::io::Error::other("damaged"));
+    for n in 0..150 {
+        let reader = store.open_version(&artifact(), &version("1")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(fastrand::u64(0..20_000)));
+                match n % 2 {
+                    0 => drop(store.remove_version(&artifact(), &version("1"), || true)),
+                    _ => drop(store.quarantine_damaged(&reader, &reason())),
+                }
+            });
+            publish_as(&store, "1", b"content", &format!("recipe {n}")).unwrap();
+        });
+        assert_eq!(content_of(&reader), b"content", "{n}: it is open");
+        match store.open_version(&artifact(), &version("1")) {
+            Ok(now) => assert_eq!(store.manifest(&now).unwrap().head, **now.head()),
+            Err(_) => {
+                assert!(!root.join("versions/os/1").exists(), "{n}: it is there and not known");
+                publish(&store, "1", b"content");
+            }
+        }
+    }
+    store.sweep().unwrap();
+    assert_eq!(drained(&root), 0);
+}
+
+#[test]
+fn what_is_in_quarantine_is_kept_for_its_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let reason = || Reason::new("verify", &std::io::Error::other("damaged"));
+    publish(&store, "1", b"content");
+    let first = store.open_version(&artifact(), &version("1")).unwrap();
+    assert!(store.quarantine_damaged(&first, &reason()).unwrap());
+    publish(&store, "1", b"content");
+    let second = store.open_version(&artifact(), &version("1")).unwrap();
+    assert!(store.quarantine_damaged(&second, &reason()).unwrap(), "the first is drained for it");
+    publish(&store, "1", b"content");
+    store.repaired(second.head()).unwrap();
+    assert_ne!(store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap(), 0);
+    store.sweep().unwrap();
+    assert_eq!((content_of(&first), content_of(&second)), (b"content".to_vec(), b"content".to_vec()));
+    drop((first, second));
+    store.sweep().unwrap();
+    assert_eq!(drained(&root), 0);
+}
