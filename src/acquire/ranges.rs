@@ -20,14 +20,14 @@ use reqwest::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::plan::{Next, Plan, Shared, Stop};
+use self::plan::{Next, Plan, Stop};
 pub(super) use self::request::Origin;
 use self::request::Request;
 use super::source::HttpError;
 use super::source::http::{content_encoding, head_of, status_error};
 use super::source::pace::{Floor, Pace};
 use super::source::redacted;
-use super::transfer::Validators;
+use super::transfer::Shared;
 
 /// Bytes are held in pieces of this size, whatever they came in: so that what they take is what they are.
 const PIECE: usize = 64 * 1024;
@@ -50,26 +50,25 @@ pub(super) enum Body<'a> {
 
 impl<'a> Body<'a> {
     /// The body of `response`, over several connections where that is allowed: by the document, by what vouches for the
-    /// object (`shareable`: first byte, end, validators) and by what the origin says.
+    /// object (`shareable`) and by what the origin says.
     pub(super) fn new(
         origin: Origin<'a>,
         joins: &Joins,
         window: u64,
-        shareable: Option<(u64, u64, &Validators)>,
+        shareable: Option<Shared>,
         response: Response,
     ) -> Self {
         let head = head_of(&response);
         let floor = origin.http.floor();
-        let plan = shareable.filter(|_| head.status == 206 || head.gives_ranges).and_then(|(from, end, validators)| {
-            Plan::new(&Shared { from, end, validators: validators.clone() }, joins.connections, window)
-        });
+        let shared = shareable.filter(|_| head.status == 206 || head.gives_ranges);
+        let if_range = shared.as_ref().and_then(|shared| shared.validators.strong.clone());
+        let plan = shared.and_then(|shared| Plan::new(&shared, joins.connections, window));
         match plan {
             None => {
                 let pace = Pace::new(floor, Instant::now());
                 Body::One { origin: Box::new(origin), response: Box::new(response), pace }
             }
             Some(plan) => {
-                let if_range = shareable.and_then(|(_, _, validators)| validators.strong.clone());
                 let mut ranges = Ranges::new(origin, joins, plan, if_range, &response);
                 let pace = Pace::new(ranges.floor, Instant::now());
                 ranges.go_on(0, response, pace);

@@ -1,8 +1,8 @@
 //! Resume as a pure state machine: events in, steps out, no clock, no socket, no disk.
 //!
 //! What must hold: a body is taken only at the offset where the part ends, and only when it is the same object: a 206
-//! on If-Range with a strong validator of the same address, its Content-Range exact. Between addresses, and without
-//! such a validator, parts are joined only where a strong digest is demanded: it judges the joined whole, and when it
+//! on If-Range with a strong validator of the same address, its ETag repeated, its Content-Range exact. Between
+//! addresses, and without such a validator or its repetition, parts are joined only where a strong digest is demanded: it judges the joined whole, and when it
 //! finds it wrong, the download starts anew once from nothing before anybody is blamed. Every sequence of events ends.
 
 mod head;
@@ -26,6 +26,19 @@ pub(super) struct Held {
     pub validators: Validators,
     /// Bytes of the whole object, where they are known.
     pub total: Option<u64>,
+}
+
+/// What of an object several connections may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// Where the first body starts.
+    pub from: u64,
+    /// Bytes of the object; the first body ends there.
+    pub end: u64,
+    /// What the origin said of the object; strong, so that If-Range can hold others to it.
+    pub validators: Validators,
+    /// A strong digest is demanded: it judges the joined whole.
+    pub is_judged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,12 +133,12 @@ impl Transfer {
         self.location
     }
 
-    /// Where the body about to be read starts, and where it and the object end, if one validator vouches for all ranges
-    /// of it: then several connections may read it.
-    pub(super) fn shareable(&self) -> Option<(u64, u64, &Validators)> {
+    /// The body about to be read, if one validator vouches for all ranges of it: then several connections may read it.
+    pub(super) fn shareable(&self) -> Option<Shared> {
         let State::Receiving { end: Some(end) } = self.state else { return None };
         let held = self.held.as_ref().filter(|held| held.validators.strong.is_some() && held.total == Some(end))?;
-        (!self.barred && !self.mistrusted).then_some((self.offset, end, &held.validators))
+        let shared = Shared { from: self.offset, end, validators: held.validators.clone(), is_judged: self.spliceable };
+        (!self.barred && !self.mistrusted).then_some(shared)
     }
 
     /// What is being received comes from more than one response.
@@ -216,12 +229,13 @@ impl Transfer {
                 && known.is_none_or(|known| known == *total)
                 && head.length.is_none_or(|length| length == last - first + 1)
         });
-        let Some(((_, last), total)) = fits.filter(|_| !self.changed(&head)) else { return self.bar() };
+        let fits = fits.filter(|_| !self.changed(&head) && (self.spliceable || self.repeats(&head)));
+        let Some(((_, last), total)) = fits else { return self.bar() };
         if total > self.rules.max_bytes {
             return self.next(GiveUp::TooLarge);
         }
         let kept = self.held.take().filter(|held| held.location == self.location).map(|held| held.validators);
-        // A 206 need not repeat what the first answer said.
+        // A 206 need not repeat all that the first answer said.
         let validators = match kept {
             Some(kept) if head.validators.strong.is_none() => kept,
             _ => head.validators,
@@ -236,6 +250,12 @@ impl Transfer {
     fn changed(&self, head: &Head) -> bool {
         let held = self.held.as_ref().filter(|held| held.location == self.location);
         held.is_some_and(|held| held.validators.contradict(&head.validators))
+    }
+
+    /// The address says that this is a part of what it sent before.
+    fn repeats(&self, head: &Head) -> bool {
+        let held = self.held.as_ref().filter(|held| held.location == self.location);
+        held.is_none_or(|held| held.validators.are_repeated(&head.validators))
     }
 
     fn chunk(mut self, end: Option<u64>, bytes: u64) -> (Self, Step) {

@@ -15,7 +15,7 @@ use super::events::Events;
 use super::problem::Elsewhere;
 use super::server::Server;
 use super::wait;
-use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName};
+use crate::intent::{ArtifactName, Interval, Link, Swap, VersionName, VersionOrCurrent};
 use crate::reconcile::{ArtifactState, Collected, PinAnswer, VerifyResult};
 use crate::seed::Seeded;
 
@@ -93,7 +93,7 @@ struct PinQuestion<'a> {
 #[derive(Serialize)]
 struct VerifyQuestion<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    version: Option<&'a VersionName>,
+    version: Option<&'a VersionOrCurrent>,
     repair: bool,
 }
 
@@ -288,7 +288,7 @@ impl Client {
     pub(super) async fn verify(
         &self,
         name: &ArtifactName,
-        version: Option<&VersionName>,
+        version: Option<&VersionOrCurrent>,
         repair: bool,
     ) -> Result<Vec<VerifyResult>, ClientError> {
         let question = post(path(name, "/verify"), json(&VerifyQuestion { version, repair }), VERIFYING);

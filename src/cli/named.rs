@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::intent::{ArtifactName, NameError, VersionName};
+use crate::intent::{ArtifactName, NameError, VersionOrCurrent};
 
 /// An artifact, and one version of it where that is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(super) struct Named {
     /// Which artifact.
     pub(super) artifact: ArtifactName,
     /// Which version; `None`: the current one, or all, as the command has it.
-    pub(super) version: Option<VersionName>,
+    pub(super) version: Option<VersionOrCurrent>,
 }
 
 impl FromStr for Named {
@@ -44,7 +44,9 @@ mod tests {
         assert_eq!((bare.artifact.as_str(), bare.version), ("smartos-platform", None));
         let full: Named = "smartos-platform@20260101T000000Z_u1".parse().unwrap();
         assert_eq!(full.version, Some("20260101T000000Z_u1".parse().unwrap()));
-        for bad in ["", "@", "@1", "a@", "a@b@c", "A@1", "a@../x", "a @1"] {
+        let current: Named = "smartos-platform@current".parse().unwrap();
+        assert_eq!(current.version, Some(VersionOrCurrent::Current));
+        for bad in ["", "@", "@1", "a@", "a@b@c", "A@1", "a@../x", "a @1", "a@latest"] {
             assert!(bad.parse::<Named>().is_err(), "{bad}");
         }
     }

@@ -23,7 +23,7 @@ use super::output::Output;
 use super::server::Server;
 use super::wait;
 use crate::fs::LinkMode;
-use crate::intent::{ArtifactName, Digest, Interval, Link, Swap, VersionName, error_chain};
+use crate::intent::{ArtifactName, Digest, Interval, Link, Swap, VersionName, VersionOrCurrent, error_chain};
 use crate::seed::Seeded;
 use activity::Activity;
 pub(super) use hand_over::HandOverError;
@@ -119,7 +119,7 @@ pub(super) async fn run(
     let plan = args.fetch.plan();
     let wish = Wish {
         name: &args.named.artifact,
-        version: args.named.version.as_ref(),
+        version: args.named.version.as_ref().and_then(VersionOrCurrent::name),
         given: &args.target,
         absolute: &target,
         link: args.link,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::text_or_file::TextOrFile;
 use super::yaml::blank_is_default;
 use super::{ArtifactName, Bytes, Digest, Interval, SeedTarget, VersionName};
 use crate::fs::RelPath;
@@ -191,7 +192,8 @@ pub struct Checksums {
 
 /// The value of a request header.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a text, or `{fromFile: PATH}`")]
+#[serde(untagged, deny_unknown_fields, from = "TextOrFile")]
+#[schemars(!from)]
 pub enum HeaderValue {
     /// As it stands.
     Text(String),
@@ -201,6 +203,15 @@ pub enum HeaderValue {
         /// The file.
         from_file: PathBuf,
     },
+}
+
+impl From<TextOrFile> for HeaderValue {
+    fn from(read: TextOrFile) -> Self {
+        match read {
+            TextOrFile::Text(text) => Self::Text(text),
+            TextOrFile::File(from_file) => Self::File { from_file },
+        }
+    }
 }
 
 /// Header values are often secrets: they are not shown.

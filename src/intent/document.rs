@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::located::Fields;
 use super::problem::{DocumentError, Place, Problem};
-use super::split::{Part, split};
+use super::split::{Part, lines, split};
 use super::yaml::{self, blank_is_default, read_loosely};
 use super::{Artifact, ArtifactName, Catalog, Digest, Refused, Settings, Spec, validate};
 use crate::fs;
@@ -231,8 +231,10 @@ impl<'a> Text<'a> {
     /// wrong.
     fn shortened(&self) -> impl Iterator<Item = &'a str> {
         let text = self.part.text;
-        let starts_field = move |at: &usize| text[*at..].starts_with(|c: char| c.is_alphabetic());
-        text.rmatch_indices('\n').map(|(at, _)| at + 1).filter(starts_field).take(TOP_LEVEL).map(|at| &text[..at])
+        let starts = lines(text).scan(0, |at, line| Some(std::mem::replace(at, *at + line.len())));
+        let starts_field = |at: &usize| *at > 0 && text[*at..].starts_with(|c: char| c.is_alphabetic());
+        let starts: Vec<usize> = starts.filter(starts_field).collect();
+        starts.into_iter().rev().take(TOP_LEVEL).map(|at| &text[..at])
     }
 }
 

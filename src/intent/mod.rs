@@ -20,6 +20,7 @@ mod split;
 mod template;
 #[cfg(test)]
 mod tests;
+mod text_or_file;
 mod validate;
 mod watch;
 mod yaml;
@@ -31,7 +32,7 @@ pub use artifact::{
 pub use catalog::{Catalog, Refused};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use document::{Builder, Parsed, is_settings, load_catalog, load_settings, parse_documents, parse_settings, read};
-pub use name::{ArtifactName, NameError, VersionName};
+pub use name::{ArtifactName, NameError, VersionName, VersionOrCurrent};
 pub use problem::{DocumentError, Place, Problem};
 pub use quantity::{Bytes, Interval, MinFree};
 pub use recipe::recipe_digest;

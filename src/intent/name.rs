@@ -15,11 +15,31 @@ use crate::fs::RelPath;
 #[schemars(with = "String", extend("maxLength" = 253, "pattern" = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
 pub struct ArtifactName(String);
 
-/// The name of a version: letters, digits, `.`, `_`, `+`, `-`; it starts with a letter or digit; at most 128 long.
+/// The name of a version: letters, digits, `.`, `_`, `+`, `-`, a letter or digit first, at most 128; not `latest` or `current`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schemars(with = "String", extend("maxLength" = 128, "pattern" = "^[A-Za-z0-9][A-Za-z0-9._+-]*$"))]
+#[schemars(
+    with = "String",
+    extend("maxLength" = 128, "pattern" = "^[A-Za-z0-9][A-Za-z0-9._+-]*$", "not" = { "enum": WORDS })
+)]
 pub struct VersionName(String);
+
+/// What stands for a version wherever one is named, so that none can be called so.
+const WORDS: [&str; 2] = ["latest", "current"];
+
+/// A version as it is asked for: its name, or `current` for whichever that is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(
+    with = "String",
+    extend("maxLength" = 128, "pattern" = "^[A-Za-z0-9][A-Za-z0-9._+-]*$", "not" = { "const": "latest" })
+)]
+pub enum VersionOrCurrent {
+    /// Whichever is current.
+    Current,
+    /// This one.
+    Version(VersionName),
+}
 
 /// Why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +62,27 @@ pub enum NameError {
         /// What was given.
         given: Box<str>,
     },
+    /// A word that stands for a version.
+    #[error(
+        "{given:?} is no version name but a word for whichever version that is; to follow the newest, leave the version \
+         out: no `pin` in a document, on a node `seedcache unpin`"
+    )]
+    Word {
+        /// What was given.
+        given: Box<str>,
+    },
+}
+
+fn artifact_name(text: String) -> Result<String, NameError> {
+    if is_artifact_name(&text) { Ok(text) } else { Err(NameError::Artifact { given: text.into() }) }
+}
+
+fn version_name(text: String) -> Result<String, NameError> {
+    match &text[..] {
+        word if WORDS.contains(&word) => Err(NameError::Word { given: text.into() }),
+        name if is_version_name(name) => Ok(text),
+        _ => Err(NameError::Version { given: text.into() }),
+    }
 }
 
 fn is_artifact_name(text: &str) -> bool {
@@ -62,7 +103,7 @@ fn is_version_name(text: &str) -> bool {
 }
 
 macro_rules! name {
-    ($name:ident, $check:ident, $variant:ident) => {
+    ($name:ident, $checked:ident) => {
         impl $name {
             /// The name as text.
             pub fn as_str(&self) -> &str {
@@ -85,7 +126,7 @@ macro_rules! name {
         impl TryFrom<String> for $name {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
-                if $check(&text) { Ok(Self(text)) } else { Err(NameError::$variant { given: text.into() }) }
+                $checked(text).map(Self)
             }
         }
 
@@ -103,8 +144,44 @@ macro_rules! name {
     };
 }
 
-name!(ArtifactName, is_artifact_name, Artifact);
-name!(VersionName, is_version_name, Version);
+name!(ArtifactName, artifact_name);
+name!(VersionName, version_name);
+
+impl VersionOrCurrent {
+    /// The version, where one is named.
+    pub fn name(&self) -> Option<&VersionName> {
+        match self {
+            Self::Current => None,
+            Self::Version(name) => Some(name),
+        }
+    }
+}
+
+impl FromStr for VersionOrCurrent {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for VersionOrCurrent {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        if text == "current" { Ok(Self::Current) } else { text.try_into().map(Self::Version) }
+    }
+}
+
+impl From<VersionOrCurrent> for String {
+    fn from(asked: VersionOrCurrent) -> String {
+        asked.to_string()
+    }
+}
+
+impl fmt::Display for VersionOrCurrent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().map_or("current", VersionName::as_str))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -123,6 +200,25 @@ mod tests {
         }
         for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", &"a".repeat(129)] {
             assert!(bad.parse::<VersionName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_that_stand_for_a_version_name_none() {
+        for word in ["latest", "current"] {
+            let error = word.parse::<VersionName>().expect_err(word);
+            assert_eq!(error, NameError::Word { given: word.into() });
+            assert!(error.to_string().contains("to follow the newest, leave the version out: no `pin`"), "{error}");
+        }
+        for good in ["latest-1", "Current", "currently"] {
+            assert!(good.parse::<VersionName>().is_ok(), "{good}");
+        }
+        assert_eq!("current".parse(), Ok(VersionOrCurrent::Current));
+        assert_eq!(VersionOrCurrent::Current.to_string(), "current");
+        let named = "v1".parse::<VersionOrCurrent>().expect("a name");
+        assert_eq!((named.to_string().as_str(), named.name().map(VersionName::as_str)), ("v1", Some("v1")));
+        for bad in ["latest", "", "../x"] {
+            assert!(bad.parse::<VersionOrCurrent>().is_err(), "{bad}");
         }
     }
 }

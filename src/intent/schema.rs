@@ -44,6 +44,12 @@ mod tests {
         assert_eq!(schema["$defs"]["Limits"]["properties"]["ratio"]["minimum"], 1);
         let connections = &schema["$defs"]["Connections"];
         assert_eq!((&connections["minimum"], &connections["maximum"]), (&json!(1), &json!(16)));
+        for name in ["HeaderValue", "SeedValue"] {
+            let choices = schema["$defs"][name]["anyOf"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let file = choices.iter().find(|choice| choice["type"] == "object");
+            assert_eq!(file.map(|file| &file["additionalProperties"]), Some(&json!(false)), "{name}");
+        }
+        assert_eq!(schema["$defs"]["VersionName"]["not"], json!({ "enum": ["latest", "current"] }));
         let text = schema.to_string();
         for field in ["apiVersion", "stripComponents", "keepArchive", "fromFile", "inPlace", "tar.zst", "topDirectory"]
         {

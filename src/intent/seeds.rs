@@ -8,6 +8,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::text_or_file::TextOrFile;
 use super::yaml::blank_is_default;
 use crate::fs::RelPath;
 
@@ -79,7 +80,8 @@ pub struct Render {
 
 /// A value for templates.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a text, or `{fromFile: PATH}`")]
+#[serde(untagged, deny_unknown_fields, from = "TextOrFile")]
+#[schemars(!from)]
 pub enum SeedValue {
     /// As it stands.
     Text(String),
@@ -90,6 +92,15 @@ pub enum SeedValue {
         /// The file.
         from_file: PathBuf,
     },
+}
+
+impl From<TextOrFile> for SeedValue {
+    fn from(read: TextOrFile) -> Self {
+        match read {
+            TextOrFile::Text(text) => Self::Text(text),
+            TextOrFile::File(from_file) => Self::File { from_file },
+        }
+    }
 }
 
 /// Values may be secrets: they are not shown.

@@ -93,6 +93,8 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("bytes: 4GiB", "bytes: 4 parrots", ["spec.unpack.limits.bytes", "like `4GiB`"]),
         ("refresh: 1h", "refresh: soon", ["spec.refresh", "like `30s`"]),
         ("pin: 20260101T000000Z", "pin: ../x", ["spec.pin", "no version name"]),
+        ("pin: 20260101T000000Z", "pin: latest", ["spec.pin", "to follow the newest, leave the version out: no `pin`"]),
+        ("version: latest", "version: current", ["spec.version", "to follow the newest, leave the version out"]),
         ("name: smartos-platform", "name: Smart_OS", ["metadata.name", "no artifact name"]),
         ("kind: Artifact", "kind: ConfigMap", [": kind: ", "a ConfigMap does not belong here"]),
         ("v1alpha1\n", "v1\n", ["apiVersion", "write seedcache.dev/v1alpha1"]),
@@ -117,6 +119,20 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("        file: 'platform-*.tgz'\n", "", ["spec.source.http.url", "checksums.file"]),
         ("https://mirror", "ftp://mirror", ["mirrors[0]", "http or https"]),
         ("X-Plain: text", "X Plain: text", ["headers", "header name"]),
+        ("X-Plain: text", "x-token: text", ["spec.source.http.headers.x-token: ", "given twice"]),
+        (
+            "X-Token: {fromFile: secret/token}",
+            "X-Token: {fromFile: secret/token, prefix: 'Bearer '}",
+            ["spec.source.http.headers.X-Token.prefix: ", "no such field; known here are fromFile"],
+        ),
+        ("X-Plain: text", "X-Plain: {fromfile: x}", ["headers.X-Plain.fromfile: ", "did you mean `fromFile`?"]),
+        ("X-Plain: text", "X-Plain: {}", ["headers.X-Plain.fromFile: ", "missing"]),
+        ("X-Plain: text", "X-Plain: 5", ["headers.X-Plain: ", "a text, or `{fromFile: PATH}` belongs here"]),
+        (
+            "token: {fromFile: secret/token}",
+            "token: {fromFile: secret/token, trim: true}",
+            ["spec.seeds[0].values.token.trim: ", "no such field; known here are fromFile"],
+        ),
         ("connections: 4", "connections: 0", ["spec.source.http.connections", "from 1 to 16"]),
         ("connections: 4", "connections: 17", ["spec.source.http.connections", "from 1 to 16"]),
         ("connections: 4", "connections: 400", ["spec.source.http.connections", "whole number"]),
@@ -221,6 +237,12 @@ fn a_slip_that_hides_the_name_leaves_the_last_good_documents_too() {
         let raw = load_catalog(dir.path()).unwrap();
         assert!(next.says_the_same(&Catalog::succeed(&next, raw)), "read again, it says nothing new");
     }
+    // Lines may end as they did on old systems.
+    let all = format!("{below}---\n{second}").replace('\n', "\r");
+    fs::write(&file, all).unwrap();
+    let next = load_catalog(dir.path()).unwrap();
+    assert_eq!(next.refused[0].name.as_ref().map(ArtifactName::as_str), Some("smartos-platform"), "{:?}", next.refused);
+    assert_eq!(next.artifacts.len(), 1);
     // What is not refused but gone is gone.
     fs::write(&file, &second).unwrap();
     assert_eq!(Catalog::succeed(&first, load_catalog(dir.path()).unwrap()).artifacts.len(), 1);
@@ -349,7 +371,8 @@ fn two_seeds_of_a_document_are_apart_and_so_is_what_they_render() {
         ),
         ("values: {a-b: x}", "spec.seeds[0].values.a-b: \"a-b\" is no name for a value"),
         ("values: {a: {fromFile: ''}}", "values.a.fromFile: the path is empty"),
-        ("values: {a: {file: x}}", "a text, or `{fromFile: PATH}`"),
+        ("values: {a: {file: x}}", "values.a.file: there is no such field"),
+        ("values: {a: [x]}", "values.a: a text, or `{fromFile: PATH}` belongs here"),
     ] {
         let error = seeds(&format!("{{target: a, {seed}}}"));
         assert!(error.contains(told), "{seed}: {error}");
@@ -388,11 +411,18 @@ fn what_is_wrong_never_tells_a_secret_nor_steers_a_terminal() {
         "{http: {url: 'http://u:s3cret@h:x/x?sig=s3cret'}}",
         "{http: {url: 'http://h/x', headers: {A: [s3cret]}}}",
         "{http: {url: 'http://h/x', headers: {A: {frmFile: s3cret}}}}",
+        "{http: {url: 'http://h/x', headers: {A: {fromFile: [s3cret]}}}}",
+        "{http: {url: 'http://h/x', headers: {A: {fromFile: x, prefix: s3cret}}}}",
         "{http: {url: 'http://h/x', headers: {A: \"s3cret\\n\"}}}",
         "{http: {url: 'http://h/x', mirrors: ['s3cret']}}",
     ] {
         let error = refusal(&with_source(source, ""));
         assert!(error.contains("spec.source.http.") && !error.contains("s3cret"), "{error}");
+    }
+    // Secrets may be all digits.
+    for digits in ["4711", "47.11", "-4711"] {
+        let error = refusal(&with_source(&format!("{{http: {{url: 'http://h/x', headers: {{A: {digits}}}}}}}"), ""));
+        assert!(error.contains("headers.A") && !error.contains("47"), "{error}");
     }
     let steering = refusal(&with_source("{file: {path: x}}", "  \"a\\n\\e[31m\": 1\n"));
     assert!(!steering.contains(char::is_control), "{steering}");

@@ -2,6 +2,7 @@
 
 mod seeds;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,8 +90,14 @@ impl<'a> Declared<'a> {
 fn source(spec: &Spec, declared: &Declared<'_>) -> Result<(), Wrong> {
     addresses(&spec.source, declared)?;
     if let Source::Http(http) = &spec.source {
+        // Names of headers are the same in any case.
+        let mut names = BTreeSet::new();
         for (name, value) in &http.headers {
-            header(&format!("source.http.headers.{name}"), name, value)?;
+            let field = format!("source.http.headers.{name}");
+            header(&field, name, value)?;
+            if !names.insert(name.to_ascii_lowercase()) {
+                return wrong(field, Problem::GivenTwice);
+            }
         }
         if !(1..=Connections::MOST).contains(&http.connections.0) {
             let problem = Problem::OutOfRange { least: 1, most: Connections::MOST };

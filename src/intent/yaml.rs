@@ -121,6 +121,8 @@ fn form(error: &Error) -> Cow<'_, str> {
         Error::ExpectedStringKeyForExternallyTaggedEnum { .. }
         | Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => "one kind belongs here, by its name",
         Error::NullIntoString { .. } => "a text is missing",
+        // What was found may be a secret.
+        Error::SerdeInvalidType { expected, .. } => return format!("{expected} belongs here").into(),
         other => return UserMessageFormatter.format_message(other),
     };
     expected.into()

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::patience::Patience;
 use super::problem::{Kind, Problem};
-use crate::intent::{ArtifactName, Link, Swap, VersionName, error_chain};
+use crate::intent::{ArtifactName, Link, Swap, VersionName, VersionOrCurrent, error_chain};
 
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 pub(super) struct SeedBody {
     pub(super) target: String,
     #[serde(default)]
-    pub(super) version: Option<VersionName>,
+    pub(super) version: Option<VersionOrCurrent>,
     #[serde(default)]
     pub(super) link: Option<Link>,
     #[serde(default)]
@@ -39,7 +39,7 @@ pub(super) struct SeedBody {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub(super) struct VerifyBody {
-    pub(super) version: Option<VersionName>,
+    pub(super) version: Option<VersionOrCurrent>,
     pub(super) repair: bool,
 }
 
@@ -83,8 +83,8 @@ pub(super) struct EventsQuery {
 /// The version that a caller names; `current` and nothing at all are no name.
 pub(super) fn named_version(given: &str) -> Result<Option<VersionName>, Problem> {
     match given {
-        "" | "current" => Ok(None),
-        name => name.parse().map(Some).map_err(malformed),
+        "" => Ok(None),
+        asked => asked.parse::<VersionOrCurrent>().map(|asked| asked.name().cloned()).map_err(malformed),
     }
 }
 
@@ -164,6 +164,20 @@ mod tests {
         assert_eq!(ask.wait.unwrap().0, Duration::from_secs(600));
         let least: SeedBody = json(request("application/json", r#"{"target":"x"}"#)).await.unwrap();
         assert!(least.version.is_none() && !least.force && least.wait.is_none());
+        let current: SeedBody =
+            json(request("application/json", r#"{"target":"x","version":"current"}"#)).await.unwrap();
+        assert_eq!(current.version, Some(VersionOrCurrent::Current));
+    }
+
+    #[tokio::test]
+    async fn a_pin_names_a_version() {
+        for word in ["latest", "current"] {
+            let body = format!(r#"{{"version":"{word}"}}"#);
+            let problem = json::<PinBody>(request("application/json", body)).await.unwrap_err();
+            let told = format!("{problem:?}");
+            assert!(told.contains("to follow the newest, leave the version out: no `pin`"), "{told}");
+            assert_eq!(problem.into_response().status(), StatusCode::BAD_REQUEST);
+        }
     }
 
     #[tokio::test]
@@ -217,7 +231,7 @@ mod tests {
         assert_eq!(named_version("").unwrap(), None);
         assert_eq!(named_version("current").unwrap(), None);
         assert_eq!(named_version("v1").unwrap().unwrap().as_str(), "v1");
-        assert!(named_version("../x").is_err());
+        assert!(named_version("../x").is_err() && named_version("latest").is_err());
         assert_eq!(named_wait("", Duration::from_secs(60)).unwrap(), Duration::from_secs(60));
         assert_eq!(named_wait("30s", Duration::ZERO).unwrap(), Duration::from_secs(30));
         assert!(named_wait("2h", Duration::ZERO).is_err());

@@ -26,7 +26,7 @@ use super::observe::{Observer, observed};
 use super::problem::{Kind, Problem};
 use super::view::View;
 use super::{events, files, fill, health, keep, openapi, page, pin, scrape};
-use crate::intent::ArtifactName;
+use crate::intent::{ArtifactName, VersionOrCurrent};
 use crate::reconcile::{ArtifactState, Reconciler, SeedAsk, VerifyResult, WaitError};
 use crate::seed::{SeedProgress, Seeded};
 
@@ -128,10 +128,7 @@ async fn seed(
         let next = "ask without force, with the token, or over the Unix socket as root or the daemon's user";
         return Err(Problem::new(Kind::Forbidden, detail, next));
     }
-    let version = match body.version {
-        Some(version) => named_version(version.as_str())?,
-        None => None,
-    };
+    let version = body.version.and_then(|asked| asked.name().cloned());
     let asked = body.target.clone();
     let parent = passed.map(|Extension(passed)| passed.dir(body.target.as_ref())).transpose()?;
     let ask = SeedAsk {
@@ -186,9 +183,9 @@ async fn verify(
     app.gate.may_change(peer, &headers).await?;
     let body: VerifyBody = json_or_default(request).await?;
     let version = match body.version {
-        // `current` is a word of addresses here too.
-        Some(version) if version.as_str() == "current" => app.state_of(&name)?.current,
-        other => other,
+        None => None,
+        Some(VersionOrCurrent::Current) => app.state_of(&name)?.current,
+        Some(VersionOrCurrent::Version(version)) => Some(version),
     };
     let verify = app.reconciler.verify(&name, version.as_ref(), body.repair);
     match tokio::time::timeout(VERIFY_TIME, verify).await {

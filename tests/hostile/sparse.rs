@@ -127,7 +127,23 @@ fn in_content() -> Vec<Case> {
         tar().pax(&records).file("GNUSparseFile.0/holes", &content).end()
     };
     let wrong = |name, size: &str, map: &str| refused(name, with(size, map), MAP, "`holes`");
+    // The map of an older format beside that of the content: the same file to one reader, another to the next.
+    let mixed = |name, older: &[(&str, &str)]| {
+        let records = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", "holes"),
+            ("GNU.sparse.realsize", "4096"),
+        ];
+        let content = [Tar::default().content(b"1\n1024\n512\n").0, vec![7; 512]].concat();
+        let archive = tar().pax(&[&records[..], older].concat()).file("GNUSparseFile.0/holes", &content).end();
+        refused(name, archive, MIXED, "`holes`")
+    };
     vec![
+        mixed("1.0 and 0.1 at once", &[("GNU.sparse.map", "0,1024")]),
+        mixed("1.0 and 0.1 at once, of one mind", &[("GNU.sparse.map", "1024,512")]),
+        mixed("1.0 and 0.0 at once", &[("GNU.sparse.offset", "0"), ("GNU.sparse.numbytes", "1024")]),
+        mixed("1.0 and the number of parts of 0.0", &[("GNU.sparse.numblocks", "1")]),
         wrong("1.0, more than is stored", "4096", "1\n0\n1024\n"),
         wrong("1.0, less than is stored", "4096", "1\n0\n100\n"),
         wrong("1.0, out of order", "4096", "2\n512\n256\n0\n256\n"),
@@ -150,16 +166,24 @@ fn in_headers() -> Vec<Case> {
     let wrong = |name, size, parts: &[(u64, u64)]| {
         refused(name, tar().old_sparse("holes", size, parts, &stored).end(), MAP, "`holes`")
     };
-    let block = |at: usize, byte: u8| {
-        let mut bytes = tar().old_sparse("holes", 1 << 20, &[(0, 1024)], &stored).0;
-        bytes[1024 + at] = byte;
-        let header = Tar::default().raw(&bytes[1024..1536]).0;
+    let with = |parts: &[(u64, u64)], changes: &[(usize, &[u8])]| {
+        let mut bytes = tar().old_sparse("holes", 1 << 20, parts, &stored).0;
+        for (at, change) in changes {
+            bytes[1024 + at..1024 + at + change.len()].copy_from_slice(change);
+        }
         let mut fixed = tar::Header::new_gnu();
-        fixed.as_mut_bytes().copy_from_slice(&header);
+        fixed.as_mut_bytes().copy_from_slice(&bytes[1024..1536]);
         fixed.set_cksum();
         bytes[1024..1536].copy_from_slice(fixed.as_bytes());
         [bytes, vec![0; 1024]].concat()
     };
+    let block = |at: usize, byte: u8| with(&[(0, 1024)], &[(at, &[byte])]);
+    let lies =
+        |name, parts: &[(u64, u64)], changes: &[(usize, &[u8])]| refused(name, with(parts, changes), MAP, "`holes`");
+    // Where the header says that blocks follow, its parts, and the same of the first of the blocks.
+    let (extended, part, more, more_part) = (482, |at: usize| 386 + at * 24, 512 + 504, |at: usize| 512 + at * 24);
+    let five = [(0, 0), (512, 0), (1024, 0), (1536, 0), (2048, 1024)];
+    let unused: &[u8] = &[0; 24];
     let many: Vec<(u64, u64)> = (0..60).map(|at| (at * 4096, 0)).chain([(1 << 19, 1024)]).collect();
     vec![
         wrong("old, past the end", 1000, &[(0, 1024)]),
@@ -168,6 +192,16 @@ fn in_headers() -> Vec<Case> {
         wrong("old, more than is stored", 8192, &[(0, 2048)]),
         wrong("old, less than is stored", 8192, &[(0, 512)]),
         refused("old, a map that goes on where none does", block(482, 1), MAP, "`holes`"),
+        lies("old, a mark of more that is a digit", &five, &[(extended, b"1")]),
+        lies("old, a mark of no more that is a digit", &[(0, 1024)], &[(extended, b"0")]),
+        lies("old, another mark of more", &five, &[(extended, &[2])]),
+        lies("old, a block's mark that is a digit", &five, &[(more, b"0")]),
+        lies("old, blocks after a map that has ended", &five, &[(part(3), unused)]),
+        lies("old, a block of nothing after a map that has ended", &five, &[(part(3), unused), (more_part(0), unused)]),
+        lies("old, blocks after a block in which the map has ended", &five, &[(more, &[1])]),
+        lies("old, a part without an offset", &five, &[(part(0), &[0; 12])]),
+        lies("old, a part without a length", &five, &[(part(3) + 12, &[0; 12])]),
+        lies("old, an offset after the map's end", &[(0, 1024)], &[(part(3), b"00000000000")]),
         refused("old, a POSIX header", block(262, 0), "Malformed/Sparse", "`holes`"),
         refused(
             "old and 0.0 at once",

@@ -189,6 +189,45 @@ fn pins_need_full_rights() {
 }
 
 #[test]
+fn words_that_stand_for_a_version_name_none() {
+    const TOLD: &str = "to follow the newest, leave the version out";
+    let (releases, mut node) = two_versions();
+    for word in ["latest", "current"] {
+        let refused = node.cli(&["pin", "app", word]).exits(2).stderr;
+        assert!(refused.contains(TOLD), "{refused}");
+        let refused = put(&node, Over::Socket, &[], word);
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.text().contains(TOLD), "{}", refused.text());
+        // Nor may an origin call one so.
+        releases.point_to(word);
+        node.cli(&["refresh", "app", "--wait"]).exits(1);
+        let state = node.state("app");
+        let told = state["lastError"].as_str().unwrap();
+        assert!(told.contains("is no version name but a word"), "{told}");
+        assert_eq!(current(&node), "v2");
+    }
+    // Where one is asked for, `current` is one still.
+    assert_eq!(node.seed("app@current", "seeded", &[]).ok().json()["version"], "v2");
+    let asked = json!({"target": "asked", "version": "current"});
+    assert_eq!(node.post_json(Over::Socket, "/v1/artifacts/app/seed", &asked).json()["version"], "v2");
+    let verified = node.cli(&["verify", "app@current", "-o", "json"]).ok().json();
+    assert_eq!((&verified["results"][0]["version"], &verified["results"][1]), (&json!("v2"), &Value::Null));
+    node.seed("app@latest", "never", &[]).exits(2);
+
+    // One that a daemon before this made under such a name keeps nothing from its start.
+    releases.point_to("v2");
+    node.kill9();
+    let (versions, link) = (node.store().join("versions/app"), node.store().join("current/app"));
+    std::fs::rename(versions.join("v1"), versions.join("latest")).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("../versions/app/latest/tree", &link).unwrap();
+    node.start();
+    node.wait_state("app", "a version with a name", PATIENCE, |state| state["current"] == "v2");
+    assert_eq!(current(&node), "v2");
+    assert!(versions.join("latest/tree").is_dir(), "what is not ours is left alone");
+}
+
+#[test]
 fn a_source_with_one_version_at_a_time_can_be_rolled_back() {
     let releases = Releases::with("v1");
     let url = releases.origin.url("/only.tgz");

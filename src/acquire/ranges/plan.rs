@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::super::transfer::{Head, Validators};
+use super::super::transfer::{Head, Shared, Validators};
 
 /// Failures of one range after which the body is given up.
 const ATTEMPTS: u32 = 5;
@@ -14,17 +14,6 @@ const ATTEMPTS: u32 = 5;
 const LARGEST: u64 = 8 << 20;
 /// None is smaller but the last: each costs a round trip.
 const SMALLEST: u64 = 64 << 10;
-
-/// What of an object several connections may read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::acquire) struct Shared {
-    /// Where the first body starts.
-    pub from: u64,
-    /// Bytes of the object; the first body ends there.
-    pub end: u64,
-    /// What the origin said of the object; strong, so that If-Range can hold others to it.
-    pub validators: Validators,
-}
 
 /// A range to be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +82,7 @@ pub(super) struct Plan {
     window: u64,
     end: u64,
     validators: Validators,
+    is_judged: bool,
     /// The reader's place.
     at: u64,
     /// From the reader's place to where nobody has asked yet.
@@ -127,6 +117,7 @@ impl Plan {
             window,
             end: shared.end,
             validators: shared.validators.clone(),
+            is_judged: shared.is_judged,
             at: shared.from,
             stretches: VecDeque::from([first]),
             lanes,
@@ -216,7 +207,9 @@ impl Plan {
     fn fits(&self, head: &Head, from: u64, to: u64) -> bool {
         let exact = head.range.is_some_and(|range| range.span == Some((from, to - 1)) && range.total == Some(self.end));
         let long = head.length.is_none_or(|length| length == to - from);
-        head.status == 206 && exact && long && !self.validators.contradict(&head.validators)
+        let same = !self.validators.contradict(&head.validators)
+            && (self.is_judged || self.validators.are_repeated(&head.validators));
+        head.status == 206 && exact && long && same
     }
 
     /// A lane got no answer that could be read, or one that says no: it is closed, and the others go on.

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(found(r"\d+", "none"), None);
         assert_eq!(found("(", "x"), None);
         assert_eq!(find_version(None, " 1.2.3\n").unwrap().as_str(), "1.2.3");
-        for bad in ["", "  \n", "<html>", "two words", "../x"] {
+        for bad in ["", "  \n", "<html>", "two words", "../x", "latest\n", "current"] {
             assert!(matches!(find_version(None, bad), Err(NamingError::Name { .. })), "{bad}");
         }
     }

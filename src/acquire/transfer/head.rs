@@ -92,6 +92,12 @@ impl Validators {
         let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
         differ(&self.etag, &other.etag) || differ(&self.last_modified, &other.last_modified)
     }
+
+    /// Whether a part with these validators says of itself that it is of the same content: it must carry the ETag of the
+    /// whole (RFC 9110, 15.3.7), where that had a strong one. Last-Modified it need not carry.
+    pub(in crate::acquire) fn are_repeated(&self, part: &Validators) -> bool {
+        self.etag.is_none() || self.strong.is_none() || self.etag == part.etag
+    }
 }
 
 impl ContentRange {

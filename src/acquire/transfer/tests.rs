@@ -72,6 +72,22 @@ fn the_rest_is_asked_for_only_on_a_strong_validator_or_digest() {
 }
 
 #[test]
+fn the_rest_without_its_etag_is_taken_only_where_a_digest_judges() {
+    let rest = partial(40, 99, 100, None);
+    let asked = run(cut(1, false, Some("\"a\"")), [rest.clone()]);
+    assert_eq!(asked.1, ask(0, None));
+    assert_eq!(run(asked, [ok(Some(100), Some("\"a\""))]).1, Step::Receive { from: 0 });
+    let weak = partial(40, 99, 100, Some("W/\"a\""));
+    assert_eq!(run(cut(1, false, Some("\"a\"")), [weak]).1, ask(0, None));
+    assert_eq!(run(cut(1, true, Some("\"a\"")), [rest.clone()]).1, Step::Receive { from: 40 });
+    // A part of what is told by its date alone has no ETag, and need not have the date.
+    let dated = Validators::new(None, Some("Sun, 06 Nov 1994 08:49:37 GMT"), Some(std::time::SystemTime::now()));
+    let held = Held { location: 0, validators: dated, total: Some(100) };
+    let resumed = Transfer::start(Rules::new(MAX), 1, false, Some((held, 40)), 7);
+    assert_eq!(run(resumed, [rest]).1, Step::Receive { from: 40 });
+}
+
+#[test]
 fn a_range_that_lies_is_not_believed_twice() {
     let lies = [
         partial(39, 99, 100, None),

@@ -294,6 +294,8 @@ impl Members {
         match (is_old, records.major, records.minor) {
             (true, ..) if records.is_some() => Err(self.wrong(Malformed::Mixed)),
             (true, ..) => self.map_in_headers(header.as_gnu().ok_or_else(|| self.wrong(Malformed::Sparse))?),
+            // Some readers take the map of the older formats where there is one, some that of the content.
+            (false, Some(1), Some(0)) if records.has_map() => Err(self.wrong(Malformed::Mixed)),
             (false, Some(1), Some(0)) => {
                 let size = records.size.ok_or_else(|| self.wrong(Malformed::Map))?;
                 self.map_in_content(size)
@@ -307,13 +309,11 @@ impl Members {
 
     fn map_in_headers(&mut self, header: &GnuHeader) -> Result<Sparse, UnpackError> {
         let mut map = OldMap::default();
-        map.push(&header.sparse).map_err(|malformed| self.wrong(malformed))?;
-        let mut goes_on = header.isextended[0] == 1;
+        let mut goes_on = map.push(&header.sparse, header.isextended).map_err(|malformed| self.wrong(malformed))?;
         while goes_on {
             let mut block = GnuExtSparseHeader::new();
             self.block(block.as_mut_bytes())?;
-            map.push(&block.sparse).map_err(|malformed| self.wrong(malformed))?;
-            goes_on = block.isextended[0] == 1;
+            goes_on = map.push(&block.sparse, block.isextended).map_err(|malformed| self.wrong(malformed))?;
         }
         map.finish(header, self.left).map_err(|malformed| self.wrong(malformed))
     }

@@ -125,6 +125,8 @@ fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result
         top.see(&member.path, member.kind == Kind::Dir);
         if let Verdict::Keep { path, target } = verdict {
             writer.add(&member, &path, target.as_ref(), &mut members)?;
+            // With the directories that only this entry tells of.
+            policy::check_entries(&recipe.limits, counted + writer.implied()).map_err(refused)?;
         }
     }
     let (entries, bytes) = writer.finish(&recipe.require)?;

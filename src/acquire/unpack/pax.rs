@@ -37,6 +37,11 @@ impl PaxSparse {
     pub(super) fn is_some(&self) -> bool {
         *self != Self::default()
     }
+
+    /// Whether any part of a map stands in the header, as formats 0.0 and 0.1 have it.
+    pub(super) fn has_map(&self) -> bool {
+        self.map.is_some() || self.blocks.is_some() || !self.extents.is_empty()
+    }
 }
 
 impl Pax {

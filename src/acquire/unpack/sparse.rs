@@ -53,20 +53,30 @@ pub(super) struct OldMap {
 }
 
 impl OldMap {
-    /// Takes a header's or block's parts; an unused one ends the map.
-    pub(super) fn push(&mut self, parts: &[GnuSparseHeader]) -> Result<(), Malformed> {
+    /// Takes a header's or block's parts; an unused one ends the map. Whether a block with more of them follows, as
+    /// `extended` says: refused is what readers differ on, where another mark than 0 and 1 is set, or the map has ended.
+    pub(super) fn push(&mut self, parts: &[GnuSparseHeader], extended: [u8; 1]) -> Result<bool, Malformed> {
         for part in parts {
-            if text(&part.numbytes).is_empty() {
-                self.ended = true;
-            } else if self.ended {
-                return Err(Malformed::Map);
-            } else if self.extents.len() == MOST_EXTENTS {
-                return Err(Malformed::TooLong);
-            } else {
-                let offset = unsigned("sparse map", &part.offset)?;
-                self.extents.push(Extent { offset, length: unsigned("sparse map", &part.numbytes)? });
+            // Some readers look at the one for an unused part, some at the other.
+            match (text(&part.offset).is_empty(), text(&part.numbytes).is_empty()) {
+                (true, true) => self.ended = true,
+                (false, false) if !self.ended => self.add(part)?,
+                _ => return Err(Malformed::Map),
             }
         }
+        match extended {
+            [0] => Ok(false),
+            [1] if !self.ended => Ok(true),
+            _ => Err(Malformed::Map),
+        }
+    }
+
+    fn add(&mut self, part: &GnuSparseHeader) -> Result<(), Malformed> {
+        if self.extents.len() == MOST_EXTENTS {
+            return Err(Malformed::TooLong);
+        }
+        let offset = unsigned("sparse map", &part.offset)?;
+        self.extents.push(Extent { offset, length: unsigned("sparse map", &part.numbytes)? });
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value};
 
 use super::DOCUMENT;
-use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::intent::{ArtifactName, Digest, VersionName, VersionOrCurrent};
 use crate::reconcile::{ArtifactState, Collected, FateState, PinAnswer};
 use crate::seed::Seeded;
 use crate::serve::ask::{NoBody, PinBody, SeedBody, VerifyBody};
@@ -55,6 +55,7 @@ fn schemas() -> Map<String, Value> {
     taken.subschema_for::<NoBody>();
     taken.subschema_for::<ArtifactName>();
     taken.subschema_for::<VersionName>();
+    taken.subschema_for::<VersionOrCurrent>();
     taken.subschema_for::<HolderName>();
     taken.subschema_for::<Patience>();
     let mut sent = SchemaGenerator::new(settings().for_serialize());

@@ -10,7 +10,7 @@ use super::*;
 const KIB: u64 = 1024;
 
 fn shared(end: u64) -> Shared {
-    Shared { from: 0, end, validators: Validators::new(Some("\"a\""), None, None) }
+    Shared { from: 0, end, validators: Validators::new(Some("\"a\""), None, None), is_judged: false }
 }
 
 fn partial(ask: Ask, end: u64, etag: &str) -> Head {
@@ -110,6 +110,27 @@ fn an_origin_without_ranges_is_read_as_ever() {
     assert_eq!(plan.wanted(), None, "no lane is idle");
     assert_eq!(plan.answered(3, &status(429)), Next::Drop);
     reads_alone(plan);
+}
+
+#[test]
+fn a_range_without_the_etag_is_taken_only_where_a_digest_judges() {
+    let untold = |ask: Ask| Head { validators: Validators::default(), ..partial(ask, 1024 * KIB, "\"a\"") };
+    let (mut plan, asks) = four();
+    assert_eq!(plan.answered(1, &untold(asks[0])), Next::Drop);
+    reads_alone(plan);
+    let (mut plan, asks) = four();
+    plan.answered(1, &partial(asks[0], 1024 * KIB, "\"a\""));
+    assert_eq!(plan.answered(2, &untold(asks[1])), Next::Stop(Stop::Lied));
+    let judged = Shared { is_judged: true, ..shared(1024 * KIB) };
+    // By a date that has settled nobody is held to an ETag.
+    let at = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let dated = Validators::new(None, Some(at), Some(std::time::SystemTime::now()));
+    assert!(dated.strong.is_some());
+    for shared in [judged, Shared { validators: dated, ..shared(1024 * KIB) }] {
+        let mut plan = Plan::new(&shared, 4, 384 * KIB).unwrap();
+        let asks = ask(&mut plan);
+        assert_eq!(plan.answered(1, &untold(asks[0])), Next::Read, "{shared:?}");
+    }
 }
 
 fn reads_alone(mut plan: Plan) {

@@ -62,8 +62,13 @@ fn entries_count_with_those_left_out_and_directories_not_listed() {
     assert_eq!(refusal(&archive, &recipe), ("a/2".into(), Refusal::Entries { limit: 2 }));
     let recipe = limited(Limits { entries: 3, ..Limits::default() });
     assert!(Sandbox::new().unpack(&archive[..], &recipe).is_ok());
+    // The last one's directories, too: of themselves they would be found only by the next entry.
+    let archive = Tar::default().file("a/b/c/1", b"").end();
+    assert_eq!(refusal(&archive, &recipe), ("a/b/c/1".into(), Refusal::Entries { limit: 3 }));
+    let recipe = limited(Limits { entries: 4, ..Limits::default() });
+    assert_eq!(Sandbox::new().unpack(&archive[..], &recipe).unwrap().entries.len(), 4);
     let archive = Tar::default().file("a/b/c/1", b"").file("2", b"").end();
-    assert_eq!(refusal(&archive, &recipe), ("2".into(), Refusal::Entries { limit: 3 }));
+    assert_eq!(refusal(&archive, &recipe), ("2".into(), Refusal::Entries { limit: 4 }));
 }
 
 #[test]
