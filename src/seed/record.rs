@@ -260,12 +260,6 @@ impl Records {
         self.look(root, busy, MISSING)
     }
 
-    /// What is known to stand, or was when it was looked at last.
-    pub(super) fn known(&self) -> Vec<Record> {
-        let rows: Vec<Row> = lock(&self.rows).values().filter(|row| !row.missing).cloned().collect();
-        rows.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
-    }
-
     /// The same; of what is not there at most so many are kept.
     fn look(&self, root: &Dir, busy: &Busy, most_missing: usize) -> Vec<Record> {
         let rows: Vec<Row> = lock(&self.rows).values().cloned().collect();
@@ -285,6 +279,12 @@ impl Records {
         drop(rows);
         let standing = looked.into_iter().filter(|(_, found)| *found == Found::Seed);
         standing.filter_map(|(row, _)| Some(record(row.target, row.mark.or(row.next)?))).collect()
+    }
+
+    /// What is known to stand, or was when it was looked at last.
+    pub(super) fn known(&self) -> Vec<Record> {
+        let rows: Vec<Row> = lock(&self.rows).values().filter(|row| !row.missing).cloned().collect();
+        rows.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
     }
 
     /// Whether any target, as far as is known, holds a version's own files, or is about to. What is not there keeps no version.
