@@ -339,7 +339,7 @@ fn a_directory_that_cannot_be_read_is_damage() {
     let store = Store::open(&root).unwrap();
     publish(&store, "1", b"one");
     let opened = store.open_version(&artifact(), &version("1")).unwrap();
-    sys::set_permissions(root.join("versions/os/1/tree/d"), sys::Permissions::from_mode(0)).unwrap();
+    sys::set_permissions(root.join("versions/os/1/tree/d"), sys::Permissions::from_mode(0o000)).unwrap();
     let report = crate::fs::without_override(|| store.verify(&opened, |_| {}).unwrap());
     let damaged: Vec<_> = report.damage.iter().map(|damage| damage.path.to_string()).collect();
     assert_eq!(damaged, ["d", "d/f", "d/l", "d"]);
