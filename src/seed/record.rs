@@ -278,13 +278,13 @@ impl Records {
         forget_missing(&mut rows, most_missing);
         drop(rows);
         let standing = looked.into_iter().filter(|(_, found)| *found == Found::Seed);
-        standing.filter_map(|(row, _)| Some(record(row.target, row.mark.or(row.next)?))).collect()
+        standing.filter_map(|(row, _)| record(row)).collect()
     }
 
     /// What is known to stand, or was when it was looked at last.
     pub(super) fn known(&self) -> Vec<Record> {
         let rows: Vec<Row> = lock(&self.rows).values().filter(|row| !row.missing).cloned().collect();
-        rows.into_iter().filter_map(|row| Some(record(row.target, row.mark.or(row.next)?))).collect()
+        rows.into_iter().filter_map(record).collect()
     }
 
     /// Whether any target, as far as is known, holds a version's own files, or is about to. What is not there keeps no version.
@@ -299,8 +299,7 @@ impl Records {
     pub(super) fn one(&self, root: &Dir, target: &RelPath) -> Option<Record> {
         let row = lock(&self.rows).get(target).cloned()?;
         let stands = self.stands(root, &row);
-        let record = record(row.target, row.mark.or(row.next)?);
-        stands.then_some(record)
+        record(row).filter(|_| stands)
     }
 
     fn stands(&self, root: &Dir, row: &Row) -> bool {
@@ -389,16 +388,9 @@ fn forget_missing(rows: &mut Rows, most: usize) {
     }
 }
 
-fn record(target: RelPath, mark: Mark) -> Record {
-    Record {
-        target,
-        artifact: mark.artifact,
-        version: mark.version,
-        tree_digest: mark.tree_digest,
-        mode: mark.mode,
-        reason: mark.reason,
-        at: mark.at,
-    }
+fn record(row: Row) -> Option<Record> {
+    let Mark { artifact, version, tree_digest, mode, reason, at, .. } = row.mark.or(row.next)?;
+    Some(Record { target: row.target, artifact, version, tree_digest, mode, reason, at })
 }
 
 #[cfg(test)]

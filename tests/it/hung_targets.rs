@@ -37,7 +37,7 @@ fn a_target_that_does_not_answer_holds_up_neither_downloads_nor_removal_nor_a_st
     node.cli(&["gc"]).ok();
     drop(far);
     // It stands still, and the node knows of it.
-    assert!(fs::symlink_metadata(node.root().join("far/data")).unwrap().is_dir());
+    until("it to be unmounted", PATIENCE, || fs::symlink_metadata(node.root().join("far/data")).ok());
     let state = node.state("app").to_string();
     assert!(state.contains("far/data") && state.contains("near/data"), "{state}");
 }
