@@ -2,8 +2,9 @@
 //!
 //! What must hold: a body is taken only at the offset where the part ends, and only when it is the same object: a 206
 //! on If-Range with a strong validator of the same address, its ETag repeated, its Content-Range exact. Between
-//! addresses, and without such a validator or its repetition, parts are joined only where a strong digest is demanded: it judges the joined whole, and when it
-//! finds it wrong, the download starts anew once from nothing before anybody is blamed. Every sequence of events ends.
+//! addresses, and without such a validator or its repetition, parts are joined only where a strong digest is demanded:
+//! it judges the joined whole, and when it finds it wrong, the download starts anew once from nothing before anybody is
+//! blamed. Every sequence of events ends.
 
 mod head;
 mod rules;
