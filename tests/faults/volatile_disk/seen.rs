@@ -95,16 +95,19 @@ impl Seen {
             let said = entry.differs(other, mask);
             lines.extend(said.map(|said| format!("{}: {said}", path.display())));
         }
-        if self.shared() != found.shared() {
-            lines.push(format!("names of one file: {:?}, expected {:?}", found.shared(), self.shared()));
+        let (shared, expected) = (found.shared(self), self.shared(self));
+        if shared != expected {
+            lines.push(format!("names of one file: {shared:?}, expected {expected:?}"));
         }
         lines
     }
 
-    /// Which of the names are of one file.
-    fn shared(&self) -> BTreeSet<BTreeSet<&Path>> {
+    /// Which of the names are of one file, of those that are expected.
+    fn shared(&self, expected: &Self) -> BTreeSet<BTreeSet<&Path>> {
         let mut names: BTreeMap<u64, BTreeSet<&Path>> = BTreeMap::new();
-        for (path, entry) in self.0.iter().filter(|(_, entry)| matches!(entry.what, What::File(_))) {
+        let is_expected = |path: &Path| expected.0.contains_key(path);
+        let files = self.0.iter().filter(|(path, entry)| matches!(entry.what, What::File(_)) && is_expected(path));
+        for (path, entry) in files {
             names.entry(entry.ino).or_default().insert(path);
         }
         names.into_values().filter(|names| names.len() > 1).collect()
