@@ -48,16 +48,10 @@ impl Error {
         is_of_disk(&self.source)
     }
 
-    /// What this process or machine may have open, or its memory, is used up: nothing is said of what was to be opened.
-    pub fn is_exhausted(&self) -> bool {
-        use rustix::io::Errno;
-        self.is_one_of(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM])
-    }
-
-    /// That, or it is of the moment: no word on what there is. (So is a stale handle: the path is looked up anew.)
+    /// A want of this machine, or of the moment: no word on what there is. (A stale handle is one: the path is looked up anew.)
     pub fn is_passing(&self) -> bool {
         use rustix::io::Errno;
-        self.is_exhausted() || self.is_one_of(&[Errno::STALE, Errno::INTR, Errno::AGAIN])
+        self.is_one_of(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::INTR, Errno::AGAIN])
     }
 
     /// No such thing is there: nothing is, or what the path leads through is no directory.

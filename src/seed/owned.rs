@@ -270,12 +270,10 @@ pub(super) fn below(at: Option<&RelPath>, name: &RelPath) -> fs::Result<RelPath>
 
 /// The directory that holds `path`; `None` where there is no such directory any more.
 fn holding(target: &Dir, path: &RelPath) -> fs::Result<Option<Dir>> {
-    use rustix::io::Errno;
     let Some(parent) = path.parent() else { return Ok(Some(target.clone())) };
-    let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].map(|errno| Some(errno.raw_os_error()));
     match target.open_dir(&parent) {
         Ok(dir) => Ok(Some(dir)),
-        Err(e) if gone.contains(&e.errno()) => Ok(None),
+        Err(e) if e.leads_nowhere() => Ok(None),
         Err(e) => Err(e),
     }
 }

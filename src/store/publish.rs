@@ -217,8 +217,8 @@ impl Store {
 
     /// Whence the staged version is put in its place, and how. What it replaces comes to where it was: out of sight, not where
     /// the next try is made and whatever is left of the last one removed.
-    fn make_way(&self, staging: &Staging, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<From> {
-        let staged = From { dir: staging.dir().clone(), name: Staging::version_name(), how: Rename::NoReplace };
+    fn make_way(&self, staging: &Staging, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<Whence> {
+        let staged = Whence { dir: staging.dir().clone(), name: Staging::version_name(), how: Rename::NoReplace };
         let version = key.1.as_component();
         // It may be what is not known to be whole and durable: a publish that failed could not take it back, or it could not be
         // read at the start. It stands until the new one does.
@@ -236,11 +236,11 @@ impl Store {
         if let Some(dirs) = standing {
             self.replacing(key.clone(), dirs);
         }
-        Ok(From { dir, name, how: Rename::Exchange })
+        Ok(Whence { dir, name, how: Rename::Exchange })
     }
 
     /// Puts the staged version back where it was made, after it could not be put in its place.
-    fn give_back(&self, staging: &Staging, from: &From) {
+    fn give_back(&self, staging: &Staging, from: &Whence) {
         if from.how == Rename::Exchange
             && from.dir.rename(&from.name, staging.dir(), &Staging::version_name(), Rename::NoReplace).is_err()
         {
@@ -250,7 +250,7 @@ impl Store {
 }
 
 /// Where a version lies that is about to be put in its place.
-struct From {
+struct Whence {
     dir: Dir,
     name: RelPath,
     how: Rename,
