@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::clock::Clock;
-use super::drain::{Draining, Opening, QuarantineReaders};
+use super::drain::{Draining, QuarantineReaders};
 use super::index::Index;
 use super::leases::Leases;
+use super::opening::Opening;
 use super::pins::Pins;
 use super::seal::Sealing;
 use super::sizes::Sizes;

@@ -19,6 +19,7 @@ mod json_file;
 mod layout;
 mod leases;
 mod manifest;
+mod opening;
 mod pins;
 mod publish;
 mod quarantine;

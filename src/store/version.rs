@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use super::drain::{Dirs, Lease};
 use super::layout::{lock, own};
+use super::opening::{Dirs, Lease};
 use super::sound::Soundness;
 use super::{Manifest, ManifestHead, Store, StoreError};
 use crate::fs::{Dir, fail_point};
