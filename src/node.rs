@@ -268,7 +268,7 @@ fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeErr
     let store = Arc::new(Store::take_over(&settings.store.root, TAKE_OVER).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
     let (records, filled) = (seeder.records(), seeder.filled());
-    let repairs = store.pending_repairs().map_err(|error| NodeError::Store(error.into()))?;
+    let repairs = store.pending_repairs();
     Ok(Opened { catalog, store, seeder, records, filled, repairs })
 }
 

@@ -119,6 +119,13 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_that_goes_backwards_from_before_its_end_is_empty() {
+        assert_eq!(rendered("{{ version[1:-4:-4] }}.").unwrap(), ".");
+        assert_eq!(rendered("{{ 'abc'[0:2:-1] }}.").unwrap(), ".");
+        assert_eq!(rendered("{{ 'abc'[2:0:-1] }}.").unwrap(), "cb.");
+    }
+
+    #[test]
     fn what_fails_names_the_line_and_no_value() {
         for (template, told) in [
             ("a\nb {{ env.HOME }}", "line 2 of the template: HOME is not listed in seed.env"),

@@ -103,20 +103,23 @@ impl Store {
         Ok(())
     }
 
-    /// Versions in quarantine that are still to be had again, over restarts.
-    pub fn pending_repairs(&self) -> fs::Result<Vec<ManifestHead>> {
+    /// Versions in quarantine that are still to be had again, over restarts. What cannot be looked at there is told of, and
+    /// passed over: what the store serves does not wait for it.
+    pub fn pending_repairs(&self) -> Vec<ManifestHead> {
         let mut pending = Vec::new();
-        for artifact in self.quarantine.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir) {
-            let dir = self.quarantine.open_dir(&artifact.name)?;
-            for place in dir.entries()?.into_iter().filter(|entry| entry.kind == Kind::Dir) {
-                let place = dir.open_dir(&place.name)?;
-                // Without the version it never got here, and is found again where it is.
-                let Some(_) = place.stat(&own("version"))? else { continue };
-                let Ok(json) = place.read(&own("repair.json"), REPAIR_LIMIT) else { continue };
-                pending.extend(serde_json::from_slice::<ManifestHead>(&json).ok());
+        for artifact in dirs(self.sizes.entries(&self.quarantine)) {
+            let Some(dir) = self.looked_at(self.quarantine.open_dir(&artifact.name)) else { continue };
+            for place in dirs(self.sizes.entries(&dir)) {
+                pending.extend(
+                    self.looked_at(dir.open_dir(&place.name).and_then(|place| pending_repair(&place))).flatten(),
+                );
             }
         }
-        Ok(pending)
+        pending
+    }
+
+    fn looked_at<T>(&self, found: fs::Result<T>) -> Option<T> {
+        found.inspect_err(|error| self.sizes.passed_over(error)).ok()
     }
 
     /// Notes that a version in quarantine is on the node again, seeds and all.
@@ -187,5 +190,22 @@ impl Store {
         parent.sync()?;
         self.quarantine.sync()?;
         Ok(place)
+    }
+}
+
+fn dirs(entries: Vec<fs::DirEntry>) -> impl Iterator<Item = fs::DirEntry> {
+    entries.into_iter().filter(|entry| entry.kind == Kind::Dir)
+}
+
+/// What `place` says is to be had again.
+fn pending_repair(place: &Dir) -> fs::Result<Option<ManifestHead>> {
+    // Without the version it never got here, and is found again where it is.
+    if place.stat(&own("version"))?.is_none() {
+        return Ok(None);
+    }
+    match place.read(&own("repair.json"), REPAIR_LIMIT) {
+        Ok(json) => Ok(serde_json::from_slice(&json).ok()),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -275,6 +275,27 @@ fn what_a_stranger_did_to_names_is_seen_and_only_that_is_read() {
 }
 
 #[test]
+fn what_cannot_be_looked_at_in_quarantine_hides_no_repair_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let reason = Reason::new(
+        "scrub",
+        &PublishError::from(crate::fs::Error::new("read", Path::new("x"), std::io::Error::other("bad"))),
+    );
+    for name in ["1", "2", "3"] {
+        publish(&store, name, b"bytes");
+        let damaged = store.open_version(&artifact(), &version(name)).unwrap();
+        assert!(store.quarantine_damaged(&damaged, &reason).unwrap());
+    }
+    sys::create_dir(dir.path().join("quarantine/locked")).unwrap();
+    for bad in ["quarantine/locked", "quarantine/os/1", "quarantine/os/2/repair.json"] {
+        sys::set_permissions(dir.path().join(bad), sys::Permissions::from_mode(0o000)).unwrap();
+    }
+    let pending = crate::fs::without_override(|| store.pending_repairs());
+    assert_eq!(pending.iter().map(|head| head.version.to_string()).collect::<Vec<_>>(), ["3"]);
+}
+
+#[test]
 fn a_damaged_version_is_to_be_had_again_until_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
@@ -287,7 +308,7 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
         "scrub",
         &PublishError::from(crate::fs::Error::new("read", Path::new("x"), std::io::Error::other("bad"))),
     );
-    assert!(store.pending_repairs().unwrap().is_empty());
+    assert!(store.pending_repairs().is_empty());
     assert!(store.quarantine_damaged(&damaged, &reason).unwrap());
     assert!(!store.quarantine_damaged(&damaged, &reason).unwrap(), "it is out of service already");
     assert_eq!(store.holding(&artifact()).current, None);
@@ -295,16 +316,16 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     assert_eq!(content_of(&damaged), b"two", "who reads it goes on");
     drop((damaged, store));
     let store = Store::open(&root).unwrap();
-    let pending = store.pending_repairs().unwrap();
+    let pending = store.pending_repairs();
     assert_eq!(pending.iter().map(|head| head.version.to_string()).collect::<Vec<_>>(), ["2"]);
     assert_eq!(store.quarantined_archive(&pending[0]).unwrap(), None);
     assert!(store.quarantined_spare() < store.quarantined());
     store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap();
-    assert_eq!(store.pending_repairs().unwrap().len(), 1, "what is to be had again is needed");
+    assert_eq!(store.pending_repairs().len(), 1, "what is to be had again is needed");
     let before = store.open_version(&artifact(), &version("1")).unwrap();
     publish(&store, "2", b"two");
     store.repaired(&pending[0]).unwrap();
-    assert!(store.pending_repairs().unwrap().is_empty());
+    assert!(store.pending_repairs().is_empty());
     store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap();
     assert_eq!(store.quarantined(), 0);
     // A late report of what was open before the repair does not take the good one.
