@@ -178,6 +178,42 @@ fn a_removal_that_may_not_last_is_told_and_is_one_all_the_same() {
 }
 
 #[test]
+fn a_version_made_anew_that_may_not_last_gives_its_place_back() {
+    supervised(|supervisor| {
+        let (releases, node, watch) = node(supervisor);
+        let here =
+            || ["VERSION", "noise"].map(|file| node.get(&format!("/v1/artifacts/app/versions/v1/files/{file}")).status);
+        let place = ".seedcache/versions/app/v*";
+        watch.forget();
+        watch.fail(Fault { times: usize::MAX, ..fault("fsync", ".seedcache/versions/app", Errno::IO) });
+        let anew = releases.document_with("app", true, "  seeds:\n    - {target: pod, link: hardlink}\n");
+        node.write_config(
+            "artifacts.yaml",
+            &anew.replace("{stripComponents: 1}", "{stripComponents: 1, exclude: [noise]}"),
+        );
+        node.wait_state("app", "the error to be told", PATIENCE, |state| !state["lastError"].is_null());
+        until("it to be put there twice", PATIENCE, || {
+            // Until it is known to last nobody gets it.
+            assert_eq!(here(), [200, 200]);
+            (watch.hits() >= 2).then_some(())
+        });
+        let failed = watch.heal();
+        node.wait_state("app", "the other recipe's", LIMIT, |_| here() == [200, 404]);
+        until("what was replaced to go", PATIENCE, || {
+            let staging = std::fs::read_dir(node.store().join("staging")).unwrap();
+            let drained = |entry: std::io::Result<std::fs::DirEntry>| {
+                entry.unwrap().file_name().to_string_lossy().starts_with(".drain-")
+            };
+            (!staging.into_iter().any(drained)).then_some(())
+        });
+        node.cli(&["verify", "app"]).ok();
+        let calls = watch.calls();
+        let given_back = calls.iter().filter(|call| call.name == "rename" && call.from.as_deref() == Some(place));
+        assert_eq!(given_back.count(), failed);
+    });
+}
+
+#[test]
 fn what_stands_where_a_version_belongs_gives_way() {
     let releases = Releases::with("v1");
     let node = Node::start_with(&releases.document());
