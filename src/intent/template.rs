@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
 
 /// What templates may name; `env` and `values` hold further names.
@@ -54,7 +55,8 @@ impl From<Error> for TemplateError {
 pub fn template_engine() -> Environment<'static> {
     let mut engine = Environment::new();
     engine.set_undefined_behavior(UndefinedBehavior::Strict);
-    engine.set_keep_trailing_newline(true);
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    engine.set_syntax(syntax.unwrap_or_else(|e| unreachable!("delimiters are the usual ones: {e}")));
     engine.set_auto_escape_callback(|_| AutoEscape::None);
     engine.set_fuel(Some(FUEL));
     // It would write all that there is to name, values included.
