@@ -21,6 +21,7 @@ use crate::fixture::loopfs::LoopFs;
 use crate::fixture::syscalls::{Call, Fault, Supervisor, Watch, supervised};
 use crate::fixture::{calls, scratch};
 use crate::report::{Asked, Part, Row};
+use look::Marks;
 use world::{STEPS, Step, World};
 
 pub(crate) const PART: Part =
@@ -252,7 +253,8 @@ fn work(
             eprintln!("{} runs", found.runs);
         }
         drop(found);
-        if broken {
+        // Where marks are elsewhere they stay there.
+        if broken || world.marks == Marks::Elsewhere {
             world = World::new(supervisor, place);
         }
     }
@@ -273,6 +275,9 @@ fn try_run(world: &mut World, run: &Run) -> Found {
     world.prepare(step);
     world.watch.forget();
     let errno = error.1.raw_os_error();
+    if site.name == "setxattr" && error.1 == Errno::NOSPC {
+        world.marks = Marks::Elsewhere;
+    }
     world.watch.fail(Fault { name: site.name, path: site.path.clone(), after: site.after, times: *times, errno });
     let mut said = (step.ask)(world);
     let met = until(PATIENCE, || world.watch.hits() > 0 || (step.done)(world));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::look::Done;
+use super::look::{Done, Marks};
 use crate::fixture::archive::{Archive, MTIME};
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::Fault;
@@ -26,12 +26,17 @@ pub(super) struct World {
     pub(super) node: Node,
     pub(super) watch: Watch,
     pods: PathBuf,
+    document: String,
     /// The number of the newest version on the origin.
     newest: u32,
+    /// How often the document's recipe was changed, and under which the newest version was made before the last time.
+    recipes: u32,
+    recipe_before: Value,
     /// What commands said to have seeded, by directory.
     pub(super) done: BTreeMap<PathBuf, Done>,
     /// The version that `hand` was said to hold.
     hand: Option<String>,
+    pub(super) marks: Marks,
     _other: Mounted,
     _dir: Option<tempfile::TempDir>,
 }
@@ -50,6 +55,7 @@ pub(super) struct Step {
 /// All steps, in an order in which each finds what it needs.
 pub(super) const STEPS: &[Step] = &[
     Step { name: "update", ask: |world| world.update(true), done: World::at_newest, again: false },
+    Step { name: "another recipe", ask: World::change_recipe, done: World::made_anew, again: false },
     Step { name: "wrong bytes", ask: |world| world.update(false), done: World::at_newest, again: false },
     Step { name: "pin", ask: World::pin, done: World::at_older, again: true },
     Step { name: "unpin", ask: World::unpin, done: World::at_newest, again: true },
@@ -132,9 +138,13 @@ impl World {
             node,
             watch,
             pods,
+            document,
             newest: 1,
+            recipes: 0,
+            recipe_before: Value::Null,
             done: BTreeMap::new(),
             hand: None,
+            marks: Marks::OnTarget,
             _other: other,
             _dir: Some(dir),
         };
@@ -199,6 +209,27 @@ impl World {
             self.releases.publish(&name, &archive);
         }
         self.body("POST", "/v1/artifacts/app/refresh", None).map(drop)
+    }
+
+    /// One that takes the same entries: what it makes of the newest version takes that one's place.
+    fn change_recipe(&mut self) -> Result<(), String> {
+        self.recipe_before = self.recipe();
+        self.recipes += 1;
+        let unpack = format!("{{stripComponents: 1, exclude: [nothing-{}]}}", self.recipes);
+        self.node.write_config("app.yaml", &self.document.replace("{stripComponents: 1}", &unpack));
+        Ok(())
+    }
+
+    /// Under which the newest version on the node was made.
+    fn recipe(&self) -> Value {
+        let manifest = self.node.store().join("versions/app").join(version(self.newest)).join("manifest.json");
+        let manifest = fs::read(manifest).ok().and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+        manifest.map_or(Value::Null, |manifest| manifest["recipe"].clone())
+    }
+
+    fn made_anew(&self) -> bool {
+        let recipe = self.recipe();
+        !recipe.is_null() && recipe != self.recipe_before && self.at_newest()
     }
 
     fn at(&self, number: u32) -> bool {
