@@ -1,5 +1,6 @@
 //! The swap of a whole directory in one rename. It is not synced: file systems keep the order of what is done to names,
-//! so a power loss leaves the old tree or the new one, and a sync would make each pod wait for the disk's whole journal.
+//! so a power loss leaves the old tree's names or the new one's (bytes that are copied are not synced either), and a sync
+//! would make each pod wait for the disk's whole journal.
 
 use rustix::io::Errno;
 

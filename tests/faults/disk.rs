@@ -1,5 +1,5 @@
 //! Errors from the disk: every call by which a daemon or a client changes files is made to fail, one place after the other, by every
-//! error that disks give, once and for a while.
+//! error that disks give, once, and by one of them for a while.
 //!
 //! First each step is made without errors, and its calls are noted: a call site is a step, a call and a path. Of calls
 //! that a step makes several times at one path, as the writes of one file, the first and the last are made to fail. After

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::world::{World, archive, version};
+use super::world::{World, archive, held, version};
 use crate::fixture::scratch;
 use crate::fixture::system::run;
 use crate::volatile_disk::Seen;
@@ -54,24 +55,32 @@ pub(super) struct Done {
 }
 
 impl World {
-    /// What is wrong with what is visible. What is just being removed or seeded is looked at again, for a while.
-    pub(super) fn wrong(&self, patience: std::time::Duration) -> Vec<String> {
-        let mut wrong = Vec::new();
-        super::until(patience, || {
-            wrong = self.look();
-            wrong.is_empty()
-        });
-        wrong
+    /// What is wrong with what is visible. What is just being removed or seeded is looked at again, for a while, and what
+    /// was another afterwards for as long as it takes.
+    pub(super) fn wrong(&self, patience: Duration) -> Vec<String> {
+        const LOOKS: usize = 3;
+        let (began, mut looks) = (Instant::now(), 0);
+        loop {
+            looks += 1;
+            let before = self.state();
+            let wrong = self.look(before.as_ref());
+            let late = began.elapsed();
+            let stands = before.as_ref().map(visible) == self.state().as_ref().map(visible);
+            if wrong.is_empty() || late > super::PATIENCE || (stands && looks >= LOOKS && late >= patience) {
+                return wrong;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
-    fn look(&self) -> Vec<String> {
+    fn look(&self, state: Option<&Value>) -> Vec<String> {
         let mut wrong = Vec::new();
         // What a command said to be done is, whether the daemon answers or not.
         for (target, done) in &self.done {
             compare_target(target, done, self.marks, &mut wrong);
         }
-        let Some(state) = self.state() else { return wrong };
-        for name in self.held() {
+        let Some(state) = state else { return wrong };
+        for name in held(state) {
             let place = self.node.tree("app", &name);
             compare(&of_version(&name).stored, &place, 0o7777, &mut wrong);
         }
@@ -79,7 +88,7 @@ impl World {
             let answer = self.node.get("/v1/artifacts/app/versions/current/files/VERSION");
             // Another may be current by now.
             let body = answer.text();
-            if answer.status != 200 || (body != current && !self.held().contains(&body)) {
+            if answer.status != 200 || (body != current && !held(state).contains(&body)) {
                 wrong.push(format!("served as {current}: {} {body}", answer.status));
             }
         }
@@ -92,6 +101,11 @@ impl World {
         }
         wrong
     }
+}
+
+/// What of a state is visible on the disk.
+fn visible(state: &Value) -> (Value, Vec<String>, Value) {
+    (state["current"].clone(), held(state), state["seeds"].clone())
 }
 
 /// Where targets have their marks.

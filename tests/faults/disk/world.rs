@@ -94,6 +94,12 @@ pub(super) fn archive(number: u32) -> Vec<u8> {
         .tgz()
 }
 
+/// Names of the versions that a state tells of.
+pub(super) fn held(state: &Value) -> Vec<String> {
+    let versions = state["versions"].as_array().cloned().unwrap_or_default();
+    versions.iter().map(|v| v["version"].as_str().unwrap().to_owned()).collect()
+}
+
 /// A file system in memory, on a directory.
 struct Mounted(PathBuf);
 
@@ -258,8 +264,7 @@ impl World {
 
     /// Names of the versions on the node.
     pub(super) fn held(&self) -> Vec<String> {
-        let versions = self.state().and_then(|state| state["versions"].as_array().cloned()).unwrap_or_default();
-        versions.iter().map(|v| v["version"].as_str().unwrap().to_owned()).collect()
+        self.state().as_ref().map(held).unwrap_or_default()
     }
 
     fn pin(&mut self) -> Result<(), String> {
