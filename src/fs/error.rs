@@ -54,6 +54,11 @@ impl Error {
         self.is_one_of(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::INTR, Errno::AGAIN])
     }
 
+    /// Somebody keeps it from being opened for the moment, as by a lease: no word on what it holds.
+    pub fn is_busy(&self) -> bool {
+        self.is_one_of(&[rustix::io::Errno::AGAIN])
+    }
+
     /// No such thing is there: nothing is, or what the path leads through is no directory.
     pub fn leads_nowhere(&self) -> bool {
         use rustix::io::Errno;

@@ -144,3 +144,15 @@ fn what_moves_away_while_it_is_opened_is_there_or_not_found() {
         assert!(odd.is_none(), "{odd:?}");
     });
 }
+
+#[test]
+fn a_file_that_somebody_has_a_lease_on_is_told_as_busy_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.write_atomic(&path("f"), b"x", 0o644).unwrap();
+    let lease = Leased::new(&dir.path().join("f"));
+    let error = held.open_file(&path("f")).unwrap_err();
+    assert!(error.is_busy() && error.is_passing(), "{error:?}");
+    drop(lease);
+    assert_eq!(held.read(&path("f"), 1).unwrap(), b"x");
+}
