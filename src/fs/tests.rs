@@ -92,6 +92,18 @@ fn metadata_is_set_as_asked_and_copies_are_equal() {
 }
 
 #[test]
+fn a_mode_is_set_on_what_is_there_and_not_through_a_symlink() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.write_atomic(&path("file"), b"", 0o600).unwrap();
+    held.symlink(b"file", &path("link")).unwrap();
+    let _ = held.set_mode(&path("link"), 0o777);
+    assert_eq!(held.stat(&path("file")).unwrap().unwrap().mode, 0o600);
+    held.set_mode(&path("file"), 0o640).unwrap();
+    assert_eq!(held.stat(&path("file")).unwrap().unwrap().mode, 0o640);
+}
+
+#[test]
 fn exchange_swaps_and_noreplace_refuses() {
     let dir = tempfile::tempdir().unwrap();
     let held = Dir::open(dir.path()).unwrap();
