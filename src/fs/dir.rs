@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -260,12 +261,21 @@ impl Dir {
 
     /// The names in this directory, in no order.
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        self.each_entry(|entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Calls `each` on the names in this directory until it breaks off: there may be as many as somebody likes.
+    pub fn each_entry(&self, mut each: impl FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
         let fail = |e| Error::new("list directory", &self.path, e);
         // A handle of its own: the position in a directory belongs to the open file.
         let own = self.reopen()?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut listing = RawDir::new(own.as_fd(), buffer.spare_capacity_mut());
-        let mut entries = Vec::new();
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_bytes();
@@ -280,9 +290,11 @@ impl Dir {
                 },
                 known => known.into(),
             };
-            entries.push(DirEntry { name, kind });
+            if each(DirEntry { name, kind }).is_break() {
+                break;
+            }
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// Renames `from` below this directory to `to` below `to_dir`.
