@@ -10,6 +10,7 @@
 )]
 
 mod at_once;
+mod attribute;
 mod beneath;
 mod chain;
 #[cfg(test)]
