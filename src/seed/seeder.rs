@@ -134,7 +134,7 @@ impl Seeder {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
         let records = Records::open(store.root())?;
-        let (busy, retired, looking) = (Busy::default(), Retired::default(), Arc::default());
+        let (busy, retired, looking) = (Busy::default(), Retired::new(store.clone()), Arc::default());
         Ok(Self { root: dir, grounds, store, records, busy, retired, looking })
     }
 
@@ -301,7 +301,7 @@ impl Seeder {
         let moved = held_in.rename(&name, &aside, &hidden, Rename::NoReplace);
         fail_point("seed.retire.after-rename");
         match moved {
-            Ok(()) => self.retired.add(aside, hidden),
+            Ok(()) => self.retired.add_in_store(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
             Err(_) => self.retired.add(held_in, name),
         }
