@@ -3,11 +3,19 @@
 //! The peer proves its right to the directory by holding it open through a mount that may be written, and by owning it.
 //! It may go on changing what is in it at any time, so that nothing found there by name is believed later on.
 
-use super::Peer;
 use super::standing::{kind_words, satisfies};
 use crate::fs::{Kind, LinkMode, Stat};
 use crate::intent::Link;
 use crate::store::Entry;
+
+/// Who asks over the Unix socket, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
 
 /// All that is known of the directory and of who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

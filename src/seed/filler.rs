@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::build::{Pair, TOP_MODE, build};
 use super::entry::{Maker, Owners};
-use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, are_owners_mapped, barred, decide};
+use super::fill::{Facts, Holds, Peer, Reached, Receive, Refusal, Step, are_owners_mapped, barred, decide};
 use super::filled::{Filled, short};
 use super::hidden::Hidden;
 use super::mark::{Mark, Marks as _, OnTargets};
@@ -27,15 +27,6 @@ use crate::store::{Entry, EntryType, Manifest, Version};
 
 /// Bytes that are read of a peer's list of what is ours among its own.
 const OWNED_LIMIT: u64 = 32 << 20;
-
-/// Who asks over the Unix socket, as the kernel says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-}
 
 /// What is asked for.
 #[derive(Debug, Clone)]

@@ -48,9 +48,9 @@ mod unread;
 
 pub use error::SeedError;
 pub(crate) use fetched::{entries_of, first_difference, restore_modes};
-pub use fill::{Receive, Refusal};
+pub use fill::{Peer, Receive, Refusal};
 pub use filled::Filled;
-pub use filler::{FillError, FillRequest, Filling, Peer};
+pub use filler::{FillError, FillRequest, Filling};
 pub use ladder::{Next, Rung, Why, next_rung};
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
 pub(crate) use place::{Place, same_inode};
