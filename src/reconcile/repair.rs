@@ -145,11 +145,15 @@ impl Shared {
     pub(super) fn take_out(&self, version: &Version, check: &'static str, what: &str) -> Result<bool, StoreError> {
         let head = version.head();
         let reason = Reason::new(check, &Damaged { what: what.to_owned() });
-        if !self.store.quarantine_damaged(version, &reason)? {
-            return Ok(false);
-        }
-        tracing::error!(artifact = %head.artifact, version = %head.version, check, what,
-            "version is damaged: put into quarantine, fetched again");
+        self.store.quarantine_damaged(version, &reason, || {
+            tracing::error!(artifact = %head.artifact, version = %head.version, check, what,
+                "version is damaged: put into quarantine, fetched again");
+            self.to_be_repaired(head);
+        })
+    }
+
+    /// A version is to be had again: nobody is to see it gone, and not this.
+    fn to_be_repaired(&self, head: &Arc<ManifestHead>) {
         self.counts.damaged.inc();
         let mut world = self.world();
         world.repairs.add(head.clone());
@@ -159,7 +163,6 @@ impl Shared {
         }
         drop(world);
         self.changed();
-        Ok(true)
     }
 
     /// The same for whoever cannot do anything about a failure: it is tried again later.

@@ -70,8 +70,13 @@ impl Store {
     }
 
     /// The same for a version found damaged while it was open; `false` when that very directory is out of service
-    /// already, by whoever found it too.
-    pub fn quarantine_damaged(&self, version: &Version, reason: &Reason) -> Result<bool, StoreError> {
+    /// already, by whoever found it too. Then all is `noted`, before anybody can switch to another one or find it so.
+    pub fn quarantine_damaged(
+        &self,
+        version: &Version,
+        reason: &Reason,
+        noted: impl FnOnce(),
+    ) -> Result<bool, StoreError> {
         let (artifact, name) = (&version.head().artifact, &version.head().version);
         // Nothing else comes there between the look and the step.
         let alone = lock(&self.switching);
@@ -87,7 +92,9 @@ impl Store {
             Err(e) => return Err(e.into()),
         }
         self.put_aside(artifact, name, reason)?;
+        noted();
         drop(alone);
+        // May take long.
         self.tidy();
         Ok(true)
     }
