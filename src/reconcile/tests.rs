@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, VersionWish, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -241,6 +241,41 @@ async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
     assert_eq!((found[0].repairing, found[0].report.damaged), (true, 1));
     node.reconciler.wait_for_repair(&name, &version, LONG).await.unwrap();
     assert_eq!(node.reconciler.verify(&name, None, false).await.unwrap()[0].report.damaged, 0);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_repair_leaves_the_next_one_to_be_done() {
+    let node = Running::start("", Running::fetcher());
+    let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
+    let shared = &node.reconciler.shared;
+    let head = shared.store.head(&name, &version).unwrap();
+    // Nothing is done for it by itself.
+    shared.world().tracked.get_mut(&name).unwrap().facts.busy = true;
+    let damage = || {
+        let opened = shared.store.open_version(&name, &version).unwrap();
+        assert!(shared.take_out(&opened, "verify", "bad").unwrap());
+    };
+    damage();
+    let artifact = shared.world().catalog.artifacts[&name].clone();
+    let (wish, resolution) = (VersionWish::Exact(version.clone()), {
+        let url = crate::acquire::Location::recorded(&head.source_url).unwrap();
+        crate::acquire::Resolution::recorded(&head, url)
+    });
+    for _ in 0..2 {
+        let mut turn = shared.turn(&name).await;
+        let made = shared.fetch_and_publish(&artifact, &wish, &resolution, Some(&head), &mut turn, &node.cancel).await;
+        made.unwrap();
+        damage();
+    }
+    // The first of the three, which is found to be over only now.
+    shared.note_repaired(&head);
+    assert_eq!((shared.counts.repaired.get(), shared.store.pending_repairs().len()), (0, 1));
+    let mut turn = shared.turn(&name).await;
+    shared.fetch_and_publish(&artifact, &wish, &resolution, Some(&head), &mut turn, &node.cancel).await.unwrap();
+    shared.note_repaired(&head);
+    assert!(shared.world().repairs.holds(&name, &version), "here again, which another repair has to find");
+    assert_eq!(shared.store.pending_repairs().len(), 1);
     node.stop().await;
 }
 

@@ -129,14 +129,20 @@ impl Store {
         found.inspect_err(|error| self.sizes.passed_over(error)).ok()
     }
 
-    /// Notes that a version in quarantine is on the node again, seeds and all.
-    pub fn repaired(&self, head: &ManifestHead) -> fs::Result<()> {
+    /// Notes that a version in quarantine is on the node again, seeds and all, or need not be, if that `is_so`: this is asked
+    /// while nothing else is put there. Whether it was.
+    pub fn repaired(&self, head: &ManifestHead, is_so: impl FnOnce() -> bool) -> fs::Result<bool> {
+        let _alone = lock(&self.switching);
+        if !is_so() {
+            return Ok(false);
+        }
         let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
         let place = parent.open_dir(&head.version.as_component())?;
         fail_point("store.quarantine.before-repaired");
         place.remove_tree(&own("repair.json"))?;
         fail_point("store.quarantine.after-repaired");
-        place.sync()
+        place.sync()?;
+        Ok(true)
     }
 
     /// Where the archive of a version in quarantine is, if it was kept.

@@ -324,7 +324,9 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     assert_eq!(store.pending_repairs().len(), 1, "what is to be had again is needed");
     let before = store.open_version(&artifact(), &version("1")).unwrap();
     publish(&store, "2", b"two");
-    store.repaired(&pending[0]).unwrap();
+    assert!(!store.repaired(&pending[0], || false).unwrap());
+    assert_eq!(store.pending_repairs().len(), 1, "it is another repair by now");
+    assert!(store.repaired(&pending[0], || true).unwrap());
     assert!(store.pending_repairs().is_empty());
     store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap();
     assert_eq!(store.quarantined(), 0);
