@@ -220,7 +220,7 @@ impl Shared {
 
 impl super::tracked::Tracked {
     /// Ends the step of the source that is under way; what comes of it is not heard.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.step.cancel();
         self.step = self.cancel.child_token();
         // Who waits for its answer has it: there is none.

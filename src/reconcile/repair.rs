@@ -58,13 +58,28 @@ impl Repairs {
         self.0.entry(head.artifact.clone()).or_default().insert(head.version.clone(), repair);
     }
 
+    /// Artifacts of which there are any.
+    pub(super) fn artifacts(&self) -> impl Iterator<Item = &ArtifactName> {
+        self.0.keys()
+    }
+
+    /// What is to be had again of an artifact.
+    pub(super) fn heads(&self, name: &ArtifactName) -> impl Iterator<Item = &Arc<ManifestHead>> {
+        self.of_artifact(name).map(|repair| &repair.head)
+    }
+
+    /// What this version was, where it is to be had again.
+    pub(super) fn head(&self, name: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
+        Some(self.0.get(name)?.get(version)?.head.clone())
+    }
+
     /// The one of this very version: what was published anew since, and found damaged too, is another.
-    fn is_of(&self, head: &Arc<ManifestHead>) -> bool {
+    pub(super) fn is_of(&self, head: &Arc<ManifestHead>) -> bool {
         let repair = self.0.get(&head.artifact).and_then(|of| of.get(&head.version));
         repair.is_some_and(|repair| Arc::ptr_eq(&repair.head, head))
     }
 
-    fn remove(&mut self, head: &Arc<ManifestHead>) {
+    pub(super) fn remove(&mut self, head: &Arc<ManifestHead>) {
         if self.is_of(head)
             && let Some(of) = self.0.get_mut(&head.artifact)
         {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, VersionWish, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, VersionName, VersionWish, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -36,6 +36,16 @@ impl Running {
     }
 
     fn start_on(root: tempfile::TempDir, store: Arc<Store>, spec: &str, fetcher: Fetcher) -> Self {
+        Self::start_within(None, root, store, spec, fetcher)
+    }
+
+    fn start_within(
+        max_bytes: Option<u64>,
+        root: tempfile::TempDir,
+        store: Arc<Store>,
+        spec: &str,
+        fetcher: Fetcher,
+    ) -> Self {
         let at = |name: &str| root.path().join(name);
         std::fs::create_dir(at("config")).unwrap();
         std::fs::write(at("config/bytes"), "bytes").unwrap();
@@ -44,7 +54,7 @@ impl Running {
         let catalog = load_catalog(&at("config")).unwrap();
         assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
+        let limits = crate::store::Limits { max_bytes, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
         let filled = vec![];
         let renderer = crate::seed::Renderer::new("node".into(), Default::default());
@@ -67,6 +77,32 @@ impl Running {
 
     async fn wait(&self) -> Result<ArtifactState, WaitError> {
         self.reconciler.wait(&"thing".parse().unwrap(), None, LONG).await
+    }
+
+    /// A node with a version that is leased by `job` and damaged, and whose source has another one now, which is current.
+    async fn with_damaged(max_bytes: Option<u64>, spec: &str, bytes: usize) -> (Self, VersionName) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&root.path().join("store")).unwrap());
+        let node = Self::start_within(max_bytes, root, store, spec, Self::fetcher());
+        let source = node.root.path().join("config/bytes");
+        std::fs::write(&source, vec![7; bytes]).unwrap();
+        let name = "thing".parse().unwrap();
+        let damaged = node.reconciler.refresh_and_wait(&name, LONG).await.unwrap().current.unwrap();
+        node.reconciler.lease(&name, Some(damaged.clone()), &"job".parse().unwrap(), LONG).await.unwrap();
+        std::fs::write(&source, "other bytes").unwrap();
+        let current = node.reconciler.refresh_and_wait(&name, LONG).await.unwrap().current;
+        assert_ne!(current.as_ref(), Some(&damaged));
+        let opened = node.reconciler.shared.store.open_version(&name, &damaged).unwrap();
+        assert!(node.reconciler.shared.take_out(&opened, "verify", "bad").unwrap());
+        node.reconciler.wait_for_repair(&name, &damaged, LONG).await.unwrap();
+        (node, damaged)
+    }
+
+    fn is_to_be_repaired(&self, version: &VersionName) -> bool {
+        let shared = &self.reconciler.shared;
+        let holds = shared.world().repairs.holds(&"thing".parse().unwrap(), version);
+        assert_eq!(holds, shared.store.pending_repairs().iter().any(|head| head.version == *version));
+        holds
     }
 
     async fn stop(self) {
@@ -276,6 +312,61 @@ async fn the_end_of_a_repair_leaves_the_next_one_to_be_done() {
     shared.note_repaired(&head);
     assert!(shared.world().repairs.holds(&name, &version), "here again, which another repair has to find");
     assert_eq!(shared.store.pending_repairs().len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_version_that_nobody_wants_any_more_is_not_had_again() {
+    let (node, version) = Running::with_damaged(None, "  retain: {versions: 1, for: 0s}\n", 1000).await;
+    let name = "thing".parse().unwrap();
+    node.reconciler.collect(false).await.unwrap();
+    assert!(node.is_to_be_repaired(&version), "somebody has a lease on it");
+    assert!(node.reconciler.state(&name).unwrap().last_error.is_some());
+    node.reconciler.drop_lease(&name, &"job".parse().unwrap()).await.unwrap();
+    node.reconciler.collect(true).await.unwrap();
+    node.reconciler.collect(false).await.unwrap();
+    assert!(!node.is_to_be_repaired(&version));
+    let state = node.reconciler.state(&name).unwrap();
+    assert_eq!((state.last_error, state.versions.len()), (None, 1));
+    assert_ne!(node.reconciler.shared.store.quarantined_spare(), 0, "it may be looked at for a week");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_version_is_removed_on_demand() {
+    let (node, version) = Running::with_damaged(None, "", 1000).await;
+    let name = "thing".parse().unwrap();
+    let removed = node.reconciler.remove_version(&name, &version, false).await;
+    assert!(matches!(&removed, Err(RemoveError::Claimed { why, .. }) if why.contains("job")), "{removed:?}");
+    assert!(node.is_to_be_repaired(&version));
+    let removed = node.reconciler.remove_version(&name, &version, true).await.unwrap();
+    assert_eq!((removed.fate, removed.version == version), (Verdict::Removed, true));
+    assert!(removed.bytes >= 1000, "{}", removed.bytes);
+    assert!(!node.is_to_be_repaired(&version));
+    let again = node.reconciler.remove_version(&name, &version, true).await;
+    assert!(matches!(again, Err(RemoveError::Store(crate::store::StoreError::NoVersion { .. }))), "{again:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_version_that_is_kept_only_makes_room() {
+    const MIB: usize = 1 << 20;
+    let (node, version) = Running::with_damaged(Some(10 * MIB as u64), "", 4 * MIB).await;
+    let shared = &node.reconciler.shared;
+    let ask = || {
+        let shared = shared.clone();
+        tokio::task::spawn_blocking(move || {
+            shared.promise(&"other".parse().unwrap(), 8 * MIB as u64, crate::store::Taken::default())
+        })
+    };
+    ask().await.unwrap().unwrap_err();
+    assert!(node.is_to_be_repaired(&version), "somebody has a lease on it");
+    node.reconciler.drop_lease(&"thing".parse().unwrap(), &"job".parse().unwrap()).await.unwrap();
+    node.reconciler.collect(false).await.unwrap();
+    assert!(node.is_to_be_repaired(&version), "there is room, and it is kept");
+    ask().await.unwrap().unwrap();
+    assert!(!node.is_to_be_repaired(&version));
+    assert_eq!(shared.store.quarantined(), 0);
     node.stop().await;
 }
 

@@ -136,8 +136,12 @@ impl Store {
         if !is_so() {
             return Ok(false);
         }
-        let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
-        let place = parent.open_dir(&head.version.as_component())?;
+        let parent = self.quarantine.open_dir(&head.artifact.as_component());
+        let place = match parent.and_then(|parent| parent.open_dir(&head.version.as_component())) {
+            // Somebody has cleared it away.
+            Err(error) if error.is_not_found() => return Ok(true),
+            place => place?,
+        };
         fail_point("store.quarantine.before-repaired");
         place.remove_tree(&own("repair.json"))?;
         fail_point("store.quarantine.after-repaired");
