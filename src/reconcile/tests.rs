@@ -265,6 +265,52 @@ async fn nobody_waits_for_what_no_document_declares_any_more() {
     node.stop().await;
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_pin_that_is_taken_back_is_nobody_elses() {
+    use std::sync::mpsc::sync_channel;
+
+    let node = Running::start("", Running::fetcher());
+    let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
+    std::fs::remove_file(node.root.path().join("config/thing.yaml")).unwrap();
+    assert!(node.reconciler.set_catalog(load_catalog(&node.root.path().join("config")).unwrap()));
+    let (shared, current) = (&node.reconciler.shared, node.root.path().join("store/current/thing"));
+    let (first_is_there, first) = sync_channel(1);
+    let (go_on, stopped) = sync_channel(1);
+    let stopped = std::sync::Mutex::new(stopped);
+    // A link cannot take the place of a directory.
+    let stop = move || match std::thread::current().name() {
+        Some("first pin") => {
+            std::fs::remove_file(&current).unwrap();
+            std::fs::create_dir_all(current.join("in the way")).unwrap();
+            first_is_there.send(()).unwrap();
+            stopped.lock().unwrap().recv_timeout(LONG).unwrap();
+        }
+        Some("second pin") => std::fs::remove_dir_all(&current).unwrap(),
+        _ => {}
+    };
+    fail::cfg_callback("store.current.before-switch", stop).unwrap();
+    std::thread::scope(|scope| {
+        let pin = |called: &str| {
+            let (name, version) = (&name, &version);
+            let thread = std::thread::Builder::new().name(called.into());
+            thread.spawn_scoped(scope, move || shared.pin(name, version, true)).unwrap()
+        };
+        let one = pin("first pin");
+        first.recv_timeout(LONG).unwrap();
+        let (tell, told) = sync_channel(1);
+        let other = pin("second pin");
+        scope.spawn(move || tell.send(other.join().unwrap()));
+        told.recv_timeout(Duration::from_millis(200)).unwrap_err();
+        go_on.send(()).unwrap();
+        one.join().unwrap().unwrap_err();
+        assert!(told.recv_timeout(LONG).unwrap().unwrap());
+    });
+    fail::remove("store.current.before-switch");
+    assert_eq!(shared.store.pin_of(&name), Some(version));
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
     let node = Running::start("", Running::fetcher());
