@@ -14,7 +14,7 @@ use super::layout::{lock, own};
 use super::sizes::entries;
 use super::{Age, Store};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
-use crate::intent::{ArtifactName, MinFree};
+use crate::intent::{ArtifactName, MinFree, VersionName};
 
 /// How long what is in quarantine is kept for somebody to look at.
 const QUARANTINE_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -214,6 +214,17 @@ impl Store {
     pub fn quarantined(&self) -> u64 {
         let entries = self.sizes.entries(&self.quarantine);
         entries.iter().fold(0, |sum, entry| sum.saturating_add(self.sizes.size_of(&self.quarantine, entry)))
+    }
+
+    /// Bytes of what is in quarantine under a version's name.
+    pub fn quarantined_version(&self, artifact: &ArtifactName, version: &VersionName) -> u64 {
+        match self.quarantine.open_dir(&artifact.as_component()) {
+            Ok(dir) => self.sizes.size_of(&dir, &fs::DirEntry { name: version.as_component(), kind: Kind::Dir }),
+            Err(error) => {
+                self.sizes.passed_over(&error);
+                0
+            }
+        }
     }
 
     /// Bytes in quarantine that may go: all but versions that are still to be had again.
