@@ -53,6 +53,11 @@ impl Error {
         is_passing(&self.source)
     }
 
+    /// Somebody keeps it from being opened for the moment, as by a lease: no word on what it holds.
+    pub fn is_busy(&self) -> bool {
+        self.is_one_of(&[rustix::io::Errno::AGAIN])
+    }
+
     /// No such thing is there: nothing is, or what the path leads through is no directory.
     pub fn leads_nowhere(&self) -> bool {
         use rustix::io::Errno;

@@ -68,7 +68,7 @@ pub(super) fn settle(inside: &Inside, staged: Staged, version: &VersionName) -> 
     let earlier = Head::of(target)?.and_then(|head| head.previous);
     let previous = current_tree(target)?;
     fail_point("seed.symlink.before-list");
-    Head::new(target, Swap::Symlink, false, previous.clone())?.write(target, &before.and(&names))?;
+    Head::new(target, Swap::Symlink, false, previous.clone())?.write_both(target, before, &names)?;
     fail_point("seed.symlink.after-list");
 
     let tree = tree_name(version);
