@@ -143,10 +143,11 @@ impl Seeder {
         self.grounds.target(given)
     }
 
-    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in. Theirs may lie on what
+    /// never answers: no server is asked about it.
     pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
         let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
-        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+        match (own.and_then(|own| own.stat_unsynced()), parent.stat_unsynced()) {
             (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
             // A directory that cannot be found is not that one.
             _ => false,
