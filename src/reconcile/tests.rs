@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, Link, ScrubSettings, Swap, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
@@ -176,6 +176,30 @@ async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
     shared.mend_seed(&artifact, &repaired, &"mine".parse().unwrap()).await.unwrap();
     let state = node.reconciler.state(&name).unwrap();
     assert_eq!(state.seeds[0].version, Some(seeded.version));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_seed_declared_targets_only_has_them_as_the_document_says() {
+    let declared = "  seeds: [{target: copied, link: copy, swap: exchange}, {target: open}]\n";
+    let node = Running::start(declared, Running::fetcher());
+    node.wait().await.unwrap();
+    let pods = |target: &str| SeedAsk { declared_only: true, ..ask(target) };
+    let seed = async |ask| node.reconciler.seed(ask, Arc::default()).await;
+    for link in [None, Some(Link::Auto), Some(Link::Copy)] {
+        let seeded = seed(SeedAsk { link, ..pods("copied") }).await.unwrap();
+        assert_eq!(seeded.mode, crate::fs::LinkMode::Copy, "{link:?}");
+    }
+    let linked = SeedAsk { link: Some(Link::Hardlink), ..pods("copied") };
+    assert!(matches!(seed(linked.clone()).await, Err(SeedAskError::OtherLink { .. })));
+    let symlinked = SeedAsk { swap: Some(Swap::Symlink), ..pods("copied") };
+    assert!(matches!(seed(symlinked).await, Err(SeedAskError::OtherSwap { .. })));
+    let copies = std::fs::metadata(node.root.path().join("seeds/copied/bytes")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&copies), 1);
+    // What the document leaves open is the caller's to say, and all is an operator's.
+    for ask in [SeedAsk { link: Some(Link::Hardlink), ..pods("open") }, SeedAsk { declared_only: false, ..linked }] {
+        assert_eq!(seed(ask).await.unwrap().mode, crate::fs::LinkMode::Hardlink);
+    }
     node.stop().await;
 }
 
