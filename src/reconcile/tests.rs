@@ -16,6 +16,9 @@ use crate::store::Store;
 
 const LONG: Duration = Duration::from_secs(60);
 
+#[path = "../../tests/it/fixture/hung.rs"]
+mod hung;
+
 struct Running {
     root: tempfile::TempDir,
     reconciler: Reconciler,
@@ -67,6 +70,10 @@ impl Running {
 
     async fn wait(&self) -> Result<ArtifactState, WaitError> {
         self.reconciler.wait(&"thing".parse().unwrap(), None, LONG).await
+    }
+
+    async fn wait_for_use_of_all(&self) {
+        self.reconciler.wait_for_use(&"thing".parse().unwrap(), LONG).await.unwrap();
     }
 
     async fn stop(self) {
@@ -201,6 +208,34 @@ async fn who_may_seed_declared_targets_only_has_them_as_the_document_says() {
         assert_eq!(seed(ask).await.unwrap().mode, crate::fs::LinkMode::Hardlink);
     }
     node.stop().await;
+}
+
+/// Waits until it is so.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// It mounts: run as root.
+#[tokio::test]
+async fn a_declared_target_that_does_not_answer_keeps_no_other_from_being_followed_nor_seeds_from_being_noted() {
+    let node = Running::start("  seeds: [{target: far/data}, {target: near/data}]\n", Running::fetcher());
+    node.wait_for_use_of_all().await;
+    let at = |name: &str| node.root.path().join(name);
+    let far = hung::Hung::at(&at("seeds/far"), Vec::new());
+    far.hang(true);
+    until("the target to be looked at", || far.waiting() > 0).await;
+    crate::fs::Dir::open(&at("seeds/near")).unwrap().remove_tree(&"data".parse().unwrap()).unwrap();
+    until("the other to be seeded again", || at("seeds/near/data").is_dir()).await;
+    node.reconciler.seed(ask("by-hand"), Arc::default()).await.unwrap();
+    let noted = || std::fs::read_to_string(at("store/seeds.json")).is_ok_and(|seeds| seeds.contains("by-hand"));
+    until("it to be noted", noted).await;
+    far.hang(false);
+    node.stop().await;
+    drop(far);
 }
 
 #[tokio::test]

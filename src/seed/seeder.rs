@@ -34,8 +34,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// goes on: what both stage is theirs alone, and a swap that is torn by another is ended by the next seed.
 const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
 
-/// How long all targets are looked at: far longer than any disk takes for it.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long targets are looked at: far longer than any disk takes for it.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
