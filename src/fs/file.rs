@@ -1,8 +1,9 @@
 //! Metadata of open files, set by descriptor, and durability of their content.
 
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 
-use rustix::fs::{self as sys, AtFlags, Mode, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -63,12 +64,29 @@ impl Dir {
         apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
     }
 
-    /// Sets the permission bits of a file or socket in a directory that only its owner writes to: a symlink put in its
-    /// place would be followed.
+    /// Sets the permission bits of a file in a directory that only its owner writes to: a symlink put in its place would be
+    /// followed.
     pub fn set_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.locate("set mode of", rel)?;
         sys::chmodat(&*parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
             .map_err(|e| self.error("set mode of", rel, e))
+    }
+
+    /// Sets the permission bits of a socket, and of nothing else: others may write to its directory, and put a symlink there at
+    /// any time.
+    pub fn set_socket_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
+        let (parent, name) = self.locate("set mode of", rel)?;
+        let set = || {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let held = sys::openat(&*parent, name, flags, Mode::empty())?;
+            let kind = sys::FileType::from_raw_mode(sys::fstat(&held)?.st_mode);
+            if kind != sys::FileType::Socket {
+                return Err(Errno::NOTSOCK);
+            }
+            // What is open as a path alone has no other way to it.
+            sys::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::from_raw_mode(mode))
+        };
+        set().map_err(|e| self.error("set mode of", rel, e))
     }
 
     /// Sets owner, mode and times of this directory.
