@@ -342,8 +342,10 @@ impl Default for Limits {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Owner {
     /// User.
+    #[schemars(range(max = 4_294_967_294_u32))]
     pub uid: u32,
     /// Group.
+    #[schemars(range(max = 4_294_967_294_u32))]
     pub gid: u32,
 }
 

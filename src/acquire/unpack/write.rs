@@ -18,7 +18,7 @@ use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
-use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta, fail_point};
+use crate::fs::{self, Chain, Dir, Meta, RelPath, Stat, apply_meta, fail_point};
 use crate::intent::Unpack;
 use crate::store::{Donors, Entry, EntryType, Wanted};
 
@@ -71,8 +71,9 @@ impl Ownership {
         if self.change { self.fixed.or(archived).unwrap_or(self.own) } else { self.own }
     }
 
-    /// Gives a file just made its metadata; its owner only where that is another one than it has.
-    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<()> {
+    /// Gives a file just made its metadata, its owner only where that is another one than it has; and says which time it
+    /// has then.
+    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<Timestamp> {
         let mut meta = meta(node, *self);
         if meta.owner.is_some() {
             let made = match self.made {
@@ -84,7 +85,8 @@ impl Ownership {
             };
             meta.owner = meta.owner.filter(|owner| *owner != made);
         }
-        apply_meta(file, path.as_path(), &meta)
+        apply_meta(file, path.as_path(), &meta)?;
+        kept(node.mtime, || Dir::stat_file(file, path.as_path()).map(Some))
     }
 }
 
@@ -188,6 +190,7 @@ impl<'a> Writer<'a> {
                 let (dir, name) = self.chain.parent_of(path)?;
                 dir.symlink(target, &name)?;
                 dir.apply_symlink_meta(&name, &meta(&node, self.owners))?;
+                node.mtime = kept(node.mtime, || dir.stat(&name))?;
                 node.target = Some(target.clone());
             }
             (_, Some(link)) => {
@@ -206,12 +209,12 @@ impl<'a> Writer<'a> {
                 let holes = member.sparse.as_ref().map_or(0, Sparse::holes);
                 content.check_holes(holes).map_err(refused)?;
                 node.size = member.size;
-                node.sha256 = Some(match (self.donors, &member.sparse) {
+                match (self.donors, &member.sparse) {
                     (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
-                        self.share_or_write(donors, path, &node, content)?
+                        self.share_or_write(donors, path, &mut node, content)?;
                     }
-                    (_, sparse) => self.write_file(path, &node, sparse.as_ref(), content)?,
-                });
+                    (_, sparse) => self.write_file(path, &mut node, sparse.as_ref(), content)?,
+                }
                 content.count_holes(holes).map_err(refused)?;
             }
         }
@@ -250,10 +253,10 @@ impl<'a> Writer<'a> {
     fn write_file(
         &mut self,
         path: &RelPath,
-        node: &Node,
+        node: &mut Node,
         sparse: Option<&Sparse>,
         content: &mut Members,
-    ) -> Result<[u8; 32], UnpackError> {
+    ) -> Result<(), UnpackError> {
         let aside = if self.sets_room_aside { node.size } else { 0 };
         let mut out = Output::new(self.create(path)?, path, aside, self.progress);
         match sparse {
@@ -261,8 +264,9 @@ impl<'a> Writer<'a> {
             Some(sparse) => out.take_sparse(sparse, content)?,
         }
         let (file, sha256) = out.finish();
-        self.owners.finish(&file, path, node)?;
-        Ok(sha256)
+        node.sha256 = Some(sha256);
+        node.mtime = self.owners.finish(&file, path, node)?;
+        Ok(())
     }
 
     /// Shares a small file with a version on the node that has it, else writes it.
@@ -270,9 +274,9 @@ impl<'a> Writer<'a> {
         &mut self,
         donors: &Donors,
         path: &RelPath,
-        node: &Node,
+        node: &mut Node,
         content: &mut Members,
-    ) -> Result<[u8; 32], UnpackError> {
+    ) -> Result<(), UnpackError> {
         self.whole.clear();
         loop {
             let piece = content.content(u64::MAX)?;
@@ -287,13 +291,16 @@ impl<'a> Writer<'a> {
         let meta = meta(node, self.owners);
         let (dir, name) = self.chain.parent_of(path)?;
         let wanted = Wanted { path, sha256: &sha256, meta: Meta { owner: Some(node.owner), ..meta }, names: 0 };
-        if !donors.give(dir, &name, &wanted, &self.whole)? {
+        node.mtime = if donors.give(dir, &name, &wanted, &self.whole)? {
+            kept(node.mtime, || dir.stat(&name))?
+        } else {
             let mut file = dir.create_file(&name, 0o600)?;
             file.write_all(&self.whole).map_err(|e| fs::Error::new("write", path.as_path(), e))?;
-            self.owners.finish(&file, path, node)?;
-        }
+            self.owners.finish(&file, path, node)?
+        };
+        node.sha256 = Some(sha256);
         self.progress.add_unpacked(self.whole.len() as u64);
-        Ok(sha256)
+        Ok(())
     }
 
     /// Writes the single file of `format: none`: all that `content` has.
@@ -332,13 +339,15 @@ impl<'a> Writer<'a> {
         if !missing.is_empty() {
             return Err(UnpackError::Missing { paths: missing });
         }
-        let entries = self.tree.into_entries();
+        let mut entries = self.tree.into_entries();
         fail_point("acquire.unpack.before-directories");
-        for entry in entries.iter().rev().filter(|entry| entry.kind == EntryType::Dir) {
+        for entry in entries.iter_mut().rev().filter(|entry| entry.kind == EntryType::Dir) {
             let (dir, name) = self.chain.parent_of(&entry.path)?;
             let owner = self.owners.change.then_some((entry.uid, entry.gid));
             let meta = Meta { mode: entry.mode & ON_DISK, owner, mtime: seconds_and_nanos(entry.mtime) };
-            dir.open_dir(&name)?.apply_meta(&meta)?;
+            let dir = dir.open_dir(&name)?;
+            dir.apply_meta(&meta)?;
+            entry.mtime = kept(entry.mtime, || dir.stat_self().map(Some))?;
         }
         fail_point("acquire.unpack.after-directories");
         Ok((entries, self.bytes))
@@ -348,6 +357,16 @@ impl<'a> Writer<'a> {
 fn meta(node: &Node, owners: Ownership) -> Meta {
     let owner = owners.change.then_some(node.owner);
     Meta { mode: node.mode & ON_DISK, owner, mtime: seconds_and_nanos(node.mtime) }
+}
+
+/// The time that an entry has which was given this one, so that the manifest says what is there: not every file system
+/// has fractions of a second, none has every year, and all take what they have not silently.
+fn kept(given: Timestamp, stat: impl FnOnce() -> fs::Result<Option<Stat>>) -> fs::Result<Timestamp> {
+    // What all of them have.
+    if given.subsec_nanosecond() == 0 && (0..=i64::from(i32::MAX)).contains(&given.as_second()) {
+        return Ok(given);
+    }
+    Ok(stat()?.and_then(|stat| stat.mtime_timestamp()).unwrap_or(given))
 }
 
 /// As the system counts: the nanoseconds go forward, before the epoch too.
