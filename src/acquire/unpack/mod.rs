@@ -107,7 +107,7 @@ fn unpack_file(
         .and_then(|name| recipe.prefix.as_ref().map_or(Ok(name.clone()), |prefix| prefix.join(&name)))
         .map_err(|source| UnpackError::FileName { given: given.into(), source })?;
     writer.add_single(&path, &mut stream)?;
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, 0)?;
     Ok(Unpacked { entries, top_directory: None, bytes })
 }
 
@@ -125,11 +125,11 @@ fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result
         top.see(&member.path, member.kind == Kind::Dir);
         if let Verdict::Keep { path, target } = verdict {
             writer.add(&member, &path, target.as_ref(), &mut members)?;
-            // With the directories that only this entry tells of.
+            // With the directories that only this entry tells of, or the first name of its file.
             policy::check_entries(&recipe.limits, counted + writer.implied()).map_err(refused)?;
         }
     }
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, counted)?;
     if entries.is_empty() {
         return Err(UnpackError::Empty { seen });
     }

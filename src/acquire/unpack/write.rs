@@ -102,7 +102,7 @@ pub(super) struct Writer<'a> {
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
     bytes: u64,
-    /// What directories that no entry lists count for.
+    /// What directories that no entry lists count for, and the first names of files where a hard link is to another.
     implied: u64,
 }
 
@@ -127,7 +127,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// How many entries the directories made count for that no entry lists.
+    /// How many entries what is held counts for that stands in no entry: see the field.
     pub(super) fn implied(&self) -> u64 {
         self.implied
     }
@@ -195,6 +195,8 @@ impl<'a> Writer<'a> {
             }
             (_, Some(link)) => {
                 let (first, file) = self.tree.file(link).map_err(refused)?;
+                let names = (path.as_bytes().len() + first.as_bytes().len()) as u64;
+                self.implied += policy::weight(names).saturating_sub(policy::weight(member.names()));
                 // Two directories are needed at once, so both paths are resolved from the top.
                 let root = self.chain.top();
                 let link = || root.hard_link(&first, path);
@@ -329,8 +331,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Checks the whole and gives the directories their metadata, from the bottom up.
-    pub(super) fn finish(mut self, require: &[RelPath]) -> Result<(Vec<Entry>, u64), UnpackError> {
+    /// Checks the whole, entries that count for `counted`, and gives the directories their metadata, from the bottom up.
+    pub(super) fn finish(mut self, require: &[RelPath], counted: u64) -> Result<(Vec<Entry>, u64), UnpackError> {
         let is_there = |path: &RelPath| self.chain.top().stat(path).map(|found| found.is_some());
         if let Some((path, refusal)) = self.tree.escaping_symlink(is_there)? {
             return Err(UnpackError::refused(path, refusal));
@@ -339,7 +341,14 @@ impl<'a> Writer<'a> {
         if !missing.is_empty() {
             return Err(UnpackError::Missing { paths: missing });
         }
-        let mut entries = self.tree.into_entries();
+        let first = self.tree.first_names();
+        let mut counted = counted + self.implied;
+        for (path, more) in self.tree.grown_by(&first) {
+            counted += more;
+            let refused = |refusal| UnpackError::refused(path.as_bytes(), refusal);
+            policy::check_entries(&self.limits, counted).map_err(refused)?;
+        }
+        let mut entries = self.tree.into_entries(&first);
         fail_point("acquire.unpack.before-directories");
         for entry in entries.iter_mut().rev().filter(|entry| entry.kind == EntryType::Dir) {
             let (dir, name) = self.chain.parent_of(&entry.path)?;

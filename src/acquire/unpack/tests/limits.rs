@@ -71,6 +71,26 @@ fn entries_count_with_those_left_out_and_directories_not_listed() {
     assert_eq!(refusal(&archive, &recipe), ("2".into(), Refusal::Entries { limit: 4 }));
 }
 
+/// A hard link is held with the first name of its file, whichever of its names the archive has it name.
+#[test]
+fn the_first_names_of_files_count_with_their_links() {
+    let long = "n".repeat(200) + "/" + &"n".repeat(200);
+    let links = |mut tar: Tar, to: &str| {
+        for at in 0..100 {
+            tar = tar.hard_link(&format!("x{at}"), to);
+        }
+        tar.end()
+    };
+    let by_another =
+        Tar::default().pax(&[("path", &long)]).file("x", b"").pax(&[("linkpath", &long)]).hard_link("a", "x");
+    let by_a_later = Tar::default().file("z", b"").pax(&[("path", &long)]).hard_link("x", "z");
+    for (archive, entry) in [(links(by_another, "a"), "x72"), (links(by_a_later, "z"), "x46")] {
+        let limits = |entries| limited(Limits { entries, ..Limits::default() });
+        assert_eq!(refusal(&archive, &limits(150)), (entry.into(), Refusal::Entries { limit: 150 }));
+        assert_eq!(Sandbox::new().unpack(&archive[..], &limits(300)).unwrap().entries.len(), 103);
+    }
+}
+
 #[test]
 fn depth_is_that_of_the_path_in_the_tree() {
     let archive = Tar::default().file("a/b/c", b"").end();
