@@ -20,6 +20,8 @@ const STEPS_AN_ENTRY: u64 = 100;
 const STEP: usize = 256;
 /// Components that may be ahead at once, 24 bytes each: targets that name targets add up.
 const MOST_AHEAD: usize = 100_000;
+/// Bytes of a path that is walked on where nothing is.
+const LONGEST_WALKED: usize = 64 * 1024;
 
 /// The name of a file that came first in the archive, to the one that comes first in the tree.
 pub(super) type FirstNames = HashMap<Vec<u8>, RelPath>;
@@ -252,6 +254,9 @@ impl<'a> Walk<'a> {
                 at.push(b'/');
             }
             at.extend_from_slice(component);
+            if at.len() > LONGEST_WALKED {
+                return None;
+            }
             // No entry has a path that long.
             let found = if at.len() < RelPath::LIMIT {
                 self.take(at.len() / STEP)?;
@@ -447,6 +452,13 @@ mod tests {
         };
         assert!(matches!(refused(&links), Some(Refusal::Maze)));
         links.truncate(20);
+        assert!(refused(&links).is_none());
+        // And few components that are long.
+        let mut links: Vec<(String, String)> = (0..40)
+            .map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/".to_owned() + &"x".repeat(3_900))))
+            .collect();
+        assert!(matches!(refused(&links), Some(Refusal::Maze)));
+        links.truncate(15);
         assert!(refused(&links).is_none());
         // What is empty in a target takes nothing.
         let empty: Vec<_> = (0..200).map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/".repeat(4000)))).collect();
