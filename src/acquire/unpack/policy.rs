@@ -220,8 +220,9 @@ impl Policy {
                 None => return Ok(None),
             }
         }
-        let included = self.include.as_ref().is_none_or(|globs| matches_path_or_above(globs, rest));
-        let excluded = self.exclude.as_ref().is_some_and(|globs| matches_path_or_above(globs, rest));
+        let path = Candidate::from_bytes(rest);
+        let included = self.include.as_ref().is_none_or(|globs| globs.is_match_candidate(&path));
+        let excluded = self.exclude.as_ref().is_some_and(|globs| globs.is_match_candidate(&path));
         if !included || excluded {
             return Ok(None);
         }
@@ -237,6 +238,8 @@ impl Policy {
     }
 }
 
+/// Of each pattern a glob for what it matches and one for all below that: to match a path's every beginning would take
+/// the square of its length.
 fn globs(patterns: &[String]) -> Result<Option<GlobSet>, UnpackError> {
     if patterns.is_empty() {
         return Ok(None);
@@ -246,15 +249,12 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>, UnpackError> {
     for pattern in patterns {
         // All are anchored at the top and stand for directories too: a slash at either end says nothing more.
         let bare = pattern.strip_prefix("./").unwrap_or(pattern).trim_matches('/');
-        let glob = GlobBuilder::new(bare).literal_separator(true).backslash_escape(true).build();
-        set.add(glob.map_err(|source| wrong(pattern, source))?);
+        for glob in [bare, &format!("{bare}/**")] {
+            let glob = GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
+            set.add(glob.map_err(|source| wrong(pattern, source))?);
+        }
     }
     set.build().map(Some).map_err(|source| wrong(&patterns.join(", "), source))
-}
-
-fn matches_path_or_above(globs: &GlobSet, path: &[u8]) -> bool {
-    let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-    ends.into_iter().any(|end| globs.is_match_candidate(&Candidate::from_bytes(&path[..end])))
 }
 
 /// Checks a symlink's target as written: relative, and not above the tree's top on its way. Where it leads through

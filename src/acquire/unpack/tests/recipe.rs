@@ -278,6 +278,21 @@ proptest! {
     }
 
     #[test]
+    fn a_glob_stands_for_what_it_matches_and_all_below(
+        glob in r"(/|\./)?([ab*?]|\*\*|[{]a,b[}]|\[ab\]|é){1,3}(/([ab*?]|\*\*|[{]a/b,b[}]){1,3}){0,3}/?",
+        path in r"(a|b|ab|é|\.)(/(a|b|ab|aa|c)){0,4}",
+    ) {
+        let recipe = Unpack { include: vec![glob.clone()], ..Unpack::default() };
+        let Some(named) = RelPath::normalize(path.as_bytes()).unwrap() else { return Ok(()) };
+        let bare = glob.strip_prefix("./").unwrap_or(&glob).trim_matches('/');
+        let alone = globset::GlobBuilder::new(bare).literal_separator(true).build().unwrap().compile_matcher();
+        let above = std::iter::successors(Some(named.clone()), RelPath::parent);
+        let expected = above.into_iter().any(|path| alone.is_match(path.as_path()));
+        let verdict = Policy::new(&recipe).unwrap().judge(path.as_bytes(), &Kind::File, 0o644).unwrap();
+        prop_assert_eq!(verdict != Verdict::Skip, expected);
+    }
+
+    #[test]
     fn no_bytes_panic_or_write_outside(noise in proptest::collection::vec((0usize..3000, any::<u8>()), 1..6)) {
         let mut bytes = platform();
         for (at, byte) in noise {
