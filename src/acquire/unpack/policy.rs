@@ -191,7 +191,7 @@ impl Policy {
         let Some(named) = RelPath::normalize(raw).map_err(Refusal::Path)? else {
             return if *kind == Kind::Dir { Ok(Verdict::Skip) } else { Err(Refusal::Top) };
         };
-        let Some(path) = self.place(&named).map_err(Refusal::Path)? else { return Ok(Verdict::Skip) };
+        let Some(path) = self.place(raw, &named).map_err(Refusal::Path)? else { return Ok(Verdict::Skip) };
         let depth = path.depth() as u64;
         if depth > u64::from(self.depth) {
             return Err(Refusal::Depth { depth, limit: self.depth });
@@ -211,10 +211,12 @@ impl Policy {
         Ok(Verdict::Keep { path, target })
     }
 
-    /// The path in the tree of what the archive calls `named`; `None` where it has none.
-    fn place(&self, named: &RelPath) -> Result<Option<RelPath>, PathError> {
+    /// The path in the tree of what the archive calls `raw`, which is `named`; `None` where it has none.
+    fn place(&self, raw: &[u8], named: &RelPath) -> Result<Option<RelPath>, PathError> {
+        // A `.` is a component like any other to those who strip: `tar -C dir .` puts one before each name.
+        let stripped = raw.split(|&b| b == b'/').filter(|component| !component.is_empty()).take(self.strip);
         let mut rest = named.as_bytes();
-        for _ in 0..self.strip {
+        for _ in stripped.filter(|component| *component != b".") {
             match rest.iter().position(|&b| b == b'/') {
                 Some(at) => rest = &rest[at + 1..],
                 None => return Ok(None),
@@ -234,7 +236,7 @@ impl Policy {
         let target = || super::error::shown(raw);
         let unusable = |source| Refusal::HardLinkPath { target: target(), source };
         let named = RelPath::normalize(raw).map_err(unusable)?.ok_or_else(|| unusable(PathError::Empty))?;
-        self.place(&named).map_err(unusable)?.ok_or_else(|| Refusal::HardLinkLeftOut { target: target() })
+        self.place(raw, &named).map_err(unusable)?.ok_or_else(|| Refusal::HardLinkLeftOut { target: target() })
     }
 }
 
