@@ -86,7 +86,7 @@ pub enum Refusal {
         source: PathError,
     },
     /// The other name of nothing.
-    #[error("it is a hard link to `{target}`, which is no regular file earlier in the archive")]
+    #[error("it is a hard link to `{target}`, which is no regular file or symlink earlier in the archive")]
     HardLinkTarget {
         /// The path it would have in the tree.
         target: RelPath,
@@ -261,7 +261,7 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>, UnpackError> {
 
 /// Checks a symlink's target as written: relative, and not above the tree's top on its way. Where it leads through
 /// other symlinks is judged once all of them are known.
-fn check_symlink(path: &RelPath, target: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_symlink(path: &RelPath, target: &[u8]) -> Result<(), Refusal> {
     if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
         return Err(Refusal::SymlinkTarget);
     }

@@ -123,6 +123,12 @@ impl Tree {
         }
     }
 
+    /// The symlink at `path`, if one is there, and its target.
+    pub(super) fn symlink(&self, path: &RelPath) -> Option<(Node, Vec<u8>)> {
+        let entry = self.get(path.as_bytes())?;
+        Some((node(entry), Self::link_of(entry)?.to_vec()))
+    }
+
     /// Whether `path` is there.
     pub(super) fn holds(&self, path: &RelPath) -> bool {
         self.get(path.as_bytes()).is_some()

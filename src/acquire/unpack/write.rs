@@ -102,7 +102,7 @@ pub(super) struct Writer<'a> {
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
     bytes: u64,
-    /// What directories that no entry lists count for, and the first names of files where a hard link is to another.
+    /// What directories that no entry lists count for, and what is held with hard links beyond what stands in them.
     implied: u64,
 }
 
@@ -185,26 +185,22 @@ impl<'a> Writer<'a> {
         match (&member.kind, link) {
             (Kind::Dir, _) if listed => {}
             (Kind::Dir, _) => self.make_dir(path)?,
-            (Kind::Symlink { target }, _) => {
-                node.mode = 0o777;
-                let (dir, name) = self.chain.parent_of(path)?;
-                dir.symlink(target, &name)?;
-                dir.apply_symlink_meta(&name, &meta(&node, self.owners))?;
-                node.mtime = kept(node.mtime, || dir.stat(&name))?;
-                node.target = Some(target.clone());
-            }
+            (Kind::Symlink { target }, _) => self.make_symlink(path, &mut node, target)?,
             (_, Some(link)) => {
-                let (first, file) = self.tree.file(link).map_err(refused)?;
-                let names = (path.as_bytes().len() + first.as_bytes().len()) as u64;
-                self.implied += policy::weight(names).saturating_sub(policy::weight(member.names()));
-                // Two directories are needed at once, so both paths are resolved from the top.
-                let root = self.chain.top();
-                let link = || root.hard_link(&first, path);
-                match (self.donors, &file.sha256) {
-                    (Some(donors), Some(sha256)) => donors.follow_link(root, &first, sha256, link)?,
-                    _ => link()?,
-                }
-                node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
+                let held = if let Some((symlink, target)) = self.tree.symlink(link) {
+                    // Another name of a symlink, as GNU tar writes it: it leads on from where it lies itself.
+                    policy::check_symlink(path, &target).map_err(refused)?;
+                    node = symlink;
+                    self.make_symlink(path, &mut node, &target)?;
+                    target.len()
+                } else {
+                    let (first, file) = self.tree.file(link).map_err(refused)?;
+                    self.make_hard_link(path, &first, &file)?;
+                    node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
+                    first.as_bytes().len()
+                };
+                let names = policy::weight((path.as_bytes().len() + held) as u64);
+                self.implied += names.saturating_sub(policy::weight(member.names()));
             }
             (_, None) => {
                 self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
@@ -245,6 +241,25 @@ impl<'a> Writer<'a> {
     fn make_dir(&mut self, path: &RelPath) -> fs::Result<()> {
         let (dir, name) = self.chain.parent_of(path)?;
         dir.make_dir(&name, 0o700)
+    }
+
+    fn make_symlink(&mut self, path: &RelPath, node: &mut Node, target: &[u8]) -> fs::Result<()> {
+        (node.mode, node.target) = (0o777, Some(target.to_vec()));
+        let (dir, name) = self.chain.parent_of(path)?;
+        dir.symlink(target, &name)?;
+        dir.apply_symlink_meta(&name, &meta(node, self.owners))?;
+        node.mtime = kept(node.mtime, || dir.stat(&name))?;
+        Ok(())
+    }
+
+    fn make_hard_link(&self, path: &RelPath, first: &RelPath, file: &Node) -> fs::Result<()> {
+        // Two directories are needed at once, so both paths are resolved from the top.
+        let root = self.chain.top();
+        let link = || root.hard_link(first, path);
+        match (self.donors, &file.sha256) {
+            (Some(donors), Some(sha256)) => donors.follow_link(root, first, sha256, link),
+            _ => link(),
+        }
     }
 
     fn create(&mut self, path: &RelPath) -> fs::Result<File> {
