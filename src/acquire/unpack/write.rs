@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -98,6 +99,7 @@ pub(super) struct Writer<'a> {
     limits: Limits,
     donors: Option<&'a Donors>,
     progress: &'a Progress,
+    abort: &'a AtomicBool,
     sets_room_aside: bool,
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
@@ -112,6 +114,7 @@ impl<'a> Writer<'a> {
         tree: &Dir,
         donors: Option<&'a Donors>,
         progress: &'a Progress,
+        abort: &'a AtomicBool,
     ) -> fs::Result<Self> {
         Ok(Self {
             chain: Chain::from(tree),
@@ -120,6 +123,7 @@ impl<'a> Writer<'a> {
             limits: recipe.limits,
             donors,
             progress,
+            abort,
             sets_room_aside: tree.gains_by_room_aside(),
             whole: Vec::new(),
             bytes: 0,
@@ -278,7 +282,7 @@ impl<'a> Writer<'a> {
         let mut out = Output::new(self.create(path)?, path, aside, self.progress);
         match sparse {
             None => out.take_all(content)?,
-            Some(sparse) => out.take_sparse(sparse, content)?,
+            Some(sparse) => out.take_sparse(sparse, content, self.abort)?,
         }
         let (file, sha256) = out.finish();
         node.sha256 = Some(sha256);

@@ -32,7 +32,7 @@ impl House {
         let staging = staging.with_donors(self.store.donors(&Self::artifact(), None));
         let tree = staging.fresh_tree().unwrap();
         let (recipe, progress) = (Unpack::default(), Progress::default());
-        let unpacked = unpack(archive, &recipe, "single.bin", &tree, staging.donors(), &progress);
+        let unpacked = unpack(archive, &recipe, "single.bin", &tree, staging.donors(), &progress, &false.into());
         (staging, unpacked)
     }
 
@@ -203,7 +203,8 @@ fn a_donor_that_is_removed_meanwhile_is_done_without() {
     assert!(!house.path("1", "d").exists(), "donors hold up no removal");
     let tree = staging.fresh_tree().unwrap();
     let archive = first().end();
-    let unpacked = unpack(&archive[..], &Unpack::default(), "x", &tree, staging.donors(), &Progress::default());
+    let (recipe, progress) = (Unpack::default(), Progress::default());
+    let unpacked = unpack(&archive[..], &recipe, "x", &tree, staging.donors(), &progress, &false.into());
     house.publish("2", &staging, unpacked.unwrap());
     house.assert_sound("2");
 }
