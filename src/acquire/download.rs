@@ -34,6 +34,8 @@ const QUEUE: usize = 8;
 pub(super) struct Fetched {
     /// Where from.
     pub url: Url,
+    /// It is not the source itself, but a mirror of it.
+    pub is_mirrored: bool,
     /// What the origin said of it.
     pub validators: Validators,
     /// Bytes.
@@ -174,7 +176,8 @@ impl Download<'_> {
                         unreachable!("a transfer is done only after its bytes were judged good");
                     };
                     let validators = held.map(|held| held.validators).unwrap_or_default();
-                    return Ok(Fetched { url: self.urls[location].clone(), validators, size, digest, unpacked });
+                    let (url, is_mirrored) = (self.urls[location].clone(), location > 0);
+                    return Ok(Fetched { url, is_mirrored, validators, size, digest, unpacked });
                 }
                 Step::GiveUp(why) => return Err(self.given_up(why, transfer.location())),
                 Step::Take => unreachable!("only a chunk is taken, and chunks are read in `receive`"),

@@ -17,7 +17,7 @@ use super::resolve::{Known, by_digest, find_version};
 use super::source::ClientError;
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
-use super::transfer::{Held, Rules, WINDOW};
+use super::transfer::{Held, Rules, Validators, WINDOW};
 use super::unpack::{Unpacked, unpack};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
 use crate::fs::{self, fail_point};
@@ -166,8 +166,16 @@ impl Fetcher {
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
                 let fetched = download.run(resumed, cancel).await?;
-                resolved_from.etag = resolved_from.etag.or(fetched.validators.etag);
-                resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);
+                let said = fetched.validators;
+                if resolution.version().is_some() {
+                    resolved_from.etag = resolved_from.etag.or(said.etag);
+                    resolved_from.last_modified = resolved_from.last_modified.or(said.last_modified);
+                } else {
+                    // What the source has next is told from these: they are of the bytes, whatever it said when it was asked,
+                    // and none of a mirror's.
+                    let said = if fetched.is_mirrored { Validators::default() } else { said };
+                    (resolved_from.etag, resolved_from.last_modified) = (said.etag, said.last_modified);
+                }
                 (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
             }
             // Of a source of any kind: what is here already, in an archive that was kept, comes this way too.
