@@ -5,14 +5,13 @@ mod error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::AcquireError;
 use super::download::Download;
 use super::note::Note;
 use super::pipeline::{AbortOnDrop, Input, Outcome, Sink, Work, ingest};
-use super::ranges::Joins;
+use super::ranges::{Ahead, Joins};
 use super::resolve::{Known, by_digest, find_version};
 use super::source::ClientError;
 use super::source::file::{Watched, joined};
@@ -31,7 +30,7 @@ pub struct Fetcher {
     /// Their `max_bytes` is each artifact's own.
     rules: Rules,
     known: Arc<Known>,
-    ahead: Arc<Semaphore>,
+    ahead: Ahead,
     sink: Sink,
 }
 
@@ -82,7 +81,7 @@ impl Fetcher {
         let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
             unpack(archive, recipe, file_name, tree, donors, progress)
         };
-        let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
+        let (http, ahead) = (HttpClient::new(settings)?, Ahead::new(WINDOW));
         Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
     }
 

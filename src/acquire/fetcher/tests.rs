@@ -59,7 +59,7 @@ impl Bench {
             known: Arc::default(),
             http: HttpClient::new(&settings).unwrap(),
             rules: Rules { base, cap: base, window: 6 << 18, ..Rules::new(u64::MAX) },
-            ahead: Arc::new(Semaphore::new(6 << 18)),
+            ahead: Ahead::new(6 << 18),
             sink: keep_as_file,
         };
         let staging = Staging::new(Dir::open(dir.path()).unwrap());
