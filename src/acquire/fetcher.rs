@@ -5,6 +5,7 @@ mod error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::AcquireError;
@@ -17,7 +18,7 @@ use super::source::ClientError;
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
 use super::transfer::{Held, Rules, Validators, WINDOW};
-use super::unpack::{Unpacked, unpack};
+use super::unpack::{Unpacked, unpack_in_turn};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
 use crate::fs::{self, fail_point};
 use crate::intent::{Algorithm, Artifact, Digest, FetchSettings, Source, VersionName, VersionWish};
@@ -31,6 +32,8 @@ pub struct Fetcher {
     rules: Rules,
     known: Arc<Known>,
     ahead: Ahead,
+    /// Turns for decoders with large windows, as many as downloads have turns.
+    large: Arc<Semaphore>,
     sink: Sink,
 }
 
@@ -79,10 +82,12 @@ impl Fetcher {
     pub fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         // A plain function is wanted, and `unpack` is a generic one.
         let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
-            unpack(archive, recipe, file_name, tree, donors, progress)
+            let large = archive.large.clone();
+            unpack_in_turn(archive, Some(&large), recipe, file_name, tree, donors, progress)
         };
         let (http, ahead) = (HttpClient::new(settings)?, Ahead::new(WINDOW));
-        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
+        let large = Arc::new(Semaphore::new(settings.concurrency.max(1) as usize));
+        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, large, sink })
     }
 
     /// Bytes per second that a download must get: `fetch.minThroughput`.
@@ -125,6 +130,7 @@ impl Fetcher {
             file_name: artifact.unpack.file_name.clone().unwrap_or_else(|| resolution.file_name.clone()),
             progress: progress.clone(),
             sink: self.sink,
+            large: self.large.clone(),
             abort: Arc::new(AtomicBool::new(false)),
         };
         let acquired = self.acquire_into(artifact, resolution, work, cancel).await;

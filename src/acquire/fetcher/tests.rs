@@ -60,6 +60,7 @@ impl Bench {
             http: HttpClient::new(&settings).unwrap(),
             rules: Rules { base, cap: base, window: 6 << 18, ..Rules::new(u64::MAX) },
             ahead: Ahead::new(6 << 18),
+            large: Arc::new(Semaphore::new(1)),
             sink: keep_as_file,
         };
         let staging = Staging::new(Dir::open(dir.path()).unwrap());
