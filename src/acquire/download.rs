@@ -34,6 +34,8 @@ const QUEUE: usize = 8;
 pub(super) struct Fetched {
     /// Where from.
     pub url: Url,
+    /// It is not the source itself, but a mirror of it.
+    pub is_mirrored: bool,
     /// What the origin said of it.
     pub validators: Validators,
     /// Bytes.
@@ -174,7 +176,8 @@ impl Download<'_> {
                         unreachable!("a transfer is done only after its bytes were judged good");
                     };
                     let validators = held.map(|held| held.validators).unwrap_or_default();
-                    return Ok(Fetched { url: self.urls[location].clone(), validators, size, digest, unpacked });
+                    let (url, is_mirrored) = (self.urls[location].clone(), location > 0);
+                    return Ok(Fetched { url, is_mirrored, validators, size, digest, unpacked });
                 }
                 Step::GiveUp(why) => return Err(self.given_up(why, transfer.location())),
                 Step::Take => unreachable!("only a chunk is taken, and chunks are read in `receive`"),
@@ -235,7 +238,7 @@ impl Download<'_> {
                         self.joins.connections = 1;
                     }
                     if !self.feed(pending.freeze()).await {
-                        return self.ended_early(transfer).await;
+                        return self.ended_early(transfer, location).await;
                     }
                     return Ok(match ended {
                         Err(error) => {
@@ -260,7 +263,11 @@ impl Download<'_> {
             let next = transfer.on(Event::Chunk(chunk.len() as u64));
             if next.1 != Step::Take {
                 self.failed(location, HttpError::Range { url: redacted(&url).into() });
-                return if self.feed(pending.freeze()).await { Ok(next) } else { self.ended_early(next.0).await };
+                return if self.feed(pending.freeze()).await {
+                    Ok(next)
+                } else {
+                    self.ended_early(next.0, location).await
+                };
             }
             transfer = next.0;
             let piece = if pending.is_empty() && chunk.len() >= PIECE {
@@ -273,15 +280,15 @@ impl Download<'_> {
                 pending.split().freeze()
             };
             if !body.meanwhile(self.feed(piece)).await {
-                return self.ended_early(transfer).await;
+                return self.ended_early(transfer, location).await;
             }
         }
     }
 
-    /// The pipeline took no more bytes: it knows why.
-    async fn ended_early(&mut self, transfer: Transfer) -> Result<(Transfer, Step), AcquireError> {
+    /// The pipeline took no more bytes of that address: it knows why.
+    async fn ended_early(&mut self, transfer: Transfer, location: usize) -> Result<(Transfer, Step), AcquireError> {
         let outcome = self.finish().await?;
-        match self.judge(transfer.location(), outcome)? {
+        match self.judge(location, outcome)? {
             None => Ok(transfer.on(Event::Wrong)),
             Some(_) => unreachable!("the pipeline ends early only on an error"),
         }

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::source::file::Watched;
-use super::unpack::{UnpackError, Unpacked};
+use super::unpack::{Large, UnpackError, Unpacked};
 use super::{Phase, Progress};
 use crate::fs::{self, Dir, fail_point};
 use crate::intent::{Algorithm, Digest, Hasher, Unpack};
@@ -82,6 +83,8 @@ pub(super) struct Work {
     pub progress: Arc<Progress>,
     /// What unpacks.
     pub sink: Sink,
+    /// The node's turns for decoders with large windows.
+    pub large: Arc<Semaphore>,
     /// Set when the work is to end now.
     pub abort: Arc<AtomicBool>,
 }
@@ -148,7 +151,9 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let tree = work.staging.fresh_tree()?;
     work.progress.reset_unpacked();
     let (pieces, queue) = sync_channel(QUEUE);
-    let intake = Intake { queue, current: Bytes::new(), ended: false, abort: work.abort.clone() };
+    let abort = work.abort.clone();
+    let large = Large { turns: work.large.clone(), abort: abort.clone(), progress: work.progress.clone() };
+    let intake = Intake { queue, current: Bytes::new(), ended: false, abort, large };
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
         let unpacking = scope.spawn(|| {
@@ -342,6 +347,8 @@ pub(super) struct Intake {
     current: Bytes,
     ended: bool,
     abort: Arc<AtomicBool>,
+    /// Where its decoder gets a turn for a large window.
+    pub(super) large: Large,
 }
 
 impl Read for Intake {
