@@ -120,6 +120,11 @@ pub enum IngestError {
     /// The source file changed while it was read.
     #[error("the source file changed while it was read; it is read again at the next try")]
     Changed,
+    /// The thread that unpacks cannot be had.
+    #[error(
+        "no thread can be made to unpack the archive; raise the limit of tasks (`pids.max`) of the daemon's cgroup"
+    )]
+    Thread(#[source] io::Error),
 }
 
 impl IngestError {
@@ -150,14 +155,15 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let intake = Intake { queue, current: Bytes::new(), ended: false, abort: work.abort.clone() };
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| {
+        let unpack = || {
             let unpacked =
                 (work.sink)(intake, &work.recipe, &work.file_name, &tree, work.staging.donors(), &work.progress);
             if let Err(error) = &unpacked {
                 fate.store(if error.is_bad_content() { REFUSED } else { HOPELESS }, Relaxed);
             }
             unpacked
-        });
+        };
+        let unpacking = std::thread::Builder::new().spawn_scoped(scope, unpack).map_err(IngestError::Thread)?;
         let mut course = Course::new(work, pieces, &fate);
         // On an error the queue is dropped without its end, which fails the unpacking thread's next read.
         let outcome = course.run(input);
