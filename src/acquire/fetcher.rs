@@ -79,8 +79,8 @@ impl Fetcher {
     /// Builds the HTTP client: custom CAs, proxies from the environment, no total time-out.
     pub fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         // A plain function is wanted, and `unpack` is a generic one.
-        let sink: Sink = |archive, recipe, file_name, tree, donors, progress| {
-            unpack(archive, recipe, file_name, tree, donors, progress)
+        let sink: Sink = |archive, recipe, file_name, tree, donors, progress, abort| {
+            unpack(archive, recipe, file_name, tree, donors, progress, abort)
         };
         let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
         Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })

@@ -27,7 +27,8 @@ const QUEUE: usize = 8;
 const DRAIN: u64 = 256 << 20;
 
 /// What unpacks: [`super::unpack`], or another one in tests.
-pub(super) type Sink = fn(Intake, &Unpack, &str, &Dir, Option<&Donors>, &Progress) -> Result<Unpacked, UnpackError>;
+pub(super) type Sink =
+    fn(Intake, &Unpack, &str, &Dir, Option<&Donors>, &Progress, &AtomicBool) -> Result<Unpacked, UnpackError>;
 
 /// Ends the pass when it is dropped.
 pub(super) struct AbortOnDrop<'a>(pub(super) &'a AtomicBool);
@@ -156,8 +157,8 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
         let unpack = || {
-            let unpacked =
-                (work.sink)(intake, &work.recipe, &work.file_name, &tree, work.staging.donors(), &work.progress);
+            let Work { recipe, file_name, staging, progress, abort, .. } = work;
+            let unpacked = (work.sink)(intake, recipe, file_name, &tree, staging.donors(), progress, abort);
             if let Err(error) = &unpacked {
                 fate.store(if error.is_bad_content() { REFUSED } else { HOPELESS }, Relaxed);
             }

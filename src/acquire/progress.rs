@@ -46,7 +46,7 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Archive bytes in all, where the source says.
     pub total_bytes: Option<u64>,
-    /// Bytes unpacked so far.
+    /// Bytes unpacked so far, without holes of sparse files.
     pub unpacked_bytes: u64,
     /// Bytes of room set aside for files and not written to yet.
     pub aside_bytes: u64,

@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, StatxFlags, XattrFlags};
+use rustix::fs::{self as sys, AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::beneath::open_beneath;
@@ -245,7 +246,7 @@ impl Dir {
             .map_err(|e| self.fail("create symlink", rel, e))
     }
 
-    /// Points the symlink `rel` at `target` in one step, durably.
+    /// Points the symlink `rel` at `target` in one step; durable once the directory it is in is synced.
     pub fn switch_symlink(&self, target: &[u8], rel: &RelPath) -> Result<()> {
         let (parent, _) = self.parent_of("switch symlink", rel)?;
         let name = RelPath::parse(rel.file_name()).map_err(|e| invalid("switch symlink", &self.path_of(rel), e))?;
@@ -255,17 +256,26 @@ impl Dir {
             let _ = parent.remove_file(&temporary);
             return Err(error);
         }
-        parent.sync()
+        Ok(())
     }
 
     /// The names in this directory, in no order.
     pub fn entries(&self) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        self.each_entry(|entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Calls `each` on the names in this directory until it breaks off: there may be as many as somebody likes.
+    pub fn each_entry(&self, mut each: impl FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
         let fail = |e| Error::new("list directory", &self.path, e);
         // A handle of its own: the position in a directory belongs to the open file.
         let own = self.reopen()?;
         let mut buffer = Vec::with_capacity(32 * 1024);
         let mut listing = RawDir::new(own.as_fd(), buffer.spare_capacity_mut());
-        let mut entries = Vec::new();
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_bytes();
@@ -280,9 +290,11 @@ impl Dir {
                 },
                 known => known.into(),
             };
-            entries.push(DirEntry { name, kind });
+            if each(DirEntry { name, kind }).is_break() {
+                break;
+            }
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// Renames `from` below this directory to `to` below `to_dir`.
@@ -326,25 +338,6 @@ impl Dir {
     /// Room on this directory's file system.
     pub fn space(&self) -> Result<Space> {
         sys::fstatvfs(&*self.fd).map(|v| Space::from_statvfs(&v)).map_err(|e| Error::new("statvfs", &self.path, e))
-    }
-
-    /// The extended attribute `name` of this directory; `None` where it is not set or the file system has none.
-    pub fn xattr(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let mut value = Vec::with_capacity(64 * 1024);
-        match sys::fgetxattr(&*self.fd, name, rustix::buffer::spare_capacity(&mut value)) {
-            Ok(_) => Ok(Some(value)),
-            Err(Errno::NODATA | Errno::NOTSUP) => Ok(None),
-            Err(e) => Err(Error::new("read extended attribute of", &self.path, e)),
-        }
-    }
-
-    /// Sets an extended attribute of this directory; `false` where the file system has none or refuses it.
-    pub fn set_xattr(&self, name: &str, value: &[u8]) -> Result<bool> {
-        match change().and_then(|()| sys::fsetxattr(&*self.fd, name, value, XattrFlags::empty())) {
-            Ok(()) => Ok(true),
-            Err(Errno::NOTSUP | Errno::PERM | Errno::ACCESS | Errno::NOSPC | Errno::TOOBIG) => Ok(false),
-            Err(e) => Err(Error::new("set extended attribute of", &self.path, e)),
-        }
     }
 
     /// The parent and last component, for the other files of this room.

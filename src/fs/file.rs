@@ -1,8 +1,9 @@
 //! Metadata of open files, set by descriptor, and durability of their content.
 
 use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use rustix::fs::{self as sys, AtFlags, Mode, StatxFlags, Timespec, Timestamps};
+use rustix::fs::{self as sys, AtFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -49,6 +50,12 @@ pub fn apply_meta(fd: impl std::os::fd::AsFd, name: &std::path::Path, meta: &Met
     apply().map_err(|e: Errno| Error::new("set metadata of", name, e))
 }
 
+/// Sets the permission bits of what an `O_PATH` descriptor is of; a symlink has none.
+pub(super) fn set_mode_of_path(fd: BorrowedFd<'_>, mode: Mode) -> std::result::Result<(), Errno> {
+    // fchmod takes no such descriptor, and fchmodat2 is of Linux 6.6.
+    sys::chmodat(sys::CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), mode, AtFlags::empty())
+}
+
 impl Dir {
     /// Sets owner and times of a symlink itself.
     pub fn apply_symlink_meta(&self, rel: &RelPath, meta: &Meta) -> Result<()> {
@@ -63,12 +70,28 @@ impl Dir {
         apply().map_err(|e: Errno| self.error("set metadata of", rel, e))
     }
 
-    /// Sets the permission bits of a file or socket in a directory that only its owner writes to: a symlink put in its
-    /// place would be followed.
+    /// Sets the permission bits of what is no symlink; one that was put in its place is not followed.
     pub fn set_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
         let (parent, name) = self.locate("set mode of", rel)?;
-        sys::chmodat(&*parent, name, Mode::from_raw_mode(mode), AtFlags::empty())
+        sys::openat(&*parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|found| set_mode_of_path(found.as_fd(), Mode::from_raw_mode(mode)))
             .map_err(|e| self.error("set mode of", rel, e))
+    }
+
+    /// Sets the permission bits of a socket, and of nothing else: others may write to its directory, and put a symlink there at
+    /// any time.
+    pub fn set_socket_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
+        let (parent, name) = self.locate("set mode of", rel)?;
+        let set = || {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let held = sys::openat(&*parent, name, flags, Mode::empty())?;
+            let kind = sys::FileType::from_raw_mode(sys::fstat(&held)?.st_mode);
+            if kind != sys::FileType::Socket {
+                return Err(Errno::NOTSOCK);
+            }
+            set_mode_of_path(held.as_fd(), Mode::from_raw_mode(mode))
+        };
+        set().map_err(|e| self.error("set mode of", rel, e))
     }
 
     /// Sets owner, mode and times of this directory.

@@ -10,6 +10,7 @@
 )]
 
 mod at_once;
+mod attribute;
 mod beneath;
 mod chain;
 #[cfg(test)]
@@ -41,7 +42,7 @@ pub use at_once::{read_at_once, seem_in_memory, send_file, stat_at_once};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub use error::{Error, Result};
-pub(crate) use error::{is_no_space, is_of_disk};
+pub(crate) use error::{is_no_space, is_of_disk, is_passing};
 #[cfg(feature = "failpoints")]
 pub(crate) use fail_point::arm_fail_points;
 pub(crate) use fail_point::fail_point;
@@ -49,7 +50,7 @@ pub(crate) use fail_point::fail_point;
 pub use fail_point::{ArmedFailPoints, FAIL_POINTS, RARE_FAIL_POINTS};
 pub use file::{Meta, apply_meta};
 #[cfg(test)]
-pub(crate) use fixture::{Immutable, without_override};
+pub(crate) use fixture::{Immutable, Leased, Shifted, without_override};
 pub use handle::{FileHandle, HandleError, NoHandle, write_back};
 pub use identity::{Kind, Stamp, Stat};
 pub use link::{LinkMode, copy_file, hard_link, reflink};

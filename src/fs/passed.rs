@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{self as sys, AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 
+use super::beneath::again;
 use super::{Dir, Error, Result, Stat};
 
 /// Deeper than any directory that people make.
@@ -78,13 +79,10 @@ impl Dir {
     fn above(&self) -> Result<Option<Dir>> {
         // O_PATH: no right to list what is above is needed.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        loop {
-            match sys::openat2(self, c"..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
-                Ok(fd) => return Ok(Some(Dir::adopt(fd, &self.path().join("..")))),
-                Err(Errno::XDEV | Errno::NOENT) => return Ok(None),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(e) => return Err(Error::new("open the directory above", self.path(), e)),
-            }
+        match again(|| sys::openat2(self, c"..", flags, Mode::empty(), ResolveFlags::NO_XDEV)) {
+            Ok(fd) => Ok(Some(Dir::adopt(fd, &self.path().join("..")))),
+            Err(Errno::XDEV | Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::new("open the directory above", self.path(), e)),
         }
     }
 }

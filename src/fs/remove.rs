@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
+use super::beneath::again;
 use super::dir::change;
+use super::file::set_mode_of_path;
 use super::{Dir, RelPath, Result};
 
 /// Directories that are held open on the way down. Those above them are found again by `..`.
@@ -130,15 +132,15 @@ fn inode_of(fd: &OwnedFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// Lets the owner of a directory list it. Whoever serves the file system may have put a link in its place.
+fn let_owner_in(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<(), Errno> {
+    let found = again(|| sys::openat2(parent, name, DIR_FLAGS | OFlags::PATH, Mode::empty(), WITHIN))?;
+    set_mode_of_path(found.as_fd(), Mode::RWXU)
+}
+
 /// Opens a directory and removes all in it but directories; `None` where it is gone.
 fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
-    let open = || loop {
-        // EAGAIN: a rename elsewhere raced with it.
-        match sys::openat2(parent, name, DIR_FLAGS, Mode::empty(), WITHIN) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    };
+    let open = || again(|| sys::openat2(parent, name, DIR_FLAGS, Mode::empty(), WITHIN));
     let fd = match open() {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return Ok(None),
@@ -149,7 +151,7 @@ fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
         }
         // No right to list it: published directories have no write bits, strange ones no read bit.
         Err(Errno::ACCESS) => {
-            sys::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+            let_owner_in(parent, name)?;
             open()?
         }
         Err(e) => return Err(e.into()),
@@ -223,6 +225,28 @@ mod tests {
         dig(&top.open_dir(&"tree".parse().unwrap()).unwrap(), DEEP);
         top.remove_tree(&"tree".parse().unwrap()).unwrap();
         assert_eq!(top.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn a_closed_directory_is_opened_to_its_owner_and_no_link_in_its_place_is_followed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        let closed = |name: &str| {
+            std::fs::create_dir_all(at(name).join("below")).unwrap();
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0)).unwrap();
+        };
+        closed("tree");
+        closed("other");
+        std::os::unix::fs::symlink(at("other"), at("link")).unwrap();
+        let top = Dir::open(temp.path()).unwrap();
+        let (removed, linked) = super::super::without_override(|| {
+            (top.remove_tree(&"tree".parse().unwrap()), let_owner_in(top.as_fd(), b"link"))
+        });
+        removed.unwrap();
+        assert!(!at("tree").exists());
+        assert_eq!(linked, Err(Errno::NOTDIR));
+        assert_eq!(std::fs::metadata(at("other")).unwrap().permissions().mode() & 0o777, 0);
     }
 
     /// As root, which tests are run as where they mount.

@@ -92,6 +92,18 @@ fn metadata_is_set_as_asked_and_copies_are_equal() {
 }
 
 #[test]
+fn a_mode_is_set_on_what_is_there_and_not_through_a_symlink() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.write_atomic(&path("file"), b"", 0o600).unwrap();
+    held.symlink(b"file", &path("link")).unwrap();
+    let _ = held.set_mode(&path("link"), 0o777);
+    assert_eq!(held.stat(&path("file")).unwrap().unwrap().mode, 0o600);
+    held.set_mode(&path("file"), 0o640).unwrap();
+    assert_eq!(held.stat(&path("file")).unwrap().unwrap().mode, 0o640);
+}
+
+#[test]
 fn exchange_swaps_and_noreplace_refuses() {
     let dir = tempfile::tempdir().unwrap();
     let held = Dir::open(dir.path()).unwrap();
@@ -143,4 +155,16 @@ fn what_moves_away_while_it_is_opened_is_there_or_not_found() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(odd.is_none(), "{odd:?}");
     });
+}
+
+#[test]
+fn a_file_that_somebody_has_a_lease_on_is_told_as_busy_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = Dir::open(dir.path()).unwrap();
+    held.write_atomic(&path("f"), b"x", 0o644).unwrap();
+    let lease = Leased::new(&dir.path().join("f"));
+    let error = held.open_file(&path("f")).unwrap_err();
+    assert!(error.is_busy() && error.is_passing(), "{error:?}");
+    drop(lease);
+    assert_eq!(held.read(&path("f"), 1).unwrap(), b"x");
 }

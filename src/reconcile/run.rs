@@ -148,6 +148,7 @@ impl Reconciler {
         vital.spawn("reconcile", reconcile(shared.clone()));
         vital.spawn("keep house", keep_house(shared.clone()));
         vital.spawn("follow targets", follow::watch(shared.clone()));
+        vital.spawn("note seeds", follow::note_seeds(shared.clone()));
         vital.spawn("repair", repair::attend(shared.clone()));
         vital.spawn("scrub", scrub::run(shared, parts.scrub));
         reconciler

@@ -10,13 +10,16 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, VersionWish, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, Link, ScrubSettings, Swap, VersionWish, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
 
 mod damage;
 
 const LONG: Duration = Duration::from_secs(60);
+
+#[path = "../../tests/it/fixture/hung.rs"]
+mod hung;
 
 struct Running {
     root: tempfile::TempDir,
@@ -79,6 +82,10 @@ impl Running {
 
     async fn wait(&self) -> Result<ArtifactState, WaitError> {
         self.reconciler.wait(&"thing".parse().unwrap(), None, LONG).await
+    }
+
+    async fn wait_for_use_of_all(&self) {
+        self.reconciler.wait_for_use(&"thing".parse().unwrap(), LONG).await.unwrap();
     }
 
     async fn stop(self) {
@@ -174,6 +181,58 @@ async fn who_asks_is_answered_by_the_document_as_it_is_by_then() {
         }
         node.stop().await;
     }
+}
+
+#[tokio::test]
+async fn who_may_seed_declared_targets_only_has_them_as_the_document_says() {
+    let declared = "  seeds: [{target: copied, link: copy, swap: exchange}, {target: open}]\n";
+    let node = Running::start(declared, Running::fetcher());
+    node.wait().await.unwrap();
+    let pods = |target: &str| SeedAsk { declared_only: true, ..ask(target) };
+    let seed = async |ask| node.reconciler.seed(ask, Arc::default()).await;
+    for link in [None, Some(Link::Auto), Some(Link::Copy)] {
+        let seeded = seed(SeedAsk { link, ..pods("copied") }).await.unwrap();
+        assert_eq!(seeded.mode, crate::fs::LinkMode::Copy, "{link:?}");
+    }
+    let linked = SeedAsk { link: Some(Link::Hardlink), ..pods("copied") };
+    assert!(matches!(seed(linked.clone()).await, Err(SeedAskError::OtherLink { .. })));
+    let symlinked = SeedAsk { swap: Some(Swap::Symlink), ..pods("copied") };
+    assert!(matches!(seed(symlinked).await, Err(SeedAskError::OtherSwap { .. })));
+    let copies = std::fs::metadata(node.root.path().join("seeds/copied/bytes")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&copies), 1);
+    // What the document leaves open is the caller's to say, and all is an operator's.
+    for ask in [SeedAsk { link: Some(Link::Hardlink), ..pods("open") }, SeedAsk { declared_only: false, ..linked }] {
+        assert_eq!(seed(ask).await.unwrap().mode, crate::fs::LinkMode::Hardlink);
+    }
+    node.stop().await;
+}
+
+/// Waits until it is so.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// It mounts: run as root.
+#[tokio::test]
+async fn a_declared_target_that_does_not_answer_keeps_no_other_from_being_followed_nor_seeds_from_being_noted() {
+    let node = Running::start("  seeds: [{target: far/data}, {target: near/data}]\n", Running::fetcher());
+    node.wait_for_use_of_all().await;
+    let at = |name: &str| node.root.path().join(name);
+    let far = hung::Hung::at(&at("seeds/far"), Vec::new());
+    far.hang(true);
+    until("the target to be looked at", || far.waiting() > 0).await;
+    crate::fs::Dir::open(&at("seeds/near")).unwrap().remove_tree(&"data".parse().unwrap()).unwrap();
+    until("the other to be seeded again", || at("seeds/near/data").is_dir()).await;
+    node.reconciler.seed(ask("by-hand"), Arc::default()).await.unwrap();
+    let noted = || std::fs::read_to_string(at("store/seeds.json")).is_ok_and(|seeds| seeds.contains("by-hand"));
+    until("it to be noted", noted).await;
+    far.hang(false);
+    node.stop().await;
+    drop(far);
 }
 
 #[tokio::test]

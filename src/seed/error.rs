@@ -112,6 +112,16 @@ pub enum SeedError {
         /// The most.
         most: usize,
     },
+    /// More names in a target, or in its list, than are kept in mind.
+    #[error(
+        "{} holds more names than a swap in place can keep in mind, or .seedcache-owned in it lists as many; remove what is not \
+         the seed's, or remove the target and seed it again",
+        target.display()
+    )]
+    TooManyNames {
+        /// The target.
+        target: PathBuf,
+    },
     /// Something of others where an entry of the tree, or the whole target, is to be.
     #[error(
         "{} was not put there by seedcache, and the seed would replace it; move it away, or seed with --force to replace it",

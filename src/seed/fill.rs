@@ -5,7 +5,7 @@
 
 use super::Peer;
 use super::standing::{kind_words, satisfies};
-use crate::fs::{Kind, LinkMode};
+use crate::fs::{Kind, LinkMode, Stat};
 use crate::intent::Link;
 use crate::store::Entry;
 
@@ -68,6 +68,11 @@ pub enum Receive {
     /// Nothing can be linked.
     #[error("target and store are on different file systems")]
     OtherFileSystem,
+    /// What was made through the store's mount would have owners that the peer's mount shows as others, or not at all.
+    #[error(
+        "the target is mounted so that its files show other owners than they have, as for a pod with users of its own"
+    )]
+    Mapped,
     /// A hard link would hand on the rights of another.
     #[error("the version has setuid or setgid files, which are linked for root only")]
     Special,
@@ -88,6 +93,12 @@ pub enum Receive {
     /// As project quotas do.
     #[error("the kernel lets nothing be moved from the store's part of the file system to the target's")]
     Apart,
+}
+
+/// Whether a directory's owner, as the mount shows it that it was passed through, is another than the store's mount shows. What is
+/// linked there would seem to be the peer's own, and could be written to.
+pub(super) fn are_owners_mapped(passed: &Stat, reopened: &Stat) -> bool {
+    (passed.uid, passed.gid) != (reopened.uid, reopened.gid)
 }
 
 /// Why hard links to files of these rights are not for a peer: they lend it those of another, it could

@@ -4,7 +4,6 @@
 //! and moved in entry by entry, so that the peer, who may do anything in its directory meanwhile, meets only what is
 //! finished; what is mended is made out of sight, too.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use rustix::io::Errno;
 
 use super::build::{Pair, TOP_MODE, build};
 use super::entry::{Maker, Owners};
-use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, barred, decide};
+use super::fill::{Facts, Holds, Reached, Receive, Refusal, Step, are_owners_mapped, barred, decide};
 use super::filled::{Filled, short};
 use super::hidden::Hidden;
 use super::mark::{Mark, Marks as _, OnTargets};
@@ -22,7 +21,7 @@ use super::owned::{Head, Names};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
-use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, RelPath, Rename, Stamp, fail_point};
+use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename, Stamp, fail_point};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType, Manifest, Version};
 
@@ -184,6 +183,11 @@ impl Seeder {
         facts.read_only = request.dir.is_read_only()?;
         let top = work.version.tree();
         let (dir, handle) = match request.dir.reopened_through(self.store.root()) {
+            // Nor would the daemon, through the peer's own mount, give files the owners that they shall have.
+            Ok((dir, _)) if are_owners_mapped(&stat, &dir.stat_self()?) => {
+                (facts.reached, facts.trusted) = (Reached::AsPassed(Receive::Mapped), false);
+                (request.dir.clone(), None)
+            }
             Ok((dir, handle)) => (dir, Some(handle)),
             Err(error) => {
                 facts.reached = Reached::AsPassed(match error {
@@ -309,7 +313,7 @@ impl Seeder {
         // What others keep in a directory that is swapped in place stays theirs. A peer wrote the list: nothing of it is
         // kept but what mending asks for, the version's own directories.
         let layout = work.layout()?;
-        let known: BTreeSet<&RelPath> = layout.directories.iter().filter_map(|dir| Some(&dir.entry?.path)).collect();
+        let known = layout.paths();
         let owned = Names::within(dir, OWNED_LIMIT, |path, kind| kind == Kind::Dir && known.contains(path))?;
         match mend(&maker, &layout, &top, scratch, owned.as_ref(), read) {
             Err(SeedError::Fs(error)) if is_apart(&error) => return Ok(Err(Receive::Apart)),

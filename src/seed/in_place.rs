@@ -79,7 +79,7 @@ fn names_of(tree: &Dir) -> Result<Names, SeedError> {
             return Err(SeedError::NameKept { path: tree.path_of(&entry.name) });
         }
     }
-    Ok(Names::in_dir(tree)?)
+    Names::in_dir(tree)
 }
 
 /// Makes a finished tree a target that nobody sees yet.
@@ -100,15 +100,14 @@ pub(super) fn settle(inside: &Inside, staged: Staged, marks: &dyn Marks) -> Resu
     clashes.check(&staged.dir, target, None, &mut shared)?;
     names.directories.retain(|path| !shared.contains(path));
     fail_point("seed.in-place.before-list");
-    Head::new(target, Swap::InPlace, false, None)?.write(target, &before.and(&names))?;
+    Head::new(target, Swap::InPlace, false, None)?.write_both(target, before, &names)?;
     fail_point("seed.in-place.after-list");
 
     let mut moving = Moving { clashes: &clashes, shared: &shared, late: Vec::new(), stranger: None };
     if let Err(error) = moving.put(&staged.dir, target, None) {
         if let Some(path) = &moving.stranger {
             // Listed as what was to come, it would be taken for ours by the next seed.
-            let listed = before.and(&names.without(path));
-            Head::new(target, Swap::InPlace, false, None)?.write(target, &listed)?;
+            Head::new(target, Swap::InPlace, false, None)?.write_both(target, before, &names.without(path))?;
         }
         return Err(error);
     }

@@ -1,8 +1,10 @@
 //! What stands at a target, by looking.
 
+use std::ops::ControlFlow;
+
 use super::SeedError;
 use super::mark::Marks;
-use super::owned::{DATA, Head, Names, is_tree};
+use super::owned::{DATA, Head, is_tree};
 use super::place::component;
 use super::standing::{Empty, Form, Seed, Standing};
 use super::target::is_reserved;
@@ -15,7 +17,7 @@ pub(super) fn look_in(dir: Dir, marks: &dyn Marks) -> Result<Standing, SeedError
     let Some(head) = Head::of(&dir)? else {
         let form = Form { stat, swap: Swap::Exchange };
         return Ok(match marks.of(&dir)? {
-            Some(mark) => Standing::Ours(Box::new(Seed { dir: dir.clone(), target: dir, form, mark, owned: None })),
+            Some(mark) => Standing::Ours(Box::new(Seed { dir: dir.clone(), target: dir, form, mark })),
             None if is_empty(&dir)? => Standing::Foreign(stat, Empty::Yes),
             None => Standing::Foreign(stat, Empty::No),
         });
@@ -26,9 +28,8 @@ pub(super) fn look_in(dir: Dir, marks: &dyn Marks) -> Result<Standing, SeedError
         _ => Some(dir.clone()),
     };
     let Some(tree) = tree.filter(|_| head.whole) else { return Ok(Standing::Torn(form)) };
-    let owned = if head.swap == Swap::InPlace { Names::of(&dir)? } else { None };
     Ok(match marks.of(&tree)? {
-        Some(mark) => Standing::Ours(Box::new(Seed { dir: tree, target: dir, form, mark, owned })),
+        Some(mark) => Standing::Ours(Box::new(Seed { dir: tree, target: dir, form, mark })),
         None => Standing::Torn(form),
     })
 }
@@ -47,5 +48,10 @@ pub(super) fn current_tree(target: &Dir) -> Result<Option<RelPath>, SeedError> {
 /// Whether there is nothing in it but what its file system or seedcache made.
 fn is_empty(dir: &Dir) -> Result<bool, SeedError> {
     let counts = |name: &[u8]| name != b"lost+found" && !is_reserved(name);
-    Ok(!dir.entries()?.iter().any(|entry| counts(entry.name.as_bytes())))
+    let mut empty = true;
+    dir.each_entry(|entry| {
+        empty = !counts(entry.name.as_bytes());
+        if empty { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    Ok(empty)
 }

@@ -37,7 +37,11 @@ impl Marks for OnTargets {
     }
 
     fn put(&self, dir: &Dir, mark: &Mark) -> fs::Result<()> {
-        if mark.put(dir)? { Ok(()) } else { dir.write_atomic(&component(FILE), &mark.json(), 0o644) }
+        if mark.put(dir)? {
+            return Ok(());
+        }
+        dir.write_atomic(&component(FILE), &mark.json(), 0o644)?;
+        Mark::take_off(dir)
     }
 }
 
@@ -178,9 +182,14 @@ impl Mark {
         serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"))
     }
 
-    /// Puts the mark on `dir`; `false` where the file system has no extended attributes.
+    /// Puts the mark on `dir`; `false` where the file system has no extended attributes, or no room for it.
     pub(crate) fn put(&self, dir: &Dir) -> fs::Result<bool> {
         dir.set_xattr(ATTRIBUTE, &self.json())
+    }
+
+    /// Takes off what mark `dir` bears, once one is kept elsewhere, for which there was no room: what it bears is believed first.
+    pub(super) fn take_off(dir: &Dir) -> fs::Result<()> {
+        dir.remove_xattr(ATTRIBUTE)
     }
 
     /// Whether its content was written or read since the machine started.
@@ -206,6 +215,7 @@ impl Mark {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -221,6 +231,26 @@ mod tests {
             let unknown = Identity { born: None, ..marked };
             assert!(is_that_of(unknown, &Identity { ino: 7, born: None, changed: 300 }));
             assert!(!is_that_of(unknown, &Identity { ino: 8, born: None, changed: 200 }));
+        }
+    }
+
+    /// Of `version`, with a reason of so many bytes.
+    fn mark(version: &str, reason: usize, dir: &Dir) -> Mark {
+        let (artifact, version) = ("thing".parse().unwrap(), version.parse().unwrap());
+        let tree_digest = Digest::sha256(b"");
+        let wanted = Wanted { artifact: &artifact, version: &version, tree_digest: &tree_digest };
+        Mark::new(wanted, LinkMode::Hardlink, Some("x".repeat(reason)), dir).unwrap()
+    }
+
+    #[test]
+    fn a_mark_that_no_attribute_has_room_for_takes_the_place_of_one_that_fitted() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        for (version, reason) in [("v1", 1), ("v2", 70_000), ("v3", 1)] {
+            let mark = mark(version, reason, &dir);
+            OnTargets.put(&dir, &mark).unwrap();
+            assert_eq!(dir.xattr(ATTRIBUTE).unwrap().is_some(), reason == 1);
+            assert_eq!(OnTargets.of(&dir).unwrap(), Some(mark));
         }
     }
 

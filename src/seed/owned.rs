@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, Read as _};
+use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
+use super::SeedError;
 use super::mark::{FILE, Identity};
 use super::place::component;
 use super::target::{is_leftover, is_reserved};
@@ -19,8 +21,13 @@ const LIST: &[u8] = b".seedcache-owned";
 const HEAD: u64 = 4096;
 /// Bytes of a whole list.
 const LIMIT: u64 = 512 << 20;
-/// Names that are kept of one: those of two large trees.
+/// Names that are read of one: those of two large trees.
 const MOST: usize = 4_000_000;
+/// Bytes of memory for the names of one target, as large as two trees of a million entries have them. A pod may write the list,
+/// and what else there is.
+const ROOM: usize = 256 << 20;
+/// What one name takes besides its bytes.
+const EACH: usize = 40;
 /// Bytes of one name, and what tells its kind and its end.
 const LONGEST: u64 = 4096 + 2;
 /// The symlink that a target of [`Swap::Symlink`] shows its tree through.
@@ -78,10 +85,17 @@ impl Head {
 
     /// Writes the list, durably.
     pub(super) fn write(&self, target: &Dir, names: &Names) -> fs::Result<()> {
+        self.write_both(target, names, &Names::default())
+    }
+
+    /// The same of the names of two, which may be large.
+    pub(super) fn write_both(&self, target: &Dir, some: &Names, others: &Names) -> fs::Result<()> {
         let mut bytes =
             serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         bytes.push(b'\n');
-        for (kind, paths) in [(b'd', &names.directories), (b'f', &names.files)] {
+        let directories = some.directories.union(&others.directories);
+        let files = some.files.union(&others.files);
+        for (kind, paths) in [(b'd', directories), (b'f', files)] {
             for path in paths {
                 bytes.push(kind);
                 bytes.extend_from_slice(path.as_bytes());
@@ -94,21 +108,25 @@ impl Head {
 
 impl Names {
     /// Those of the list in `target`.
-    pub(crate) fn of(target: &Dir) -> fs::Result<Option<Self>> {
-        Self::within(target, LIMIT, |_, _| true)
+    pub(crate) fn of(target: &Dir) -> Result<Option<Self>, SeedError> {
+        Self::wanted(target, |_, _| true)
     }
 
-    /// The same of a list of at most `limit` bytes, which is an error where it has more; names that are not wanted take
-    /// no memory.
+    /// Those of them that are wanted: the others take no memory.
+    pub(super) fn wanted(target: &Dir, wanted: impl Fn(&RelPath, Kind) -> bool) -> Result<Option<Self>, SeedError> {
+        Self::within(target, LIMIT, wanted)
+    }
+
+    /// The same of a list of at most `limit` bytes, which is an error where it has more.
     pub(super) fn within(
         target: &Dir,
         limit: u64,
         wanted: impl Fn(&RelPath, Kind) -> bool,
-    ) -> fs::Result<Option<Self>> {
+    ) -> Result<Option<Self>, SeedError> {
         let file = match target.open_file(&component(LIST)) {
             Ok(file) => file,
             Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
         let failed = |source| fs::Error::new("read", &target.path_of(&component(LIST)), source);
         let mut list = std::io::BufReader::new(file.take(limit.saturating_add(1)));
@@ -118,14 +136,14 @@ impl Names {
             return Ok(None);
         }
         let mut names = Self::default();
+        let (mut room, mut count) = (Room(ROOM), 0);
         loop {
             line.clear();
             let read = (&mut list).take(LONGEST).read_until(0, &mut line).map_err(failed)?;
             let ended = line.pop_if(|last| *last == 0).is_some();
-            let full = names.directories.len() + names.files.len() >= MOST;
-            if full || list.get_ref().limit() == 0 || (!ended && read as u64 == LONGEST) {
-                let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is longer than any list may be");
-                return Err(failed(source));
+            count += 1;
+            if count > MOST || list.get_ref().limit() == 0 || (!ended && read as u64 == LONGEST) {
+                return Err(too_many(target));
             }
             let Some((kind, path)) = line.split_first() else {
                 if read == 0 {
@@ -137,13 +155,15 @@ impl Names {
                 b'd' => (Kind::Dir, &mut names.directories),
                 _ => (Kind::File, &mut names.files),
             };
-            set.extend(RelPath::parse(path).ok().filter(|path| wanted(path, kind)));
+            if let Some(path) = RelPath::parse(path).ok().filter(|path| wanted(path, kind)) {
+                room.take(&path).then(|| set.insert(path)).ok_or_else(|| too_many(target))?;
+            }
         }
     }
 
     /// Lists `files` as ours, where there is a list in `tree`: before something is put beside a tree that stands, which
     /// the next swap shall replace or remove.
-    pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> fs::Result<()> {
+    pub(crate) fn add(tree: &Dir, files: &[RelPath]) -> Result<(), SeedError> {
         let (Some(head), Some(mut names)) = (Head::of(tree)?, Self::of(tree)?) else { return Ok(()) };
         if files.iter().all(|path| names.files.contains(path)) {
             return Ok(());
@@ -158,20 +178,27 @@ impl Names {
                 above = path.parent();
             }
         }
-        head.write(tree, &names)
+        Ok(head.write(tree, &names)?)
     }
 
     /// All that `dir` holds, but for what seedcache keeps at the top of a target.
-    pub(super) fn in_dir(dir: &Dir) -> fs::Result<Self> {
+    pub(super) fn in_dir(dir: &Dir) -> Result<Self, SeedError> {
+        Self::in_dir_within(dir, Room(ROOM))
+    }
+
+    fn in_dir_within(dir: &Dir, mut room: Room) -> Result<Self, SeedError> {
         let mut names = Self::default();
-        visit(dir, None, &mut |path, kind| {
+        let full = visit(dir, None, &mut |path, kind| {
+            if !room.take(&path) {
+                return Some(());
+            }
             match kind {
                 Kind::Dir => names.directories.insert(path),
                 _ => names.files.insert(path),
             };
-            None::<()>
+            None
         })?;
-        Ok(names)
+        full.map_or(Ok(names), |()| Err(too_many(dir)))
     }
 
     /// Something below `dir`, which is at `at` in the target, that is not among these.
@@ -181,14 +208,6 @@ impl Names {
 
     pub(super) fn has(&self, path: &RelPath, kind: Kind) -> bool {
         if kind == Kind::Dir { self.directories.contains(path) } else { self.files.contains(path) }
-    }
-
-    /// These and `others`.
-    pub(super) fn and(&self, others: &Self) -> Self {
-        Self {
-            directories: self.directories.union(&others.directories).cloned().collect(),
-            files: self.files.union(&others.files).cloned().collect(),
-        }
     }
 
     /// These but for `path`.
@@ -220,23 +239,45 @@ impl Names {
     }
 }
 
+/// Memory that is left for names.
+struct Room(usize);
+
+impl Room {
+    /// Whether there was enough for one more.
+    fn take(&mut self, path: &RelPath) -> bool {
+        let left = self.0.checked_sub(path.as_bytes().len() + EACH);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+fn too_many(target: &Dir) -> SeedError {
+    SeedError::TooManyNames { target: target.path().into() }
+}
+
 /// Calls `each` on all below `dir` until it returns something. What seedcache keeps at the top of a target is left out.
 fn visit<T>(
     dir: &Dir,
     at: Option<&RelPath>,
     each: &mut impl FnMut(RelPath, Kind) -> Option<T>,
 ) -> fs::Result<Option<T>> {
-    for entry in dir.entries()? {
+    let (mut found, mut directories) = (Ok(None), Vec::new());
+    dir.each_entry(|entry| {
         if at.is_none() && is_internal(entry.name.as_bytes()) {
-            continue;
+            return ControlFlow::Continue(());
         }
-        let path = below(at, &entry.name)?;
-        if let Some(found) = each(path.clone(), entry.kind) {
-            return Ok(Some(found));
+        found = below(at, &entry.name).map(|path| each(path, entry.kind));
+        if !matches!(found, Ok(None)) {
+            return ControlFlow::Break(());
         }
-        if entry.kind == Kind::Dir
-            && let Some(found) = visit(&dir.open_dir(&entry.name)?, Some(&path), each)?
-        {
+        directories.extend((entry.kind == Kind::Dir).then_some(entry.name));
+        ControlFlow::Continue(())
+    })?;
+    if let Some(found) = found? {
+        return Ok(Some(found));
+    }
+    for name in directories {
+        if let Some(found) = visit(&dir.open_dir(&name)?, Some(&below(at, &name)?), each)? {
             return Ok(Some(found));
         }
     }
@@ -334,10 +375,23 @@ mod tests {
         let whole = dir.read(&component(LIST), 1 << 20).unwrap();
         let size = whole.len() as u64;
         assert!(read(size).unwrap().is_some());
-        read(size - 1).unwrap_err();
+        assert!(matches!(read(size - 1), Err(SeedError::TooManyNames { .. })));
         let long = [&whole[..], &[b'f'; LONGEST as usize]].concat();
         dir.write_atomic(&component(LIST), &long, 0o644).unwrap();
         read(1 << 20).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_directory_holds_is_kept_in_mind_as_far_as_there_is_room() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let below = dir.ensure_dir(&"d/e".parse().unwrap(), 0o755).unwrap();
+        below.write_atomic(&component(b"f"), b"", 0o644).unwrap();
+        let room = 3 * EACH + b"d".len() + b"d/e".len() + b"d/e/f".len();
+        let names = Names::in_dir_within(&dir, Room(room)).unwrap();
+        assert_eq!((names.directories.len(), names.files.len()), (2, 1));
+        let refused = Names::in_dir_within(&dir, Room(room - 1)).unwrap_err();
+        assert!(matches!(refused, SeedError::TooManyNames { target } if target == root.path()));
     }
 
     #[test]

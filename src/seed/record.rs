@@ -203,7 +203,8 @@ impl Records {
                 missing: false,
             };
             rows.insert(target.clone(), row);
-        })
+        })?;
+        if self.attributes { Mark::take_off(dir) } else { Ok(()) }
     }
 
     /// Notes that the announced directory stands at `target` now. What fails here is only told: the mark is safe.
@@ -469,6 +470,20 @@ mod tests {
         assert_eq!(ground.written().last().unwrap(), "d");
         drop(records);
         assert_eq!(ground.written(), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn a_mark_on_record_takes_the_place_of_the_one_on_the_target() {
+        let ground = Ground::new();
+        let records = Records::open(&ground.store).unwrap();
+        let (target, dir, mark) = ground.announce(&records, "a");
+        records.keep(&target, &dir, mark.clone());
+        // No attribute has room for it.
+        let next = Mark { version: "v2".parse().unwrap(), reason: Some("x".repeat(70_000)), ..mark };
+        records.announce(&target, &dir, &next).unwrap();
+        assert_eq!(records.mark_of(&dir, &target).unwrap(), Some(next.clone()));
+        records.keep(&target, &dir, next.clone());
+        assert_eq!(records.mark_of(&dir, &target).unwrap().map(|mark| mark.version), Some(next.version));
     }
 
     #[test]

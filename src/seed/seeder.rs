@@ -23,7 +23,7 @@ use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
 use super::tree::Layout;
 use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
-use crate::fs::{Dir, LinkMode, RelPath, Rename, fail_point};
+use crate::fs::{Dir, Kind, LinkMode, RelPath, Rename, fail_point};
 use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{Entry, ManifestHead, Store, Version};
 
@@ -34,8 +34,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// goes on: what both stage is theirs alone, and a swap that is torn by another is ended by the next seed.
 const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
 
-/// How long all targets are looked at: far longer than any disk takes for it.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long targets are looked at: far longer than any disk takes for it.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,7 +134,7 @@ impl Seeder {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
         let records = Records::open(store.root())?;
-        let (busy, retired, looking) = (Busy::default(), Retired::default(), Arc::default());
+        let (busy, retired, looking) = (Busy::default(), Retired::new(store.clone()), Arc::default());
         Ok(Self { root: dir, grounds, store, records, busy, retired, looking })
     }
 
@@ -143,10 +143,11 @@ impl Seeder {
         self.grounds.target(given)
     }
 
-    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in. Theirs may lie on what
+    /// never answers: no server is asked about it.
     pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
         let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
-        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+        match (own.and_then(|own| own.stat_unsynced()), parent.stat_unsynced()) {
             (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
             // A directory that cannot be found is not that one.
             _ => false,
@@ -253,7 +254,9 @@ impl Seeder {
         let read = other_boot && mark.mode != LinkMode::Hardlink;
         let top = Pair { from: work.version.tree().clone(), to: seed.dir.clone() };
         if !work.request.only_rendered {
-            mend(&maker, &work.layout, &top, &scratch, seed.owned.as_ref(), read)?;
+            let own = work.layout.paths();
+            let owned = seed.owned(|path, kind| kind == Kind::Dir && own.contains(path))?;
+            mend(&maker, &work.layout, &top, &scratch, owned.as_ref(), read)?;
             if read {
                 mark.boot = self.records.boot().map(Into::into);
                 self.records.announce(&work.request.target, &top.to, &mark)?;
@@ -299,7 +302,7 @@ impl Seeder {
         let moved = held_in.rename(&name, &aside, &hidden, Rename::NoReplace);
         fail_point("seed.retire.after-rename");
         match moved {
-            Ok(()) => self.retired.add(aside, hidden),
+            Ok(()) => self.retired.add_in_store(aside, hidden),
             // Another file system or mount, or no right to move it: it only stays in sight.
             Err(_) => self.retired.add(held_in, name),
         }

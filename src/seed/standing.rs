@@ -1,8 +1,9 @@
 //! What stands at a target, and what is to be done about it: a pure decision.
 
+use super::SeedError;
 use super::mark::{Mark, Wanted};
 use super::owned::Names;
-use crate::fs::{self, Dir, Kind, LinkMode, Stat};
+use crate::fs::{self, Dir, Kind, LinkMode, RelPath, Stat};
 use crate::intent::{Link, Swap, VersionName};
 
 /// What stands at a target.
@@ -27,11 +28,18 @@ pub(crate) struct Seed {
     pub(super) target: Dir,
     pub(super) form: Form,
     pub(crate) mark: Mark,
-    /// What in it is ours, where others may have their own beside ([`Swap::InPlace`]).
-    pub(crate) owned: Option<Names>,
 }
 
 impl Seed {
+    /// What in it is ours, where others may have their own beside ([`Swap::InPlace`]). Anybody may have written the list: it is
+    /// read only where something is done about it, and only what is `wanted` of it is kept.
+    pub(crate) fn owned(&self, wanted: impl Fn(&RelPath, Kind) -> bool) -> Result<Option<Names>, SeedError> {
+        match self.form.swap {
+            Swap::InPlace => Ok(Some(Names::wanted(&self.target, wanted)?.unwrap_or_default())),
+            Swap::Exchange | Swap::Symlink => Ok(None),
+        }
+    }
+
     /// Whether its tree's top belongs to this process's user, or that user is root: others' are not filled for it.
     pub(crate) fn is_own(&self) -> fs::Result<bool> {
         is_own(&self.dir)

@@ -1,6 +1,7 @@
 //! A version's entries by directory, and the walk over them on a few threads: a directory's own names are one thread's
 //! work, so that each handle is opened once and each name is looked up alone.
 
+use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::lock;
@@ -72,6 +73,11 @@ impl<'a> Layout<'a> {
             std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS))
         };
         Ok(Self { directories, links, threads })
+    }
+
+    /// Where its directories are.
+    pub(super) fn paths(&self) -> BTreeSet<&'a RelPath> {
+        self.directories.iter().filter_map(|directory| Some(&directory.entry?.path)).collect()
     }
 }
 

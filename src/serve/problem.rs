@@ -133,17 +133,17 @@ impl Problem {
         Self { internal: true, ..Self::new(Kind::Internal, error_chain(error), next) }
     }
 
-    /// A file operation that failed: on a full disk said so, else internal.
-    fn file_operation(error: &(dyn Error + 'static), no_space: bool) -> Self {
+    /// A file operation that failed: on a full disk, or on a file that somebody holds, said so; else internal.
+    fn file_operation(error: &(dyn Error + 'static), file: &fs::Error) -> Self {
         let internal = Self::internal(error);
-        if !no_space {
+        let (kind, next) = if file.is_no_space() {
+            (Kind::NoSpace, "free room on the node, or remove versions that are not needed")
+        } else if file.is_busy() {
+            (Kind::Busy, "ask again in a while, or end what holds a lease on files of a hard-linked seed")
+        } else {
             return internal;
-        }
-        Self {
-            kind: Kind::NoSpace,
-            next: "free room on the node, or remove versions that are not needed".into(),
-            ..internal
-        }
+        };
+        Self { kind, next: next.into(), ..internal }
     }
 
     /// An extension member.
@@ -241,7 +241,7 @@ fn file_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a fs::Error> {
 
 impl From<fs::Error> for Problem {
     fn from(error: fs::Error) -> Self {
-        Self::file_operation(&error, error.is_no_space())
+        Self::file_operation(&error, &error)
     }
 }
 
@@ -336,7 +336,7 @@ impl From<SeedError> for Problem {
             SeedError::StoreDamaged { .. } => Self::new(Kind::NotReady, error_chain(&error), "ask again in a while"),
             #[allow(unreachable_patterns, reason = "what else seeding may say is that room's to add")]
             error => match file_error(&error) {
-                Some(file) => Self::file_operation(&error, file.is_no_space()),
+                Some(file) => Self::file_operation(&error, file),
                 None => Self::new(Kind::Conflict, error_chain(&error), "change what the detail names, then ask again"),
             },
         }
@@ -364,6 +364,9 @@ impl From<SeedAskError> for Problem {
             }
             SeedAskError::NotDeclared { .. } => {
                 Self::new(Kind::Forbidden, error, "declare the target under spec.seeds, or ask over the Unix socket")
+            }
+            SeedAskError::OtherLink { .. } | SeedAskError::OtherSwap { .. } => {
+                Self::new(Kind::Forbidden, error, "ask without link and swap: it is seeded as the document says")
             }
         }
     }
@@ -399,6 +402,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::fixture::state;
     use super::*;
+    use crate::intent::Swap;
     use crate::reconcile::State;
     use http_body_util::BodyExt as _;
 
@@ -413,12 +417,16 @@ mod tests {
         fs::Error::new("open", std::path::Path::new("/secret/place"), std::io::Error::from(kind))
     }
 
+    fn leased() -> fs::Error {
+        fs::Error::new("open", std::path::Path::new("/secret/place"), rustix::io::Errno::AGAIN)
+    }
+
     #[tokio::test]
     async fn each_error_has_its_status_and_a_next_step() {
         let name: crate::intent::ArtifactName = "thing".parse().unwrap();
         let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
         let failed = || Box::new(failed.clone());
-        let table: [(Problem, u16, &str); 16] = [
+        let table: [(Problem, u16, &str); 18] = [
             (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
             (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
@@ -429,10 +437,22 @@ mod tests {
             (PinError::Wait(WaitError::Failed { state: failed() }).into(), 502, "unavailable"),
             (VerifyAskError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (SeedAskError::NotDeclared { artifact: name.clone(), target: "x".into() }.into(), 403, "forbidden"),
+            (
+                SeedAskError::OtherSwap {
+                    artifact: name.clone(),
+                    target: "x".into(),
+                    declared: Swap::Exchange,
+                    asked: Swap::InPlace,
+                }
+                .into(),
+                403,
+                "forbidden",
+            ),
             (SeedAskError::Wait(WaitError::TimedOut { state: failed() }).into(), 408, "timed-out"),
             (SeedError::Busy { target: "x".parse().unwrap(), seconds: 30 }.into(), 409, "busy"),
             (SeedError::Fs(file_problem(std::io::ErrorKind::StorageFull)).into(), 507, "no-space"),
             (file_problem(std::io::ErrorKind::PermissionDenied).into(), 500, "internal"),
+            (leased().into(), 409, "busy"),
             (StoreError::NoVersion { artifact: name, version: "v1".parse().unwrap() }.into(), 404, "not-found"),
             (Denied::NotConfigured.into(), 403, "forbidden"),
         ];

@@ -63,6 +63,11 @@ impl Store {
         lock(&self.draining.0).push((name, readers));
     }
 
+    /// Has the sweeps remove what was put into a place [`Store::out_of_sight`], and could not be removed by who put it there.
+    pub(crate) fn remove_later(&self, name: RelPath) {
+        self.drained(name, Weak::new());
+    }
+
     /// Sweeps; what cannot be removed now is out of sight, and a later round removes it.
     pub(super) fn tidy(&self) {
         if let Err(error) = self.sweep() {

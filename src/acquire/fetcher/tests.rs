@@ -22,6 +22,7 @@ fn keep_as_file(
     tree: &Dir,
     _: Option<&crate::store::Donors>,
     _: &Progress,
+    _: &std::sync::atomic::AtomicBool,
 ) -> Result<Unpacked, UnpackError> {
     let mut file = tree.create_file(&RelPath::parse("data").unwrap(), 0o644)?;
     let mut start = [0; 4];
@@ -562,6 +563,6 @@ async fn a_body_that_ends_early_without_saying_so_is_refused() {
 impl Fetcher {
     /// One that takes no bytes, by a panic: as a defect in unpacking would be.
     pub(crate) fn that_panics() -> Self {
-        Self { sink: |_, _, _, _, _, _| panic!("as told to"), ..Self::new(&FetchSettings::default()).unwrap() }
+        Self { sink: |_, _, _, _, _, _, _| panic!("as told to"), ..Self::new(&FetchSettings::default()).unwrap() }
     }
 }

@@ -22,6 +22,7 @@ mod tree;
 mod write;
 
 use std::io::Read;
+use std::sync::atomic::AtomicBool;
 
 use self::policy::{Policy, Verdict};
 use self::stream::Stream;
@@ -51,7 +52,7 @@ pub struct Unpacked {
 /// Unpacks `archive` into the empty directory `tree`; small files that `donors` have are not written but shared with
 /// them. `file_name` names the single file of `format: none`.
 ///
-/// Blocks as long as `archive` does. On an error the tree is half made: it is the caller's to discard.
+/// Blocks as long as `archive` does, and ends soon after `abort` is set and `archive` fails. On an error the tree is half made: it is the caller's to discard.
 pub fn unpack(
     archive: impl Read + Send,
     recipe: &Unpack,
@@ -59,6 +60,7 @@ pub fn unpack(
     tree: &Dir,
     donors: Option<&Donors>,
     progress: &Progress,
+    abort: &AtomicBool,
 ) -> Result<Unpacked, UnpackError> {
     let (feed, stream) = stream::channel_within(recipe.limits);
     std::thread::scope(|scope| {
@@ -67,7 +69,7 @@ pub fn unpack(
             .name("decode".into())
             .spawn_scoped(scope, move || codec::decode(archive, format, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
-        let writer = Writer::new(recipe, tree, donors, progress)?;
+        let writer = Writer::new(recipe, tree, donors, progress, abort)?;
         // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
         // gone.
         match format {
@@ -107,7 +109,7 @@ fn unpack_file(
         .and_then(|name| recipe.prefix.as_ref().map_or(Ok(name.clone()), |prefix| prefix.join(&name)))
         .map_err(|source| UnpackError::FileName { given: given.into(), source })?;
     writer.add_single(&path, &mut stream)?;
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, 0)?;
     Ok(Unpacked { entries, top_directory: None, bytes })
 }
 
@@ -125,11 +127,11 @@ fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result
         top.see(&member.path, member.kind == Kind::Dir);
         if let Verdict::Keep { path, target } = verdict {
             writer.add(&member, &path, target.as_ref(), &mut members)?;
-            // With the directories that only this entry tells of.
+            // With the directories that only this entry tells of, or the first name of its file.
             policy::check_entries(&recipe.limits, counted + writer.implied()).map_err(refused)?;
         }
     }
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, counted)?;
     if entries.is_empty() {
         return Err(UnpackError::Empty { seen });
     }

@@ -209,9 +209,12 @@ impl Fetch<'_> {
     /// Reads what is there; `None` when it is not whole.
     async fn check(&self, seed: Seed) -> Result<Option<Seeded>, Failure> {
         self.activity.turn_to(Doing::Checking);
-        let dir = seed.dir.clone();
-        let owned = seed.owned.clone();
-        let found = blocking(move || entries_of(&dir, owned.as_ref())).await.map_err(HandOverError::from)?;
+        let look = move || {
+            let owned = seed.owned(|_, _| true)?;
+            let found = entries_of(&seed.dir, owned.as_ref())?;
+            Ok::<_, HandOverError>((seed, found))
+        };
+        let (seed, found) = blocking(look).await?;
         let Some(entries) = found.filter(|entries| tree_digest(entries) == seed.mark.tree_digest) else {
             return Ok(None);
         };

@@ -256,6 +256,27 @@ fn what_a_peer_put_there_meanwhile_stays_when_a_fill_fails() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_gets_no_link_whose_owner_it_would_seem_to_be() {
+    needs_root();
+    const MAPPED_ROOT: u32 = 65_536;
+    let house = House::new();
+    let version = house.publish("v1", &platform("v1"));
+    let on_disk = volume(&house, "pod", 0);
+    let at = house.at("mounted");
+    fs::create_dir(&at).unwrap();
+    let mounted = crate::fs::Shifted::new(&on_disk, &at);
+    assert_eq!(received(&house, &version, &at, MAPPED_ROOT), Receive::Mapped);
+    // Nor does root's own client there: the daemon is not to write through that mount.
+    assert_eq!(received(&house, &version, &at, 0), Receive::Mapped);
+    let demanded = fill(&house, &version, &at, MAPPED_ROOT, Link::Hardlink).unwrap_err();
+    let why = Refusal::NoLink { mode: LinkMode::Hardlink, why: Receive::Mapped };
+    assert!(matches!(demanded, FillError::Refused(refused) if refused == why), "{demanded}");
+    assert_eq!(fs::read_dir(&on_disk).unwrap().count(), 0);
+    drop(mounted);
+    assert!(filled(&house, &version, &on_disk, 0).changed);
+}
+
+#[test]
 fn a_directory_that_lost_its_mark_is_known_by_its_record() {
     needs_root();
     let house = House::new();

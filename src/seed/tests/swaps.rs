@@ -421,6 +421,46 @@ fn what_is_put_beside_a_tree_can_be_made_ours() {
     assert!(!at.join("extra").exists());
 }
 
+#[test]
+fn a_tree_swapped_out_that_cannot_be_removed_goes_with_a_later_sweep() {
+    let house = House::new();
+    let (v1, v2) = (house.publish("v1", &tree("v1")), house.publish("v2", &tree("v2")));
+    house.seed_by(&v1, Swap::Exchange);
+    house.seed_by(&v2, Swap::Exchange);
+    let staging = house.at(".seedcache/staging");
+    let aside = || -> Vec<PathBuf> {
+        let names = fs::read_dir(&staging).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.file_name().unwrap().as_encoded_bytes().starts_with(b".drain-")).collect()
+    };
+    let [old] = &aside()[..] else { panic!("{:?}", aside()) };
+    // As where a pod goes on writing into it.
+    let kept = crate::fs::Immutable::new(old);
+    house.seeder.retired.remove(Duration::ZERO);
+    assert_eq!(aside(), [old.clone()]);
+    drop(kept);
+    house.store.sweep().unwrap();
+    assert_eq!(aside(), [] as [PathBuf; 0]);
+}
+
+/// A pod may write it: a look at the target reads no more than the head, and work at it ends with an error.
+#[test]
+fn a_list_that_a_pod_made_endless_is_not_read_to_look_and_not_believed() {
+    use std::io::Write as _;
+    let house = House::new();
+    let (v1, v2) = (house.publish("v1", &tree("v1")), house.publish("v2", &tree("v2")));
+    house.seed_by(&v1, Swap::InPlace);
+    let at = house.at("pod/data");
+    let mut list = fs::OpenOptions::new().append(true).open(at.join(".seedcache-owned")).unwrap();
+    list.write_all(&[b'f'; 5000]).unwrap();
+    let standing = Place::at(&at).unwrap().look(&OnTargets).unwrap();
+    assert!(matches!(standing, Standing::Ours(_)), "{standing:?}");
+    for version in [&v1, &v2] {
+        let error = house.ask(version, &by(Swap::InPlace)).unwrap_err();
+        assert!(matches!(&error, SeedError::TooManyNames { target } if *target == at), "{error}");
+    }
+    house.ask(&v2, &Request { force: true, ..by(Swap::Exchange) }).unwrap();
+}
+
 /// As a client does it, in directories of its own; nothing here but the marks tells.
 #[test]
 fn a_client_stages_and_settles_by_itself() {

@@ -389,3 +389,17 @@ fn a_directory_that_cannot_be_read_is_damage() {
     let damaged: Vec<_> = report.damage.iter().map(|damage| damage.path.to_string()).collect();
     assert_eq!(damaged, ["d", "d/f", "d/l", "d"]);
 }
+
+#[test]
+fn a_lease_that_a_pod_has_on_a_file_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    publish(&store, "1", b"one");
+    let opened = store.open_version(&artifact(), &version("1")).unwrap();
+    let lease = crate::fs::Leased::new(&root.join("versions/os/1/tree/d/f"));
+    let told = store.verify(&opened, |_| {}).unwrap_err();
+    assert!(matches!(&told, StoreError::Fs(error) if error.is_busy()), "{told:?}");
+    drop(lease);
+    assert_eq!(store.verify(&opened, |_| {}).unwrap().damaged, 0);
+}
