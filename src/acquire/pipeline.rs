@@ -124,6 +124,11 @@ pub enum IngestError {
     /// The source file changed while it was read.
     #[error("the source file changed while it was read; it is read again at the next try")]
     Changed,
+    /// The thread that unpacks cannot be had.
+    #[error(
+        "no thread can be made to unpack the archive; raise the limit of tasks (`pids.max`) of the daemon's cgroup"
+    )]
+    Thread(#[source] io::Error),
 }
 
 impl IngestError {
@@ -156,14 +161,15 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let intake = Intake { queue, current: Bytes::new(), ended: false, abort, large };
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| {
+        let unpack = || {
             let Work { recipe, file_name, staging, progress, abort, .. } = work;
             let unpacked = (work.sink)(intake, recipe, file_name, &tree, staging.donors(), progress, abort);
             if let Err(error) = &unpacked {
                 fate.store(if error.is_bad_content() { REFUSED } else { HOPELESS }, Relaxed);
             }
             unpacked
-        });
+        };
+        let unpacking = std::thread::Builder::new().spawn_scoped(scope, unpack).map_err(IngestError::Thread)?;
         let mut course = Course::new(work, pieces, &fate);
         // On an error the queue is dropped without its end, which fails the unpacking thread's next read.
         let outcome = course.run(input);
