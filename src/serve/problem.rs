@@ -426,7 +426,7 @@ mod tests {
         let name: crate::intent::ArtifactName = "thing".parse().unwrap();
         let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
         let failed = || Box::new(failed.clone());
-        let table: [(Problem, u16, &str); 17] = [
+        let table: [(Problem, u16, &str); 18] = [
             (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
             (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
