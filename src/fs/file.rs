@@ -78,22 +78,6 @@ impl Dir {
             .map_err(|e| self.error("set mode of", rel, e))
     }
 
-    /// Sets the permission bits of a socket, and of nothing else: others may write to its directory, and put a symlink there at
-    /// any time.
-    pub fn set_socket_mode(&self, rel: &RelPath, mode: u32) -> Result<()> {
-        let (parent, name) = self.locate("set mode of", rel)?;
-        let set = || {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let held = sys::openat(&*parent, name, flags, Mode::empty())?;
-            let kind = sys::FileType::from_raw_mode(sys::fstat(&held)?.st_mode);
-            if kind != sys::FileType::Socket {
-                return Err(Errno::NOTSOCK);
-            }
-            set_mode_of_path(held.as_fd(), Mode::from_raw_mode(mode))
-        };
-        set().map_err(|e| self.error("set mode of", rel, e))
-    }
-
     /// Sets owner, mode and times of this directory.
     pub fn apply_meta(&self, meta: &Meta) -> Result<()> {
         apply_meta(self, self.path(), meta)

