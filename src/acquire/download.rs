@@ -34,8 +34,6 @@ const QUEUE: usize = 8;
 pub(super) struct Fetched {
     /// Where from.
     pub url: Url,
-    /// It is not the source itself, but a mirror of it.
-    pub is_mirrored: bool,
     /// What the origin said of it.
     pub validators: Validators,
     /// Bytes.
@@ -176,8 +174,7 @@ impl Download<'_> {
                         unreachable!("a transfer is done only after its bytes were judged good");
                     };
                     let validators = held.map(|held| held.validators).unwrap_or_default();
-                    let (url, is_mirrored) = (self.urls[location].clone(), location > 0);
-                    return Ok(Fetched { url, is_mirrored, validators, size, digest, unpacked });
+                    return Ok(Fetched { url: self.urls[location].clone(), validators, size, digest, unpacked });
                 }
                 Step::GiveUp(why) => return Err(self.given_up(why, transfer.location())),
                 Step::Take => unreachable!("only a chunk is taken, and chunks are read in `receive`"),
@@ -263,11 +260,8 @@ impl Download<'_> {
             let next = transfer.on(Event::Chunk(chunk.len() as u64));
             if next.1 != Step::Take {
                 self.failed(location, HttpError::Range { url: redacted(&url).into() });
-                return if self.feed(pending.freeze()).await {
-                    Ok(next)
-                } else {
-                    self.ended_early(next.0, location).await
-                };
+                let taken = self.feed(pending.freeze()).await;
+                return if taken { Ok(next) } else { self.ended_early(next.0, location).await };
             }
             transfer = next.0;
             let piece = if pending.is_empty() && chunk.len() >= PIECE {

@@ -178,7 +178,8 @@ impl Fetcher {
                 } else {
                     // What the source has next is told from these: they are of the bytes, whatever it said when it was asked,
                     // and none of a mirror's.
-                    let said = if fetched.is_mirrored { Validators::default() } else { said };
+                    let is_its_own = resolution.locations.first() == Some(&Location::Http(fetched.url.clone()));
+                    let said = if is_its_own { said } else { Validators::default() };
                     (resolved_from.etag, resolved_from.last_modified) = (said.etag, said.last_modified);
                 }
                 (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
