@@ -7,6 +7,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -59,7 +60,8 @@ pub(crate) fn archives(bytes: &[u8]) {
     let tree = scratch.path().join("tree");
     std::fs::create_dir(&tree).unwrap();
     let (recipe, bytes) = recipe(bytes);
-    let unpacked = unpack(bytes, &recipe, "single", &Dir::open(&tree).unwrap(), None, &Progress::default());
+    let (tree_dir, progress, abort) = (Dir::open(&tree).unwrap(), Progress::default(), AtomicBool::new(false));
+    let unpacked = unpack(bytes, &recipe, "single", &tree_dir, None, &progress, &abort);
     let beside = std::fs::read_dir(scratch.path()).unwrap().count();
     assert_eq!(beside, 1, "something was made beside the tree");
     let found = look(&tree, &tree, unpacked.is_ok());

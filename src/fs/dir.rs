@@ -246,7 +246,7 @@ impl Dir {
             .map_err(|e| self.fail("create symlink", rel, e))
     }
 
-    /// Points the symlink `rel` at `target` in one step, durably.
+    /// Points the symlink `rel` at `target` in one step; durable once the directory it is in is synced.
     pub fn switch_symlink(&self, target: &[u8], rel: &RelPath) -> Result<()> {
         let (parent, _) = self.parent_of("switch symlink", rel)?;
         let name = RelPath::parse(rel.file_name()).map_err(|e| invalid("switch symlink", &self.path_of(rel), e))?;
@@ -256,7 +256,7 @@ impl Dir {
             let _ = parent.remove_file(&temporary);
             return Err(error);
         }
-        parent.sync()
+        Ok(())
     }
 
     /// The names in this directory, in no order.

@@ -50,8 +50,7 @@ impl Error {
 
     /// A want of this machine, or of the moment: no word on what there is. (A stale handle is one: the path is looked up anew.)
     pub fn is_passing(&self) -> bool {
-        use rustix::io::Errno;
-        self.is_one_of(&[Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::INTR, Errno::AGAIN])
+        is_passing(&self.source)
     }
 
     /// Somebody keeps it from being opened for the moment, as by a lease: no word on what it holds.
@@ -73,6 +72,13 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()
     }
+}
+
+/// See [`Error::is_passing`].
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const PASSING: [Errno; 6] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE, Errno::INTR, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|errno| PASSING.contains(&errno))
 }
 
 /// Whether an I/O error says that the disk, or a limit of this machine, is at fault.

@@ -42,7 +42,7 @@ pub use at_once::{read_at_once, seem_in_memory, send_file, stat_at_once};
 pub use chain::Chain;
 pub use dir::{Dir, DirEntry, Rename};
 pub use error::{Error, Result};
-pub(crate) use error::{is_no_space, is_of_disk};
+pub(crate) use error::{is_no_space, is_of_disk, is_passing};
 #[cfg(feature = "failpoints")]
 pub(crate) use fail_point::arm_fail_points;
 pub(crate) use fail_point::fail_point;

@@ -259,7 +259,8 @@ pub struct Unpack {
     /// The archive's format; `auto` is told by content.
     #[serde(deserialize_with = "blank_is_default")]
     pub format: UnpackFormat,
-    /// Leading components dropped from each entry's path; entries with no more than that many vanish.
+    /// Leading components dropped from each entry's path, as by tar a `.` among them; entries with no more than that many
+    /// vanish.
     #[serde(deserialize_with = "blank_is_default")]
     pub strip_components: u32,
     /// Directory that the tree is put under.
@@ -342,8 +343,10 @@ impl Default for Limits {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Owner {
     /// User.
+    #[schemars(range(max = 4_294_967_294_u32))]
     pub uid: u32,
     /// Group.
+    #[schemars(range(max = 4_294_967_294_u32))]
     pub gid: u32,
 }
 

@@ -217,6 +217,12 @@ pub enum Problem {
         /// The smallest value allowed.
         least: &'static str,
     },
+    /// Out of range, above.
+    #[error("it must be at most {most}")]
+    TooLarge {
+        /// The largest value allowed.
+        most: &'static str,
+    },
     /// Out of range, on either side.
     #[error("it must be from {least} to {most}")]
     OutOfRange {

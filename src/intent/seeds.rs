@@ -63,6 +63,29 @@ pub enum Swap {
     InPlace,
 }
 
+/// As documents and callers write it.
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Link::Auto => "auto",
+            Link::Reflink => "reflink",
+            Link::Hardlink => "hardlink",
+            Link::Copy => "copy",
+        })
+    }
+}
+
+/// As documents and callers write it.
+impl fmt::Display for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Swap::Exchange => "exchange",
+            Swap::Symlink => "symlink",
+            Swap::InPlace => "inPlace",
+        })
+    }
+}
+
 /// A small templated file put beside the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

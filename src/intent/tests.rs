@@ -105,6 +105,7 @@ fn what_is_wrong_is_told_with_file_line_and_field() {
         ("keepArchive: false", "keepArchive: maybe", ["spec.keepArchive", "true or false"]),
         ("mirrors: ['https://mirror.example/{version}/{file}']", "mirrors: none", ["mirrors", "a list belongs here"]),
         ("{uid: 0, gid: 0}", "{uid: 0}", ["spec.unpack.owner.gid", "missing"]),
+        ("{uid: 0, gid: 0}", "{uid: 0, gid: 4294967295}", ["spec.unpack.owner.gid", "at most 4294967294"]),
         ("prefix: platform", "fileName: x", ["spec.unpack.fileName", "format: none"]),
         ("bytes: 4GiB", "bytes: 0", ["spec.unpack.limits.bytes", "at least 1"]),
         ("refresh: 1h", "refresh: 10ms", ["spec.refresh", "at least 1s"]),

@@ -279,6 +279,12 @@ fn unpack(unpack: &Unpack) -> Result<(), Wrong> {
             return wrong(format!("unpack.limits.{name}"), Problem::TooSmall { least: "1" });
         }
     }
+    // "Leave it as it is" to the system: nobody has it.
+    if let Some(owner) = &unpack.owner
+        && let Some((name, _)) = [("uid", owner.uid), ("gid", owner.gid)].into_iter().find(|(_, id)| *id == u32::MAX)
+    {
+        return wrong(format!("unpack.owner.{name}"), Problem::TooLarge { most: "4294967294" });
+    }
     if let Some(given) = &unpack.file_name
         && RelPath::parse(given).map_or(true, |path| path.depth() != 1)
     {

@@ -78,6 +78,36 @@ pub enum SeedAskError {
         /// The target as given.
         target: String,
     },
+    /// A document says how files get there.
+    #[error(
+        "a document declares {target} as a seed of {artifact} with link {declared}, and this caller may not have it seeded \
+         with link {asked}; leave the link out, or ask over the Unix socket as root or as the daemon's user"
+    )]
+    OtherLink {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The target as given.
+        target: String,
+        /// As declared.
+        declared: Link,
+        /// As asked for.
+        asked: Link,
+    },
+    /// A document says how a new version takes the old one's place.
+    #[error(
+        "a document declares {target} as a seed of {artifact} with swap {declared}, and this caller may not have it seeded \
+         with swap {asked}; leave the swap out, or ask over the Unix socket as root or as the daemon's user"
+    )]
+    OtherSwap {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The target as given.
+        target: String,
+        /// As declared.
+        declared: Swap,
+        /// As asked for.
+        asked: Swap,
+    },
     /// The daemon does not get there by itself, or not for this caller, who can go on alone.
     #[error(
         "{target} is not a place below seed.root that the daemon may seed for this caller; have the directory itself \
@@ -117,6 +147,32 @@ pub enum VerifyAskError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// How a target is seeded: as asked for, else as declared. Who may seed declared targets only may not have it otherwise than
+/// the document says: that may say `copy` since it does not trust that very caller.
+fn manner(ask: &SeedAsk, declared: Option<&SeedTarget>) -> Result<(Link, Option<Swap>), SeedAskError> {
+    let Some(declared) = declared else { return Ok((ask.link.unwrap_or_default(), ask.swap)) };
+    if !ask.declared_only {
+        return Ok((ask.link.unwrap_or(declared.link), ask.swap.or(declared.swap)));
+    }
+    // `auto` leaves it to whoever says more.
+    let says_more = |link: &Link| *link != Link::Auto;
+    let link = match (Some(declared.link).filter(says_more), ask.link.filter(says_more)) {
+        (Some(declared), Some(asked)) if asked != declared => {
+            let (artifact, target) = (ask.artifact.clone(), ask.target.clone());
+            return Err(SeedAskError::OtherLink { artifact, target, declared, asked });
+        }
+        (declared, asked) => declared.or(asked).unwrap_or_default(),
+    };
+    let swap = match (declared.swap, ask.swap) {
+        (Some(declared), Some(asked)) if asked != declared => {
+            let (artifact, target) = (ask.artifact.clone(), ask.target.clone());
+            return Err(SeedAskError::OtherSwap { artifact, target, declared, asked });
+        }
+        (declared, asked) => declared.or(asked),
+    };
+    Ok((link, swap))
+}
+
 impl Reconciler {
     /// Seeds a target, waiting for the version where it is not there yet.
     pub async fn seed(&self, mut ask: SeedAsk, progress: Arc<SeedProgress>) -> Result<Seeded, SeedAskError> {
@@ -132,14 +188,8 @@ impl Reconciler {
         if ask.declared_only && (declared.is_none() || ask.force) {
             return Err(SeedAskError::NotDeclared { artifact: ask.artifact, target: ask.target });
         }
-        let request = Request {
-            link: ask.link.or(declared.as_ref().map(|seed| seed.link)).unwrap_or_default(),
-            swap: ask.swap.or(declared.as_ref().and_then(|seed| seed.swap)),
-            force: ask.force,
-            rendered: None,
-            only_rendered: false,
-            target,
-        };
+        let (link, swap) = manner(&ask, declared.as_ref())?;
+        let request = Request { link, swap, force: ask.force, rendered: None, only_rendered: false, target };
         let deadline = tokio::time::Instant::now() + ask.wait;
         let name = ask.artifact.clone();
         let seed = |version: VersionName| {

@@ -1,4 +1,4 @@
-//! Collection, carried out: claims gathered, fates decided, versions removed; removal on demand.
+//! Collection, carried out: claims gathered, fates decided, versions removed.
 //!
 //! Versions of artifacts that no document declares any more are kept as the default `retain` says, their current one
 //! whatever its age. Where a document is refused, what it says of keeping is not known: all its versions stay.
@@ -41,6 +41,8 @@ impl House {
 /// What is to go.
 struct Decided {
     fates: Vec<Fate>,
+    /// Of damaged versions that are to be had again, or not.
+    repairs: Vec<Fate>,
     /// Downloads that are not resumed but begun anew, where no version may go any more and room is short all the same.
     parts: Vec<ArtifactName>,
     /// There is too little room as it is.
@@ -107,27 +109,6 @@ pub enum CollectError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Why a version was not removed.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// It is needed.
-    #[error("version {version} of {artifact} is {why}")]
-    Claimed {
-        /// The artifact.
-        artifact: ArtifactName,
-        /// The version.
-        version: VersionName,
-        /// By what it is claimed, in words.
-        why: String,
-    },
-    /// It is not here, or cannot be removed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A defect.
-    #[error("the removing task ended unexpectedly; this is a defect of seedcache, please report it")]
-    Task(#[from] tokio::task::JoinError),
-}
-
 impl Reconciler {
     /// Removes what retention and the budget let go; with `dry_run` only tells what would become of each version.
     pub async fn collect(&self, dry_run: bool) -> Result<Collected, CollectError> {
@@ -147,48 +128,10 @@ impl Reconciler {
         })
         .await?
     }
-
-    /// Removes a version now; one that is current, pinned, leased, seeded by hard link, or being seeded so, only with `force`.
-    /// Readers that have it open keep its bytes until they are done. What a document still wants is fetched again.
-    pub async fn remove_version(
-        &self,
-        artifact: &ArtifactName,
-        version: &VersionName,
-        force: bool,
-    ) -> Result<FateState, RemoveError> {
-        let (shared, artifact, version) = (self.shared.clone(), artifact.clone(), version.clone());
-        let removed = tokio::task::spawn_blocking(move || {
-            let _turn = store_turn(&shared.house.turn);
-            shared.look_at_records();
-            shared.look_at_filled();
-            let fates = shared.fates_of(&shared.world(), &artifact, &shared.store.holding(&artifact));
-            let Some(mut fate) = fates.into_iter().find(|fate| fate.version == version) else {
-                return Err(StoreError::NoVersion { artifact, version }.into());
-            };
-            let mut why = None;
-            let may_go = || {
-                why = shared.forbidden(&artifact, &version).filter(|_| !force);
-                why.is_none()
-            };
-            // Seeded since it was looked at, or being seeded: whoever opens it later is told that it is gone.
-            let is_linked =
-                || !force && (shared.linking.any(&artifact, &version) || shared.seeder.is_linked(&artifact, &version));
-            if !shared.store.remove_though_read(&artifact, &version, may_go, is_linked)? {
-                let why = why.unwrap_or_else(|| "being seeded".to_owned());
-                return Err(RemoveError::Claimed { artifact, version, why });
-            }
-            tracing::info!(%artifact, %version, bytes = fate.bytes, force, "version removed on demand");
-            fate.why = Why::Asked;
-            Ok::<_, RemoveError>(FateState::from(&fate))
-        })
-        .await??;
-        self.shared.changed();
-        Ok(removed)
-    }
 }
 
 /// What the turn guards is elsewhere and whole: a panic in it spoils nothing.
-fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
+pub(super) fn store_turn(turn: &Mutex<()>) -> std::sync::MutexGuard<'_, ()> {
     turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -272,17 +215,22 @@ impl Shared {
         self.look_at_records();
         self.look_at_filled();
         let inventory = self.store.inventory();
-        let mut fates: Vec<Fate> = {
+        let (mut fates, mut repairs): (Vec<Fate>, _) = {
             let world = self.world();
-            inventory.iter().flat_map(|(name, holding)| self.fates_of(&world, name, holding)).collect()
+            let fates = inventory.iter().flat_map(|(name, holding)| self.fates_of(&world, name, holding));
+            (fates.collect(), self.fates_of_idle_repairs(&world))
         };
         let bytes = ask.map_or(0, |(_, bytes)| bytes);
         let room = self.store.room(self.house.limits, &self.house.promises, ask.map(|(artifact, _)| artifact))?;
         if room.short(bytes) == 0 {
-            return Ok(Decided { fates, parts: Vec::new(), is_short: false, no_room: None });
+            return Ok(Decided { fates, repairs, parts: Vec::new(), is_short: false, no_room: None });
         }
+        repairs.iter_mut().for_each(|fate| fate.bytes = self.store.quarantined_version(&fate.artifact, &fate.version));
+        let held = fates.len();
+        fates.append(&mut repairs);
         let spare = self.store.quarantined_spare();
         let mut freed = store::make_room(&mut fates, room.to_free(bytes).saturating_sub(spare)).saturating_add(spare);
+        let repairs = fates.split_off(held);
         let mut parts = Vec::new();
         for (name, size) in self.idle_parts(ask.map(|(name, _)| name))? {
             if size > 0 && room.short(bytes) > freed {
@@ -292,7 +240,7 @@ impl Shared {
         }
         let short = room.short(bytes) > freed;
         let no_room = short.then(|| NoRoom { artifact: ask.map(|(name, _)| name.clone()), bytes, room, freed });
-        Ok(Decided { fates, parts, is_short: true, no_room })
+        Ok(Decided { fates, repairs, parts, is_short: true, no_room })
     }
 
     /// Downloads of others that are left to be resumed, none of them running, with what they take.
@@ -323,17 +271,19 @@ impl Shared {
     }
 
     fn collect_for(&self, ask: Option<(&ArtifactName, u64)>) -> Result<Vec<Fate>, RoomError> {
-        let Decided { fates, parts, is_short, no_room } = self.decide(ask)?;
+        let Decided { fates, repairs, parts, is_short, no_room } = self.decide(ask)?;
         // What does not fit anyway costs no version.
         if let (Some(no_room), Some(_)) = (&no_room, ask) {
             return Err(no_room.clone().into());
         }
+        let abandoned = self.abandon_all(&repairs);
         let cleared = self.store.clear_quarantine(self.store.age(self.now()), is_short);
         if let Ok(bytes @ 1..) = cleared {
             tracing::info!(bytes, needed = is_short, "quarantine cleared");
         }
         let dropped = self.drop_parts(&parts);
         let fates = self.remove(fates)?;
+        abandoned?;
         cleared?;
         dropped?;
         no_room.map_or(Ok(fates), |no_room| Err(no_room.into()))
@@ -367,16 +317,6 @@ impl Shared {
             self.changed();
         }
         outcome.map(|()| fates)
-    }
-
-    /// By what a version is claimed that may be removed only by force, in words.
-    fn forbidden(&self, artifact: &ArtifactName, version: &VersionName) -> Option<String> {
-        let fates = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));
-        let Why::Claimed(mut claims) = fates.into_iter().find(|fate| fate.version == *version)?.why else {
-            return None;
-        };
-        claims.retain(Claim::forbids_removal);
-        (!claims.is_empty()).then(|| Why::Claimed(claims).in_full())
     }
 
     /// What becomes of an artifact's versions for its retention.

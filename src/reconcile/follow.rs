@@ -1,6 +1,8 @@
 //! Declared targets are followed: what is done to them by hand, by somebody's `rm`, or to the files that their rendered
-//! files are made from, is noticed, and the planner brings them back to what is declared.
+//! files are made from, is noticed, and the planner brings them back to what is declared. One that does not answer holds up none
+//! of the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use super::plan::SeedFacts;
 use super::run::{Shared, World};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, SeedTarget};
-use crate::seed::Record;
+use crate::seed::{LOOK, Looking, Record};
 
 /// How often declared targets, and the files that their values are in, are looked at.
 const ROUND: Duration = Duration::from_secs(2);
@@ -25,6 +27,9 @@ struct Watched {
     declared: Declared,
     values: Option<Digest>,
 }
+
+/// The looks at each target: one that is late is the only one there.
+type Looks = BTreeMap<RelPath, Arc<Looking>>;
 
 /// What it found.
 struct Found {
@@ -86,17 +91,22 @@ impl Shared {
         watched
     }
 
-    fn look_at(&self, Watched { declared, .. }: &Watched) -> Found {
-        let record = self.seeder.record(&declared.seed.target);
-        let stands = record.is_some_and(|record| record.artifact == declared.artifact.name);
-        Found { stands, values: self.renderer.values_print(&declared.seed) }
+    fn look_at(&self, Declared { artifact, seed }: &Declared) -> Found {
+        let record = self.seeder.record(&seed.target);
+        let stands = record.is_some_and(|record| record.artifact == artifact.name);
+        Found { stands, values: self.renderer.values_print(seed) }
     }
 
-    /// One round. Blocks.
-    fn look_at_declared(&self) {
+    /// One round. What does not answer in time stays as it is known. Blocks.
+    fn look_at_declared(self: &Arc<Self>, looks: &mut Looks) {
         let mut changed = false;
         for watched in self.watched() {
-            let found = self.look_at(&watched);
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            let looking = looks.entry(watched.declared.seed.target.clone()).or_default();
+            let (shared, declared) = (self.clone(), watched.declared.clone());
+            let Some(found) = looking.within(LOOK, move || shared.look_at(&declared)) else { continue };
             let Declared { artifact, seed } = &watched.declared;
             let (artifact, target) = (&artifact.name, &seed.target);
             if !found.stands {
@@ -122,19 +132,32 @@ impl Shared {
 
 /// Looks at declared targets, round by round.
 pub(super) async fn watch(shared: Arc<Shared>) {
-    loop {
-        tokio::select! {
-            () = shared.cancel.cancelled() => return,
-            () = tokio::time::sleep(ROUND) => {}
-        }
+    let mut looks = Looks::default();
+    while round(&shared).await {
         let looking = shared.clone();
-        // A panic is told by its hook; the next round is another try.
         let look = move || {
-            // First: a target may lie on what hangs.
-            looking.seeder.note_seeds();
-            looking.look_at_declared();
+            looking.look_at_declared(&mut looks);
+            looks
         };
-        let _ = tokio::task::spawn_blocking(look).await;
+        // A panic is told by its hook; the next round is another try.
+        looks = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+    }
+}
+
+/// Writes down what was seeded, round by round: no target is asked for that.
+pub(super) async fn note_seeds(shared: Arc<Shared>) {
+    while round(&shared).await {
+        let noting = shared.clone();
+        // As above.
+        let _ = tokio::task::spawn_blocking(move || noting.seeder.note_seeds()).await;
+    }
+}
+
+/// Waits for the next round; false when the daemon ends.
+async fn round(shared: &Shared) -> bool {
+    tokio::select! {
+        () = shared.cancel.cancelled() => false,
+        () = tokio::time::sleep(ROUND) => true,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Making it so: a pure planner over what operators want and what the node holds, and the runner that carries its
 //! steps out. Level-triggered: whatever was lost or missed, the next round brings the same result (invariant 8).
 
+mod abandon;
 mod ask;
 mod claims;
 mod collect;
@@ -14,6 +15,7 @@ mod linking;
 mod pin;
 mod plan;
 mod recheck;
+mod remove;
 mod repair;
 mod room;
 mod run;
@@ -31,10 +33,11 @@ mod vital;
 mod wait;
 
 pub use ask::{SeedAsk, SeedAskError, VerifyAskError};
-pub use collect::{CollectError, Collected, FateState, RemoveError, Verdict};
+pub use collect::{CollectError, Collected, FateState, Verdict};
 pub use filling::{FillAsk, FillAskError};
 pub use lease::LeaseAskError;
 pub use pin::{PinAnswer, PinError};
+pub use remove::RemoveError;
 pub use run::{Parts, Reconciler};
 pub use seed_state::{SeedProgressState, SeedState};
 pub use state::{ArtifactState, LeaseState, PinnedBy, ProgressState, State, VerifyResult, VersionState};

@@ -1,5 +1,6 @@
 //! Pinning by hand: an operator's word that one version is current on this node, kept until it is taken back.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -186,7 +187,9 @@ impl Reconciler {
 impl Shared {
     /// Pins it, and says whether the version is here. What no document declares no planner looks after: it is switched to
     /// at once, or not pinned. Blocks.
-    fn pin(&self, artifact: &ArtifactName, version: &VersionName, switch: bool) -> Result<bool, StoreError> {
+    pub(super) fn pin(&self, artifact: &ArtifactName, version: &VersionName, switch: bool) -> Result<bool, StoreError> {
+        // What one takes back is not what another has made of it meanwhile. Pins are whole: a panic spoils nothing.
+        let _alone = self.pinning.lock().unwrap_or_else(PoisonError::into_inner);
         let Pinning { before, is_here } = self.store.pin(artifact, version, switch)?;
         if switch && let Err(error) = self.store.switch_current(artifact, version) {
             if let Err(error) = self.store.take_back_pin(artifact, version, before) {
@@ -220,7 +223,7 @@ impl Shared {
 
 impl super::tracked::Tracked {
     /// Ends the step of the source that is under way; what comes of it is not heard.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.step.cancel();
         self.step = self.cancel.child_token();
         // Who waits for its answer has it: there is none.

@@ -58,8 +58,31 @@ impl Repairs {
         self.0.entry(head.artifact.clone()).or_default().insert(head.version.clone(), repair);
     }
 
-    fn remove(&mut self, head: &ManifestHead) {
-        if let Some(of) = self.0.get_mut(&head.artifact) {
+    /// Artifacts of which there are any.
+    pub(super) fn artifacts(&self) -> impl Iterator<Item = &ArtifactName> {
+        self.0.keys()
+    }
+
+    /// What is to be had again of an artifact.
+    pub(super) fn heads(&self, name: &ArtifactName) -> impl Iterator<Item = &Arc<ManifestHead>> {
+        self.of_artifact(name).map(|repair| &repair.head)
+    }
+
+    /// What this version was, where it is to be had again.
+    pub(super) fn head(&self, name: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
+        Some(self.0.get(name)?.get(version)?.head.clone())
+    }
+
+    /// The one of this very version: what was published anew since, and found damaged too, is another.
+    pub(super) fn is_of(&self, head: &Arc<ManifestHead>) -> bool {
+        let repair = self.0.get(&head.artifact).and_then(|of| of.get(&head.version));
+        repair.is_some_and(|repair| Arc::ptr_eq(&repair.head, head))
+    }
+
+    pub(super) fn remove(&mut self, head: &Arc<ManifestHead>) {
+        if self.is_of(head)
+            && let Some(of) = self.0.get_mut(&head.artifact)
+        {
             of.remove(&head.version);
             if of.is_empty() {
                 self.0.remove(&head.artifact);
@@ -67,8 +90,10 @@ impl Repairs {
         }
     }
 
-    fn failed(&mut self, head: &ManifestHead, error: String, next_try: impl FnOnce(u32) -> Moment) {
-        if let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version)) {
+    fn failed(&mut self, head: &Arc<ManifestHead>, error: String, next_try: impl FnOnce(u32) -> Moment) {
+        if self.is_of(head)
+            && let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version))
+        {
             repair.failures = repair.failures.saturating_add(1);
             repair.next_try = Some(next_try(repair.failures));
             repair.error = Some(error);
@@ -145,11 +170,15 @@ impl Shared {
     pub(super) fn take_out(&self, version: &Version, check: &'static str, what: &str) -> Result<bool, StoreError> {
         let head = version.head();
         let reason = Reason::new(check, &Damaged { what: what.to_owned() });
-        if !self.store.quarantine_damaged(version, &reason)? {
-            return Ok(false);
-        }
-        tracing::error!(artifact = %head.artifact, version = %head.version, check, what,
-            "version is damaged: put into quarantine, fetched again");
+        self.store.quarantine_damaged(version, &reason, || {
+            tracing::error!(artifact = %head.artifact, version = %head.version, check, what,
+                "version is damaged: put into quarantine, fetched again");
+            self.to_be_repaired(head);
+        })
+    }
+
+    /// A version is to be had again: nobody is to see it gone, and not this.
+    fn to_be_repaired(&self, head: &Arc<ManifestHead>) {
         self.counts.damaged.inc();
         let mut world = self.world();
         world.repairs.add(head.clone());
@@ -159,7 +188,6 @@ impl Shared {
         }
         drop(world);
         self.changed();
-        Ok(true)
     }
 
     /// The same for whoever cannot do anything about a failure: it is tried again later.
@@ -187,25 +215,34 @@ impl Shared {
         }
         self.mend_seeds(artifact, head).await;
         self.mend_filled(head).await;
-        // Else found damaged again meanwhile: that is another repair.
-        if self.store.head(&head.artifact, &head.version).is_some() {
-            let (store, head_) = (self.store.clone(), head.clone());
-            let noted = tokio::task::spawn_blocking(move || store.repaired(&head_)).await;
-            if let Err(error) = noted.map_err(StepError::from).and_then(|noted| noted.map_err(StepError::from)) {
-                tracing::warn!(error = error_chain(&error), "repair not noted; it is looked at after a restart");
-            }
-            self.counts.repaired.inc();
-            tracing::info!(artifact = %head.artifact, version = %head.version, "version repaired");
-            self.world().repairs.remove(head);
+        let (shared, head_) = (self.clone(), head.clone());
+        let noted = tokio::task::spawn_blocking(move || shared.note_repaired(&head_)).await;
+        if let Err(error) = noted {
+            tracing::error!(error = error_chain(&error), "repair not noted");
         }
         self.rest(artifact, cancel);
+    }
+
+    /// A repair is done, unless the version was found damaged again meanwhile: that is another one. Blocks.
+    pub(super) fn note_repaired(&self, head: &Arc<ManifestHead>) {
+        let is_done = || self.store.head(&head.artifact, &head.version).is_some() && self.world().repairs.is_of(head);
+        match self.store.repaired(head, is_done) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "repair not noted; it is looked at after a restart");
+            }
+        }
+        self.counts.repaired.inc();
+        tracing::info!(artifact = %head.artifact, version = %head.version, "version repaired");
+        self.world().repairs.remove(head);
     }
 
     /// A try to have a damaged version again failed.
     pub(super) fn not_repaired(
         &self,
         artifact: &Artifact,
-        head: &ManifestHead,
+        head: &Arc<ManifestHead>,
         error: &StepError,
         cancel: &CancellationToken,
     ) {
@@ -346,6 +383,11 @@ mod tests {
         ManifestHead { source_url: "https://h/a%20b/x%2b.tgz".into(), ..sample }
     }
 
+    fn of(repairs: &Repairs, artifact: &str, version: &str) -> Arc<ManifestHead> {
+        let found = repairs.0[&artifact.parse().unwrap()].get(&version.parse().unwrap());
+        found.unwrap().head.clone()
+    }
+
     fn due(repairs: &Repairs, artifact: &str, now: u64) -> (Option<String>, Option<u64>) {
         let (step, again) = repairs.plan(&artifact.parse().unwrap(), Moment::from_secs(now));
         let version = step.map(|step| match step {
@@ -361,16 +403,30 @@ mod tests {
         let os = "os".parse().unwrap();
         assert_eq!(due(&repairs, "os", 0), (Some("1".into()), None));
         assert_eq!(due(&repairs, "other", 0), (None, None));
-        repairs.failed(&head("os", "1"), "no".into(), |failures| Moment::from_secs(10 * u64::from(failures)));
+        let [first, second] = ["1", "2"].map(|version| of(&repairs, "os", version));
+        repairs.failed(&first, "no".into(), |failures| Moment::from_secs(10 * u64::from(failures)));
         assert_eq!(due(&repairs, "os", 0), (Some("2".into()), Some(10)));
         assert!(repairs.is_hopeful(&os) && !repairs.is_first_try(&os, &"1".parse().unwrap()));
-        repairs.remove(&head("os", "2"));
+        repairs.remove(&second);
         assert_eq!(due(&repairs, "os", 9), (None, Some(10)));
         assert!(!repairs.is_hopeful(&os));
         assert!(repairs.error(&os).unwrap().contains("version 1"));
         assert_eq!(due(&repairs, "os", 10), (Some("1".into()), None));
-        repairs.remove(&head("os", "1"));
+        repairs.remove(&first);
         assert!(repairs.0.is_empty() && repairs.error(&os).is_none());
+    }
+
+    #[test]
+    fn what_ends_is_the_repair_that_was_begun() {
+        let [before, since] = [(); 2].map(|()| Arc::new(head("os", "1")));
+        let mut repairs = Repairs::default();
+        repairs.add(before.clone());
+        repairs.add(since.clone());
+        repairs.failed(&before, "no".into(), |_| Moment::from_secs(10));
+        repairs.remove(&before);
+        assert!(repairs.is_of(&since) && repairs.is_hopeful(&since.artifact));
+        repairs.remove(&since);
+        assert!(repairs.0.is_empty());
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     /// One acquisition of an artifact at a time uses its staging directory, also while one that was given up ends.
     pub(super) staging: Mutex<BTreeMap<ArtifactName, Arc<tokio::sync::Mutex<()>>>>,
+    /// One pin at a time is made, with its switch, or taken back; taken on blocking threads only.
+    pub(super) pinning: Mutex<()>,
     pub(super) counts: Counts,
     pub(super) tasks: TaskTracker,
     world: Mutex<World>,
@@ -129,6 +131,7 @@ impl Reconciler {
             cancel,
             started: Instant::now(),
             staging: Mutex::default(),
+            pinning: Mutex::default(),
             counts: Counts::default(),
             tasks: vital.tasks().clone(),
             world: Mutex::new(World {
@@ -145,6 +148,7 @@ impl Reconciler {
         vital.spawn("reconcile", reconcile(shared.clone()));
         vital.spawn("keep house", keep_house(shared.clone()));
         vital.spawn("follow targets", follow::watch(shared.clone()));
+        vital.spawn("note seeds", follow::note_seeds(shared.clone()));
         vital.spawn("repair", repair::attend(shared.clone()));
         vital.spawn("scrub", scrub::run(shared, parts.scrub));
         reconciler

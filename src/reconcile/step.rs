@@ -15,6 +15,7 @@ use super::plan::{self, Failing, Judgement, SeedFacts, Step};
 use super::room::RoomError;
 use super::run::Shared;
 use super::state::{Failure, LastSeed};
+use super::tracked::Tracked;
 use super::turns::Turn;
 use crate::acquire::{AcquireError, Resolution, ResolveError};
 use crate::fs::RelPath;
@@ -100,7 +101,7 @@ impl Shared {
         }
         let error = StepError::Panicked;
         match begun {
-            Step::Resolve { .. } | Step::Acquire { .. } => self.failed(&artifact, &error),
+            Step::Resolve { .. } | Step::Acquire { .. } => self.failed(&artifact, &error, &cancel),
             Step::Repair { head, .. } => self.not_repaired(&artifact, &head, &error, &cancel),
             Step::Switch { version, .. } => self.not_switched(&artifact, &version, &error).await,
             Step::Seed { target, .. } => self.not_seeded(&artifact, target, error_chain(&error)),
@@ -130,21 +131,21 @@ impl Shared {
         });
         match judged {
             Ok((_, Judgement::OtherBytes { version, found, held })) => {
-                self.update(artifact, |tracked| tracked.named = Some(version.clone()));
-                self.failed(artifact, &StepError::OtherBytes { version, found, held });
+                self.update_if_heard(artifact, cancel, |tracked| tracked.named = Some(version.clone()));
+                self.failed(artifact, &StepError::OtherBytes { version, found, held }, cancel);
             }
             Ok((_, Judgement::Here(version))) => {
                 tracing::debug!(artifact = %artifact.name, %version, "source names what is here");
-                self.succeeded(artifact, wish, Some(version));
+                self.succeeded(artifact, wish, Some(version), cancel);
             }
             // Asked only to know what would be followed were there no pin.
             Ok((resolution, Judgement::Fetch)) if *wish != self.wish(artifact) => {
-                self.succeeded(artifact, wish, resolution.version().cloned());
+                self.succeeded(artifact, wish, resolution.version().cloned(), cancel);
             }
             Ok((resolution, Judgement::Fetch)) => {
                 tracing::info!(artifact = %artifact.name, version = resolution.version().map(tracing::field::display),
                     "resolved");
-                self.update(artifact, |tracked| {
+                self.update_if_heard(artifact, cancel, |tracked| {
                     tracked.facts.busy = false;
                     tracked.running = None;
                     tracked.refreshed_at = Some(Timestamp::now());
@@ -154,7 +155,7 @@ impl Shared {
                     tracked.facts.pending = Some((wish.clone(), resolution));
                 });
             }
-            Err(error) => self.failed(artifact, &error),
+            Err(error) => self.failed(artifact, &error, cancel),
         }
     }
 
@@ -170,12 +171,13 @@ impl Shared {
         cancel: &CancellationToken,
     ) {
         let outcome = tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             mut turn = self.turn(&artifact.name) => {
                 // Whoever had the turn before may have brought it: given up, but too late to be stopped.
                 let holding = self.store.holding(&artifact.name);
                 if let Judgement::Here(version) = plan::judge(artifact, resolution, &holding) {
-                    return self.succeeded(artifact, wish, Some(version));
+                    return self.succeeded(artifact, wish, Some(version), cancel);
                 }
                 self.fetch_and_publish(artifact, wish, resolution, None, &mut turn, cancel).await
             }
@@ -187,16 +189,32 @@ impl Shared {
             Ok(head) => {
                 tracing::info!(artifact = %head.artifact, version = %head.version, digest = %head.archive.digest,
                     bytes = head.bytes, files = head.files, "version published");
-                self.succeeded(artifact, wish, Some(head.version.clone()));
+                self.succeeded(artifact, wish, Some(head.version.clone()), cancel);
                 self.house.due.notify_one();
             }
-            Err(error) => self.failed(artifact, &error),
+            Err(error) => self.failed(artifact, &error, cancel),
         }
     }
 
-    fn succeeded(&self, artifact: &Artifact, wish: &VersionWish, version: Option<VersionName>) {
-        let next = self.now() + plan::next_refresh(artifact.refresh.0, fastrand::f64());
+    /// Changes what is known by what came of a step of the source, unless that was given up: another may be under way by now.
+    /// Steps are given up while what is known is locked.
+    fn update_if_heard(&self, artifact: &Artifact, cancel: &CancellationToken, change: impl FnOnce(&mut Tracked)) {
         self.update(artifact, |tracked| {
+            if !cancel.is_cancelled() {
+                change(tracked);
+            }
+        });
+    }
+
+    fn succeeded(
+        &self,
+        artifact: &Artifact,
+        wish: &VersionWish,
+        version: Option<VersionName>,
+        cancel: &CancellationToken,
+    ) {
+        let next = self.now() + plan::next_refresh(artifact.refresh.0, fastrand::f64());
+        self.update_if_heard(artifact, cancel, |tracked| {
             tracked.settle();
             tracked.failure = None;
             tracked.facts.failures = 0;
@@ -210,11 +228,11 @@ impl Shared {
         });
     }
 
-    fn failed(&self, artifact: &Artifact, error: &StepError) {
+    fn failed(&self, artifact: &Artifact, error: &StepError, cancel: &CancellationToken) {
         let failing = error.failing();
         let now = self.now();
         let text = error_chain(error);
-        self.update(artifact, |tracked| {
+        self.update_if_heard(artifact, cancel, |tracked| {
             tracked.settle();
             tracked.facts.failures = tracked.facts.failures.saturating_add(1);
             let wait = plan::back_off(failing, tracked.facts.failures, fastrand::f64());

@@ -10,9 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::acquire::Fetcher;
-use crate::intent::{ArtifactName, Digest, FetchSettings, ScrubSettings, load_catalog};
+use crate::intent::{ArtifactName, Digest, FetchSettings, Link, ScrubSettings, Swap, VersionWish, load_catalog};
 use crate::seed::{SeedProgress, Seeder};
 use crate::store::Store;
+
+mod damage;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -36,6 +38,16 @@ impl Running {
     }
 
     fn start_on(root: tempfile::TempDir, store: Arc<Store>, spec: &str, fetcher: Fetcher) -> Self {
+        Self::start_within(None, root, store, spec, fetcher)
+    }
+
+    fn start_within(
+        max_bytes: Option<u64>,
+        root: tempfile::TempDir,
+        store: Arc<Store>,
+        spec: &str,
+        fetcher: Fetcher,
+    ) -> Self {
         let at = |name: &str| root.path().join(name);
         std::fs::create_dir(at("config")).unwrap();
         std::fs::write(at("config/bytes"), "bytes").unwrap();
@@ -44,7 +56,7 @@ impl Running {
         let catalog = load_catalog(&at("config")).unwrap();
         assert!(catalog.refused.is_empty(), "{:?}", catalog.refused);
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let limits = crate::store::Limits { max_bytes: None, min_free: crate::intent::MinFree::Bytes(0) };
+        let limits = crate::store::Limits { max_bytes, min_free: crate::intent::MinFree::Bytes(0) };
         let (records, scrub, repairs) = (vec![], ScrubSettings::default(), vec![]);
         let filled = vec![];
         let renderer = crate::seed::Renderer::new("node".into(), Default::default());
@@ -67,6 +79,10 @@ impl Running {
 
     async fn wait(&self) -> Result<ArtifactState, WaitError> {
         self.reconciler.wait(&"thing".parse().unwrap(), None, LONG).await
+    }
+
+    async fn wait_for_use_of_all(&self) {
+        self.reconciler.wait_for_use(&"thing".parse().unwrap(), LONG).await.unwrap();
     }
 
     async fn stop(self) {
@@ -165,18 +181,55 @@ async fn who_asks_is_answered_by_the_document_as_it_is_by_then() {
 }
 
 #[tokio::test]
-async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
-    let node = Running::start("", Running::fetcher());
+async fn who_may_seed_declared_targets_only_has_them_as_the_document_says() {
+    let declared = "  seeds: [{target: copied, link: copy, swap: exchange}, {target: open}]\n";
+    let node = Running::start(declared, Running::fetcher());
     node.wait().await.unwrap();
-    let linked = SeedAsk { link: Some(crate::intent::Link::Hardlink), ..ask("mine") };
-    let seeded = node.reconciler.seed(linked, Arc::default()).await.unwrap();
-    let (shared, name) = (&node.reconciler.shared, "thing".parse::<ArtifactName>().unwrap());
-    let artifact = shared.world().catalog.artifacts[&name].clone();
-    let repaired = crate::store::ManifestHead::sample("thing", "repaired");
-    shared.mend_seed(&artifact, &repaired, &"mine".parse().unwrap()).await.unwrap();
-    let state = node.reconciler.state(&name).unwrap();
-    assert_eq!(state.seeds[0].version, Some(seeded.version));
+    let pods = |target: &str| SeedAsk { declared_only: true, ..ask(target) };
+    let seed = async |ask| node.reconciler.seed(ask, Arc::default()).await;
+    for link in [None, Some(Link::Auto), Some(Link::Copy)] {
+        let seeded = seed(SeedAsk { link, ..pods("copied") }).await.unwrap();
+        assert_eq!(seeded.mode, crate::fs::LinkMode::Copy, "{link:?}");
+    }
+    let linked = SeedAsk { link: Some(Link::Hardlink), ..pods("copied") };
+    assert!(matches!(seed(linked.clone()).await, Err(SeedAskError::OtherLink { .. })));
+    let symlinked = SeedAsk { swap: Some(Swap::Symlink), ..pods("copied") };
+    assert!(matches!(seed(symlinked).await, Err(SeedAskError::OtherSwap { .. })));
+    let copies = std::fs::metadata(node.root.path().join("seeds/copied/bytes")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&copies), 1);
+    // What the document leaves open is the caller's to say, and all is an operator's.
+    for ask in [SeedAsk { link: Some(Link::Hardlink), ..pods("open") }, SeedAsk { declared_only: false, ..linked }] {
+        assert_eq!(seed(ask).await.unwrap().mode, crate::fs::LinkMode::Hardlink);
+    }
     node.stop().await;
+}
+
+/// Waits until it is so.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + LONG;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// It mounts: run as root.
+#[tokio::test]
+async fn a_declared_target_that_does_not_answer_keeps_no_other_from_being_followed_nor_seeds_from_being_noted() {
+    let node = Running::start("  seeds: [{target: far/data}, {target: near/data}]\n", Running::fetcher());
+    node.wait_for_use_of_all().await;
+    let at = |name: &str| node.root.path().join(name);
+    let far = crate::hung::Hung::at(&at("seeds/far"), Vec::new());
+    far.hang(true);
+    until("the target to be looked at", || far.waiting() > 0).await;
+    crate::fs::Dir::open(&at("seeds/near")).unwrap().remove_tree(&"data".parse().unwrap()).unwrap();
+    until("the other to be seeded again", || at("seeds/near/data").is_dir()).await;
+    node.reconciler.seed(ask("by-hand"), Arc::default()).await.unwrap();
+    let noted = || std::fs::read_to_string(at("store/seeds.json")).is_ok_and(|seeds| seeds.contains("by-hand"));
+    until("it to be noted", noted).await;
+    far.hang(false);
+    node.stop().await;
+    drop(far);
 }
 
 #[tokio::test]
@@ -217,6 +270,37 @@ async fn what_came_while_one_waited_for_the_turn_is_not_fetched_again() {
 }
 
 #[tokio::test]
+async fn what_comes_of_a_step_that_was_given_up_ends_no_other() {
+    let node = Running::start("", Running::fetcher());
+    let (name, shared): (ArtifactName, _) = ("thing".parse().unwrap(), &node.reconciler.shared);
+    let version = node.wait().await.unwrap().current.unwrap();
+    let (head, artifact) =
+        (shared.store.head(&name, &version).unwrap(), shared.world().catalog.artifacts[&name].clone());
+    let location = crate::acquire::Location::recorded(&head.source_url).unwrap();
+    let resolution = Box::new(crate::acquire::Resolution::recorded(&head, location));
+    let step = plan::Step::Acquire { artifact: name.clone(), wish: VersionWish::Latest, resolution };
+    // Another is under way.
+    let before = {
+        let tracked = &mut *shared.world();
+        let tracked = tracked.tracked.get_mut(&name).unwrap();
+        tracked.begin(&step);
+        tracked.answers
+    };
+    let given_up = CancellationToken::new();
+    given_up.cancel();
+    // Its turn comes as it is given up; by chance, either was seen first.
+    for _ in 0..50 {
+        shared.clone().carry_out(step.clone(), artifact.clone(), given_up.clone()).await;
+    }
+    {
+        let world = shared.world();
+        let tracked = &world.tracked[&name];
+        assert_eq!((tracked.answers, tracked.facts.busy, tracked.running.is_some()), (before, true, true));
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_waits_for_what_no_document_declares_any_more() {
     let node = Running::start("", Running::fetcher());
     node.wait().await.unwrap();
@@ -229,18 +313,49 @@ async fn nobody_waits_for_what_no_document_declares_any_more() {
     node.stop().await;
 }
 
+#[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
+async fn a_pin_that_is_taken_back_is_nobody_elses() {
+    use std::sync::mpsc::sync_channel;
+
     let node = Running::start("", Running::fetcher());
     let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
-    let manifest = node.root.path().join(format!("store/versions/thing/{version}/manifest.json"));
-    std::fs::remove_file(&manifest).unwrap();
-    std::fs::write(&manifest, "no manifest").unwrap();
-    node.reconciler.verify(&name, None, false).await.unwrap_err();
-    let found = node.reconciler.verify(&name, None, true).await.unwrap();
-    assert_eq!((found[0].repairing, found[0].report.damaged), (true, 1));
-    node.reconciler.wait_for_repair(&name, &version, LONG).await.unwrap();
-    assert_eq!(node.reconciler.verify(&name, None, false).await.unwrap()[0].report.damaged, 0);
+    std::fs::remove_file(node.root.path().join("config/thing.yaml")).unwrap();
+    assert!(node.reconciler.set_catalog(load_catalog(&node.root.path().join("config")).unwrap()));
+    let (shared, current) = (&node.reconciler.shared, node.root.path().join("store/current/thing"));
+    let (first_is_there, first) = sync_channel(1);
+    let (go_on, stopped) = sync_channel(1);
+    let stopped = std::sync::Mutex::new(stopped);
+    // A link cannot take the place of a directory.
+    let stop = move || match std::thread::current().name() {
+        Some("first pin") => {
+            std::fs::remove_file(&current).unwrap();
+            std::fs::create_dir_all(current.join("in the way")).unwrap();
+            first_is_there.send(()).unwrap();
+            stopped.lock().unwrap().recv_timeout(LONG).unwrap();
+        }
+        Some("second pin") => std::fs::remove_dir_all(&current).unwrap(),
+        _ => {}
+    };
+    fail::cfg_callback("store.current.before-switch", stop).unwrap();
+    std::thread::scope(|scope| {
+        let pin = |called: &str| {
+            let (name, version) = (&name, &version);
+            let thread = std::thread::Builder::new().name(called.into());
+            thread.spawn_scoped(scope, move || shared.pin(name, version, true)).unwrap()
+        };
+        let one = pin("first pin");
+        first.recv_timeout(LONG).unwrap();
+        let (tell, told) = sync_channel(1);
+        let other = pin("second pin");
+        scope.spawn(move || tell.send(other.join().unwrap()));
+        told.recv_timeout(Duration::from_millis(200)).unwrap_err();
+        go_on.send(()).unwrap();
+        one.join().unwrap().unwrap_err();
+        assert!(told.recv_timeout(LONG).unwrap().unwrap());
+    });
+    fail::remove("store.current.before-switch");
+    assert_eq!(shared.store.pin_of(&name), Some(version));
     node.stop().await;
 }
 

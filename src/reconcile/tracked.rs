@@ -94,6 +94,11 @@ impl Tracked {
         }
     }
 
+    /// Whether the step of the source that is under way is for this version.
+    pub(super) fn is_having(&self, version: &VersionName) -> bool {
+        self.running.as_ref().is_some_and(|running| running.version.as_ref() == Some(version))
+    }
+
     /// The step of the source is over.
     pub(super) fn settle(&mut self) {
         self.facts.busy = false;

@@ -87,6 +87,11 @@ impl<'a> Maker<'a> {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
+    /// Whether a file may be copied for itself: what is copied is read, and needs nobody's word.
+    pub(super) fn may_copy(&self) -> bool {
+        lock(&self.rung).may_copy()
+    }
+
     /// Entries written so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Relaxed)
@@ -371,10 +376,12 @@ impl<'a> Maker<'a> {
     pub(super) fn leaf(&self, entry: &Entry, from: &Dir, to: &Dir, name: &RelPath) -> Result<(), SeedError> {
         match entry.kind {
             EntryType::Symlink => self.symlink(entry, to, name),
-            _ => {
-                let sound = self.sound(entry, from)?;
-                self.file(entry, &sound, from, to, name)
-            }
+            _ => match self.sound(entry, from) {
+                Err(SeedError::Unsettled { .. }) if self.may_copy() => {
+                    self.copy_alone(entry, from, to, name, Why::Unsettled)
+                }
+                sound => self.file(entry, &sound?, from, to, name),
+            },
         }
     }
 }

@@ -182,7 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = Dir::open(dir.path()).unwrap();
         let recipe = Unpack::default();
-        let unpacked = unpack(&archive()[..], &recipe, "x", &tree, None, &Progress::default()).unwrap();
+        let unpacked = unpack(&archive()[..], &recipe, "x", &tree, None, &Progress::default(), &false.into()).unwrap();
         restore_modes(&tree, &unpacked.entries).unwrap();
         let found = || entries_of(&tree, None).unwrap().unwrap();
         assert_eq!(found(), unpacked.entries);

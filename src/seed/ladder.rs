@@ -38,6 +38,9 @@ pub enum Why {
         "the kernel does not permit it (fs.protected_hardlinks, an immutable file, or a file system without links)"
     )]
     NotPermitted,
+    /// Others link, unlink or rename it all the time: its bytes are right as far as they were read, which a copy shows.
+    #[error("others give it names and take them away all the time")]
+    Unsettled,
 }
 
 /// What to do after a file could not be linked.
@@ -72,6 +75,11 @@ impl Rung {
     /// The mode in use.
     pub fn mode(&self) -> LinkMode {
         self.mode
+    }
+
+    /// Whether a file may be copied for itself.
+    pub(super) fn may_copy(&self) -> bool {
+        self.asked == Link::Auto || self.mode == LinkMode::Copy
     }
 
     /// Whether [`Rung::settle`] was told already.

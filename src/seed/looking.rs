@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// The look that is under way.
 #[derive(Debug, Default)]
-pub(super) struct Looking {
+pub(crate) struct Looking {
     since: Mutex<Option<Instant>>,
     over: Condvar,
 }
@@ -17,7 +17,7 @@ struct Look(Arc<Looking>);
 impl Looking {
     /// Takes a look when the one before is over; `None` where one of the two is not over in time. One that is late goes on alone,
     /// and nobody looks until it is over.
-    pub(super) fn within<T: Send + 'static>(
+    pub(crate) fn within<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
         look: impl FnOnce() -> T + Send + 'static,

@@ -18,7 +18,7 @@ use super::place::same_inode;
 use super::staged::{Scratch, Staged};
 use super::tree::{Directory, Layout, walk};
 use super::unread::read_large;
-use super::{Next, Rung, SeedError, lock, next_rung};
+use super::{Next, Rung, SeedError, Why, lock, next_rung};
 use crate::fs::{self, Dir, Kind, LinkMode, Meta, RelPath, Rename, Stat, fail_point};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType};
@@ -212,13 +212,19 @@ impl Mender<'_> {
     fn shared_file(&self, entry: &Entry, spot: &Spot) -> Result<(), SeedError> {
         let name = own_name(entry);
         // Were the shared inode changed through the seed, it is the store that is damaged.
-        let store = self.maker.sound(entry, &spot.pair.from)?;
+        let sound = self.maker.sound(entry, &spot.pair.from);
         let found = spot.pair.to.stat(&name)?;
-        if found.is_some_and(|stat| same_inode(&stat, &store)) {
+        if let (Some(stat), Ok(store)) = (&found, &sound)
+            && same_inode(stat, store)
+        {
             return Ok(());
         }
         let (scratch, made) = self.scratch()?;
-        if let Made::OnlyByCopy(why) = self.maker.file_by_mode(entry, &store, &spot.pair.from, &scratch, &made)? {
+        let tried = match sound {
+            Err(SeedError::Unsettled { .. }) if self.maker.may_copy() => Made::OnlyByCopy(Why::Unsettled),
+            store => self.maker.file_by_mode(entry, &store?, &spot.pair.from, &scratch, &made)?,
+        };
+        if let Made::OnlyByCopy(why) = tried {
             if self.is_good_copy(entry, &spot.pair.to, found)? {
                 return Ok(());
             }

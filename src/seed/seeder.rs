@@ -34,8 +34,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// goes on: what both stage is theirs alone, and a swap that is torn by another is ended by the next seed.
 const PATIENCE_INSIDE: Duration = Duration::from_secs(10);
 
-/// How long all targets are looked at: far longer than any disk takes for it.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long targets are looked at: far longer than any disk takes for it.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,10 +143,11 @@ impl Seeder {
         self.grounds.target(given)
     }
 
-    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in.
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in. Theirs may lie on what
+    /// never answers: no server is asked about it.
     pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
         let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
-        match (own.and_then(|own| own.stat_self()), parent.stat_self()) {
+        match (own.and_then(|own| own.stat_unsynced()), parent.stat_unsynced()) {
             (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
             // A directory that cannot be found is not that one.
             _ => false,

@@ -79,6 +79,7 @@ pub(super) fn settle(inside: &Inside, staged: Staged, version: &VersionName) -> 
     }
     fail_point("seed.symlink.before-data");
     target.switch_symlink(tree.as_bytes(), &data)?;
+    target.sync()?;
     fail_point("seed.symlink.after-data");
 
     // From here on readers find the new tree: what stood at a name itself gives way to a link through `..data`.
@@ -155,7 +156,7 @@ pub(super) fn mend(target: &Dir, tree: &Dir) -> Result<u64, SeedError> {
         match target.stat(name)? {
             None => target.symlink(&through_data(name), name)?,
             Some(stat) if stat.kind == Kind::Dir => return Err(SeedError::Clash { path: target.path_of(name) }),
-            Some(_) => target.switch_symlink(&through_data(name), name)?,
+            Some(_) => target.switch_symlink(&through_data(name), name).and_then(|()| target.sync())?,
         }
         changed += 1;
     }

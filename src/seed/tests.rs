@@ -18,6 +18,7 @@ use crate::intent::{ArtifactName, Digest, Link, Swap, VersionName};
 use crate::store::{Entry, EntryType, NewVersion, ResolvedFrom, Store, Version, store_mode};
 
 mod again;
+mod hanging;
 mod owned;
 mod peers;
 mod rendered;

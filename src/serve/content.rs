@@ -65,6 +65,8 @@ pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) ->
     match version.judge(&file, sha256, &path)? {
         Judged::Sound => {}
         Judged::Damaged => return Err(damaged()),
+        // A few bytes tell by themselves which ones they are.
+        Judged::Unsettled if few(entry).is_some() => {}
         Judged::Unsettled => {
             let ManifestHead { artifact, version, .. } = &**version.head();
             let (artifact, version, path) = (artifact.clone(), version.clone(), entry.path.clone());

@@ -365,6 +365,9 @@ impl From<SeedAskError> for Problem {
             SeedAskError::NotDeclared { .. } => {
                 Self::new(Kind::Forbidden, error, "declare the target under spec.seeds, or ask over the Unix socket")
             }
+            SeedAskError::OtherLink { .. } | SeedAskError::OtherSwap { .. } => {
+                Self::new(Kind::Forbidden, error, "ask without link and swap: it is seeded as the document says")
+            }
         }
     }
 }
@@ -399,6 +402,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::fixture::state;
     use super::*;
+    use crate::intent::Swap;
     use crate::reconcile::State;
     use http_body_util::BodyExt as _;
 
@@ -422,7 +426,7 @@ mod tests {
         let name: crate::intent::ArtifactName = "thing".parse().unwrap();
         let failed = ArtifactState { last_error: Some("no route".into()), ..state("thing", State::Failed) };
         let failed = || Box::new(failed.clone());
-        let table: [(Problem, u16, &str); 17] = [
+        let table: [(Problem, u16, &str); 18] = [
             (WaitError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (WaitError::TimedOut { state: failed() }.into(), 408, "timed-out"),
             (WaitError::Failed { state: failed() }.into(), 502, "unavailable"),
@@ -433,6 +437,17 @@ mod tests {
             (PinError::Wait(WaitError::Failed { state: failed() }).into(), 502, "unavailable"),
             (VerifyAskError::Unknown { name: name.clone() }.into(), 404, "not-found"),
             (SeedAskError::NotDeclared { artifact: name.clone(), target: "x".into() }.into(), 403, "forbidden"),
+            (
+                SeedAskError::OtherSwap {
+                    artifact: name.clone(),
+                    target: "x".into(),
+                    declared: Swap::Exchange,
+                    asked: Swap::InPlace,
+                }
+                .into(),
+                403,
+                "forbidden",
+            ),
             (SeedAskError::Wait(WaitError::TimedOut { state: failed() }).into(), 408, "timed-out"),
             (SeedError::Busy { target: "x".parse().unwrap(), seconds: 30 }.into(), 409, "busy"),
             (SeedError::Fs(file_problem(std::io::ErrorKind::StorageFull)).into(), 507, "no-space"),

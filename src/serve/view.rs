@@ -7,6 +7,9 @@ use crate::reconcile::ArtifactState;
 
 /// What stands in the place of a directory of a pod, and of what leads to a file of the host.
 const HIDDEN: &str = "…";
+/// Directories of pods that readers are shown of each artifact. They cannot tell one from another, and each connection that does not
+/// read keeps what it was answered in memory.
+const DIRECTORIES: usize = 64;
 
 /// Who is looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,11 @@ impl View {
         }
         let hide = |text: &mut Option<String>| *text = text.take().map(|text| without_paths(&text));
         hide(&mut state.last_error);
+        let mut directories = 0;
+        state.seeds.retain(|seed| {
+            directories += usize::from(seed.by_handle);
+            !seed.by_handle || directories <= DIRECTORIES
+        });
         for seed in &mut state.seeds {
             hide(&mut seed.reason);
             if seed.by_handle {
@@ -189,6 +197,26 @@ mod tests {
             ("boot/smartos", Some("…/boot is a file"))
         );
         assert_eq!(shown.seeds[1].target, "…");
+    }
+
+    #[test]
+    fn readers_are_shown_some_of_many_directories_and_all_targets() {
+        let seed = |by_handle| SeedState {
+            target: "t".into(),
+            by_handle,
+            declared: !by_handle,
+            version: None,
+            mode: None,
+            reason: None,
+            state: State::Ready,
+            progress: None,
+        };
+        let seeds: Vec<SeedState> = (0..1000).map(|i| seed(i % 2 == 0)).collect();
+        let full = ArtifactState { seeds, ..state("a", State::Ready) };
+        let directories = |state: &ArtifactState| state.seeds.iter().filter(|seed| seed.by_handle).count();
+        let shown = View::Reader.state(full.clone());
+        assert_eq!((directories(&shown), shown.seeds.len()), (DIRECTORIES, DIRECTORIES + 500));
+        assert_eq!(View::Operator.state(full.clone()), full);
     }
 
     proptest! {

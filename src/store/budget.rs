@@ -14,7 +14,7 @@ use super::layout::{lock, own};
 use super::sizes::entries;
 use super::{Age, Store};
 use crate::fs::{self, Dir, Kind, RelPath, fail_point};
-use crate::intent::{ArtifactName, MinFree};
+use crate::intent::{ArtifactName, MinFree, VersionName};
 
 /// How long what is in quarantine is kept for somebody to look at.
 const QUARANTINE_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -216,6 +216,17 @@ impl Store {
         entries.iter().fold(0, |sum, entry| sum.saturating_add(self.sizes.size_of(&self.quarantine, entry)))
     }
 
+    /// Bytes of what is in quarantine under a version's name.
+    pub fn quarantined_version(&self, artifact: &ArtifactName, version: &VersionName) -> u64 {
+        match self.quarantine.open_dir(&artifact.as_component()) {
+            Ok(dir) => self.sizes.size_of(&dir, &fs::DirEntry { name: version.as_component(), kind: Kind::Dir }),
+            Err(error) => {
+                self.sizes.passed_over(&error);
+                0
+            }
+        }
+    }
+
     /// Bytes in quarantine that may go: all but versions that are still to be had again.
     pub fn quarantined_spare(&self) -> u64 {
         let mut sum = 0u64;
@@ -228,17 +239,24 @@ impl Store {
     pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let (mut freed, mut failed) = (0u64, None);
         self.each_spare(|parent, of, entry| {
-            let put = match parent.stat(&entry.name) {
-                Ok(None) => return,
-                Ok(Some(stat)) => Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now),
-                // Nobody knows since when it is there.
-                Err(error) => {
-                    self.sizes.passed_over(&error);
-                    age.now
-                }
+            let is_old = || {
+                let put = match parent.stat(&entry.name) {
+                    Ok(stat) => Timestamp::new(stat?.mtime.0, stat?.mtime.1.cast_signed()).unwrap_or(age.now),
+                    // Nobody knows since when it is there.
+                    Err(error) => {
+                        self.sizes.passed_over(&error);
+                        age.now
+                    }
+                };
+                Some(needed || age.young(put, QUARANTINE_TIME).is_none())
             };
-            if needed || age.young(put, QUARANTINE_TIME).is_none() {
+            if is_old() == Some(true) {
                 let bytes = self.sizes.size_of(parent, entry);
+                // Nothing is put into quarantine meanwhile: what is there by now may be another, and one to be had again.
+                let _alone = lock(&self.switching);
+                if of.is_some() && !(self.is_spare(parent, entry) && is_old() == Some(true)) {
+                    return;
+                }
                 fail_point("store.quarantine.before-removal");
                 // In one step: what is half removed has no reason beside it.
                 let readers = || self.quarantine_readers.take(of?, &entry.name);
@@ -256,10 +274,6 @@ impl Store {
     /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare,
     /// too, unless that may pass: nobody can take anything up from there.
     fn each_spare(&self, mut each: impl FnMut(&Dir, Option<&RelPath>, &fs::DirEntry)) {
-        let is_lost = |error: fs::Error| {
-            self.sizes.passed_over(&error);
-            !error.is_passing()
-        };
         for top in self.sizes.entries(&self.quarantine) {
             if top.name.as_bytes().starts_with(b".") || top.kind != Kind::Dir {
                 each(&self.quarantine, None, &top);
@@ -268,19 +282,27 @@ impl Store {
             let listed = self.quarantine.open_dir(&top.name).and_then(|dir| Ok((entries(&dir)?, dir)));
             match listed {
                 Ok((found, dir)) => {
-                    let repair = |place: &RelPath| dir.open_dir(place)?.stat(&own("repair.json"));
-                    let is_spare = |entry: &&fs::DirEntry| {
-                        entry.kind != Kind::Dir || repair(&entry.name).map_or_else(is_lost, |repair| repair.is_none())
-                    };
-                    found.iter().filter(is_spare).for_each(|entry| each(&dir, Some(&top.name), entry));
+                    let spare = found.iter().filter(|entry| self.is_spare(&dir, entry));
+                    spare.for_each(|entry| each(&dir, Some(&top.name), entry));
                 }
                 Err(error) => {
-                    if is_lost(error) {
+                    if self.is_lost(&error) {
                         each(&self.quarantine, None, &top);
                     }
                 }
             }
         }
+    }
+
+    /// Whether an entry of an artifact's quarantine is no version that is still to be had again.
+    fn is_spare(&self, dir: &Dir, entry: &fs::DirEntry) -> bool {
+        let repair = || dir.open_dir(&entry.name)?.stat(&own("repair.json"));
+        entry.kind != Kind::Dir || repair().map_or_else(|error| self.is_lost(&error), |repair| repair.is_none())
+    }
+
+    fn is_lost(&self, error: &fs::Error) -> bool {
+        self.sizes.passed_over(error);
+        !error.is_passing()
     }
 }
 

@@ -211,14 +211,45 @@ impl Store {
         if self.head(artifact, version).is_none() {
             return Err(StoreError::NoVersion { artifact: artifact.clone(), version: version.clone() });
         }
-        let target = format!("../versions/{artifact}/{version}/tree");
+        let before = self.current(artifact);
         fail_point("store.current.before-switch");
-        self.current.switch_symlink(target.as_bytes(), &artifact.as_component())?;
+        self.link_current(artifact, version)?;
+        if let Err(error) = self.current.sync() {
+            // Not known to last, it is not acknowledged: the link says again what is said to be current.
+            let taken_back = match &before {
+                Some(before) => self.link_current(artifact, before),
+                None => self.current.remove_file(&artifact.as_component()),
+            };
+            if taken_back.is_err() {
+                // What it says is not relied on: the planner switches anew, to whatever it may be.
+                self.note_current(artifact, None);
+            }
+            return Err(error.into());
+        }
         fail_point("store.current.after-switch");
-        self.change_inventory(|inventory| {
-            inventory.entry(artifact.clone()).or_default().current = Some(version.clone());
-        });
+        self.note_current(artifact, Some(version.clone()));
         Ok(())
+    }
+
+    fn link_current(&self, artifact: &ArtifactName, version: &VersionName) -> fs::Result<()> {
+        let (target, name) = (format!("../versions/{artifact}/{version}/tree"), artifact.as_component());
+        let link = || self.current.switch_symlink(target.as_bytes(), &name);
+        link().or_else(|error| match self.current.stat(&name)? {
+            // What a container's runtime makes of a link that a pod mounts before it is there.
+            Some(stat) if stat.kind == Kind::Dir => {
+                self.current.remove_empty_dir(&name)?;
+                link()
+            }
+            _ => Err(error),
+        })
+    }
+
+    pub(super) fn note_current(&self, artifact: &ArtifactName, version: Option<VersionName>) {
+        self.change_inventory(|inventory| {
+            if let Some(holding) = inventory.get_mut(artifact) {
+                holding.current = version;
+            }
+        });
     }
 
     /// Bytes of disk that the whole store takes, content that versions share by hard link counted once. Walks it all:

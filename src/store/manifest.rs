@@ -304,11 +304,14 @@ impl<R: BufRead> Lines<R> {
     fn parse_beside(&mut self, first: Block) -> Result<Parsed, ManifestError> {
         std::thread::scope(|scope| {
             let (send, receive) = std::sync::mpsc::sync_channel::<Block>(QUEUE);
-            let parser = scope.spawn(move || {
+            let parse = move || {
                 let mut parsed = Parsed::default();
                 receive.into_iter().for_each(|block| parsed.take(&block));
                 parsed
-            });
+            };
+            let Ok(parser) = std::thread::Builder::new().spawn_scoped(scope, parse) else {
+                return self.parse_here(first);
+            };
             let mut block = first;
             loop {
                 let is_last = block.is_last;
@@ -321,6 +324,18 @@ impl<R: BufRead> Lines<R> {
             drop(send);
             Ok(parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
+    }
+
+    /// The same where there may be no more threads.
+    fn parse_here(&mut self, first: Block) -> Result<Parsed, ManifestError> {
+        let (mut parsed, mut block) = (Parsed::default(), first);
+        loop {
+            parsed.take(&block);
+            if block.is_last {
+                return Ok(parsed);
+            }
+            block = self.block()?;
+        }
     }
 }
 

@@ -76,15 +76,17 @@ impl Store {
         true
     }
 
-    /// From here on, until it is closed, a version is opened as these directories, whatever stands at its place.
-    pub(super) fn replacing(&self, key: Key, dirs: Dirs) {
+    /// From here on, until it is closed, a version is opened as these directories, whatever stands at its place. Whether it
+    /// was not so already: what could not be taken back stands there still then, and what was there before is open.
+    pub(super) fn replacing(&self, key: Key, dirs: Dirs) -> bool {
         let mut leases = lock(&self.leases);
         let opening = leases.entry(key).or_default();
-        // What could not be taken back stands there still, and what was there before is open.
-        if !opening.is_replaced {
+        let is_first = !opening.is_replaced;
+        if is_first {
             opening.dirs = Some(dirs);
         }
         (opening.is_replaced, opening.turn) = (true, opening.turn + 1);
+        is_first
     }
 
     /// Takes [`Store::replacing`] back: it still stands at its place.

@@ -11,7 +11,7 @@ use super::layout::{lock, own};
 use super::version::dirs_of;
 use super::{Archive, Entry, EntryType, Manifest, ManifestHead, ResolvedFrom, Staging, Store, StoreError, tree_digest};
 use crate::fs::{self, Dir, RelPath, Rename, fail_point};
-use crate::intent::{ArtifactName, Digest, VersionName};
+use crate::intent::{ArtifactName, Digest, VersionName, error_chain};
 
 /// Up to so many entries are synced one by one; more go by one sync of the file system, which also waits for what
 /// others wrote there.
@@ -176,18 +176,16 @@ impl Store {
         let alone = lock(&self.switching);
         let from = self.make_way(staging, &parent, &key)?;
         fail_point("store.publish.before-rename");
-        from.dir.rename(&from.name, &parent, &version.as_component(), from.how).inspect_err(|_| {
-            self.not_replaced(&key);
-            self.give_back(staging, &from);
-        })?;
+        from.dir
+            .rename(&from.name, &parent, &version.as_component(), from.how)
+            .inspect_err(|_| self.give_back(staging, &key, &from))?;
         fail_point("store.publish.after-rename");
         if let Err(error) = parent.sync() {
             // Not known to be durable, it must not be seen: what stood there before stands again.
             fail_point("store.publish.before-taking-back");
             // Else who opens it gets what stood there still: that stays out of sight until the next start.
             if parent.rename(&version.as_component(), &from.dir, &from.name, from.how).is_ok() {
-                self.not_replaced(&key);
-                self.give_back(staging, &from);
+                self.give_back(staging, &key, &from);
             }
             fail_point("store.publish.after-taking-back");
             return Err(error.into());
@@ -207,8 +205,12 @@ impl Store {
         }
         drop(alone);
         if from.how == Rename::Exchange {
-            from.dir.sync()?;
-            self.drained(from.name, readers.unwrap_or_default());
+            match from.dir.sync() {
+                Ok(()) => self.drained(from.name, readers.unwrap_or_default()),
+                // The new one stands, and lasts.
+                Err(error) => tracing::warn!(%artifact, %version, error = error_chain(&error),
+                    "what it replaced is not removed before the next start"),
+            }
             self.tidy();
         }
         staging.dir().sync()?;
@@ -218,7 +220,12 @@ impl Store {
     /// Whence the staged version is put in its place, and how. What it replaces comes to where it was: out of sight, not where
     /// the next try is made and whatever is left of the last one removed.
     fn make_way(&self, staging: &Staging, parent: &Dir, key: &(ArtifactName, VersionName)) -> fs::Result<Whence> {
-        let staged = Whence { dir: staging.dir().clone(), name: Staging::version_name(), how: Rename::NoReplace };
+        let staged = Whence {
+            dir: staging.dir().clone(),
+            name: Staging::version_name(),
+            how: Rename::NoReplace,
+            is_replacing: false,
+        };
         let version = key.1.as_component();
         // It may be what is not known to be whole and durable: a publish that failed could not take it back, or it could not be
         // read at the start. It stands until the new one does.
@@ -233,14 +240,15 @@ impl Store {
         };
         let (dir, name) = self.out_of_sight();
         staged.dir.rename(&staged.name, &dir, &name, Rename::NoReplace)?;
-        if let Some(dirs) = standing {
-            self.replacing(key.clone(), dirs);
-        }
-        Ok(Whence { dir, name, how: Rename::Exchange })
+        let is_replacing = standing.is_some_and(|dirs| self.replacing(key.clone(), dirs));
+        Ok(Whence { dir, name, how: Rename::Exchange, is_replacing })
     }
 
     /// Puts the staged version back where it was made, after it could not be put in its place.
-    fn give_back(&self, staging: &Staging, from: &Whence) {
+    fn give_back(&self, staging: &Staging, key: &(ArtifactName, VersionName), from: &Whence) {
+        if from.is_replacing {
+            self.not_replaced(key);
+        }
         if from.how == Rename::Exchange
             && from.dir.rename(&from.name, staging.dir(), &Staging::version_name(), Rename::NoReplace).is_err()
         {
@@ -254,6 +262,8 @@ struct Whence {
     dir: Dir,
     name: RelPath,
     how: Rename,
+    /// Since then what stands there is opened as it was, and was not before.
+    is_replacing: bool,
 }
 
 fn seal(new: NewVersion, now: Timestamp) -> Manifest {

@@ -70,8 +70,13 @@ impl Store {
     }
 
     /// The same for a version found damaged while it was open; `false` when that very directory is out of service
-    /// already, by whoever found it too.
-    pub fn quarantine_damaged(&self, version: &Version, reason: &Reason) -> Result<bool, StoreError> {
+    /// already, by whoever found it too. Then all is `noted`, before anybody can switch to another one or find it so.
+    pub fn quarantine_damaged(
+        &self,
+        version: &Version,
+        reason: &Reason,
+        noted: impl FnOnce(),
+    ) -> Result<bool, StoreError> {
         let (artifact, name) = (&version.head().artifact, &version.head().version);
         // Nothing else comes there between the look and the step.
         let alone = lock(&self.switching);
@@ -87,7 +92,9 @@ impl Store {
             Err(e) => return Err(e.into()),
         }
         self.put_aside(artifact, name, reason)?;
+        noted();
         drop(alone);
+        // May take long.
         self.tidy();
         Ok(true)
     }
@@ -122,14 +129,24 @@ impl Store {
         found.inspect_err(|error| self.sizes.passed_over(error)).ok()
     }
 
-    /// Notes that a version in quarantine is on the node again, seeds and all.
-    pub fn repaired(&self, head: &ManifestHead) -> fs::Result<()> {
-        let parent = self.quarantine.open_dir(&head.artifact.as_component())?;
-        let place = parent.open_dir(&head.version.as_component())?;
+    /// Notes that a version in quarantine is on the node again, seeds and all, or need not be, if that `is_so`: this is asked
+    /// while nothing else is put there. Whether it was.
+    pub fn repaired(&self, head: &ManifestHead, is_so: impl FnOnce() -> bool) -> fs::Result<bool> {
+        let _alone = lock(&self.switching);
+        if !is_so() {
+            return Ok(false);
+        }
+        let parent = self.quarantine.open_dir(&head.artifact.as_component());
+        let place = match parent.and_then(|parent| parent.open_dir(&head.version.as_component())) {
+            // Somebody has cleared it away.
+            Err(error) if error.is_not_found() => return Ok(true),
+            place => place?,
+        };
         fail_point("store.quarantine.before-repaired");
         place.remove_tree(&own("repair.json"))?;
         fail_point("store.quarantine.after-repaired");
-        place.sync()
+        place.sync()?;
+        Ok(true)
     }
 
     /// Where the archive of a version in quarantine is, if it was kept.

@@ -18,7 +18,15 @@ pub(super) fn scan(store: &Store) -> fs::Result<Inventory> {
     let mut inventory = Inventory::new();
     for (artifact, versions) in named_dirs::<ArtifactName>(&store.versions)? {
         let known = read_anew.len();
-        for (version, dir) in named_dirs::<VersionName>(&versions)? {
+        let found = match named_dirs::<VersionName>(&versions) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%artifact, error = error_chain(&error),
+                    "its versions cannot be listed and are left out until the next start");
+                continue;
+            }
+        };
+        for (version, dir) in found {
             match read_version(store, &artifact, &version, &dir, &mut rows, &mut read_anew) {
                 Ok(Some(head)) => {
                     inventory.entry(artifact.clone()).or_default().versions.insert(version, head);
@@ -64,11 +72,17 @@ fn find_current(store: &Store, inventory: &mut Inventory) -> fs::Result<()> {
             tell_foreign(&store.current, &entry.name);
             continue;
         };
-        let version = current_version(&artifact, &store.current.read_link(&entry.name)?);
+        let version = match store.current.read_link(&entry.name) {
+            Ok(target) => current_version(&artifact, &target),
+            Err(error) => {
+                tracing::error!(%artifact, error = error_chain(&error), "current link cannot be read, and is left alone");
+                continue;
+            }
+        };
         let holding = inventory.get_mut(&artifact);
         match holding.filter(|holding| version.as_ref().is_some_and(|v| holding.versions.contains_key(v))) {
             Some(holding) => holding.current = version,
-            None if stands(store, &artifact, version.as_ref())? => {}
+            None if stands(store, &artifact, version.as_ref()) => {}
             None => {
                 tracing::warn!(%artifact, "current link to what is not in the store removed");
                 store.current.remove_file(&entry.name)?;
@@ -78,10 +92,11 @@ fn find_current(store: &Store, inventory: &mut Inventory) -> fs::Result<()> {
     Ok(())
 }
 
-/// Whether a version that could not be read is there all the same.
-fn stands(store: &Store, artifact: &ArtifactName, version: Option<&VersionName>) -> fs::Result<bool> {
-    let Some(version) = version else { return Ok(false) };
-    Ok(store.versions.stat(&own(&format!("{artifact}/{version}")))?.is_some())
+/// Whether a version that could not be read is there all the same, or may be.
+fn stands(store: &Store, artifact: &ArtifactName, version: Option<&VersionName>) -> bool {
+    let Some(version) = version else { return false };
+    let found = store.versions.stat(&own(&format!("{artifact}/{version}")));
+    found.map_or_else(|error| !error.is_not_found(), |stat| stat.is_some())
 }
 
 type Rows = HashMap<(ArtifactName, VersionName), Row>;

@@ -10,11 +10,12 @@
 //! needs to be forgotten in time. Left open: a write in the very instants between the daemon's look at a file and its
 //! own link, with the time set back as quickly; the scrub finds that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
@@ -27,6 +28,8 @@ use crate::fs::{self, Dir, RelPath, Stat, fail_point};
 const MOST: usize = 1_000_000;
 /// How often a file is read while its state changes. Who may write to a directory that has a name of it renames that.
 const READINGS: usize = 8;
+/// How long one who wants a file judged waits for others who read it for that; after that it is read beside them.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Reports that may wait; of one version there is one.
 const REPORTS: usize = 1024;
 const MAGIC: &[u8] = b"seedcache sound 2\n";
@@ -35,6 +38,8 @@ const MAGIC: &[u8] = b"seedcache sound 2\n";
 #[derive(Debug, Default)]
 pub(super) struct Soundness {
     prints: Mutex<Prints>,
+    /// The files that are being read to be judged.
+    judging: Mutex<HashMap<Case, Arc<Verdict>>>,
     reports: Mutex<Vec<DamageReport>>,
     reported: Notify,
 }
@@ -48,6 +53,41 @@ pub enum Judged {
     Damaged,
     /// Its state changed with each reading, and what was read first may have been written over: no word on it.
     Unsettled,
+}
+
+/// A file, and the digest that it is to have.
+type Case = (u64, u64, [u8; 32]);
+
+/// What one who reads a file finds, for all who wait for it.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Once it is over; the inner one is missing where the reading failed.
+    over: Mutex<Option<Option<Judged>>>,
+    given: Condvar,
+}
+
+/// One who reads a file; it is over, whatever became of it, when this is dropped.
+struct Reading<'a> {
+    all: &'a Soundness,
+    case: Case,
+    judged: Option<Judged>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(verdict) = lock(&self.all.judging).remove(&self.case) {
+            *lock(&verdict.over) = Some(self.judged);
+            verdict.given.notify_all();
+        }
+    }
+}
+
+impl Verdict {
+    /// `None` where the reading failed, or takes too long.
+    fn wait(&self, limit: Duration) -> Option<Judged> {
+        let over = self.given.wait_timeout_while(lock(&self.over), limit, |over| over.is_none());
+        over.unwrap_or_else(PoisonError::into_inner).0.flatten()
+    }
 }
 
 /// Damage that somebody came across.
@@ -97,6 +137,17 @@ impl Hasher for Spread {
 }
 
 impl Soundness {
+    /// The right to read a file, or what another will find who has it.
+    fn begin(&self, case: Case) -> Result<Reading<'_>, Arc<Verdict>> {
+        match lock(&self.judging).entry(case) {
+            hash_map::Entry::Occupied(others) => Err(others.get().clone()),
+            hash_map::Entry::Vacant(free) => {
+                free.insert(Arc::default());
+                Ok(Reading { all: self, case, judged: None })
+            }
+        }
+    }
+
     pub(super) fn learn(&self, stat: &Stat, sha256: &[u8; 32]) {
         let print = fingerprint(stat, sha256);
         let mut prints = lock(&self.prints);
@@ -169,7 +220,33 @@ impl Version {
 
     /// Whether an open file of the tree has this content: by its state where that is known, else it is read, and known
     /// from then on where what was written to it reaches the file system. Bytes that change meanwhile count as other ones.
+    /// However many want to know that at once, one reads.
     pub fn judge(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<Judged> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stat = Dir::stat_file(file, name)?;
+            if self.knows(&stat, sha256) {
+                return Ok(Judged::Sound);
+            }
+            let case = (stat.stamp.dev, stat.stamp.ino, *sha256);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.soundness.begin(case) {
+                Ok(mut reading) => {
+                    let judged = self.read_to_judge(file, sha256, name);
+                    reading.judged = judged.as_ref().ok().copied();
+                    return judged;
+                }
+                Err(_) if left.is_zero() => return self.read_to_judge(file, sha256, name),
+                Err(others) => match others.wait(left) {
+                    Some(judged @ (Judged::Damaged | Judged::Unsettled)) => return Ok(judged),
+                    // What was found sound may have been written to since: its state tells.
+                    Some(Judged::Sound) | None => {}
+                },
+            }
+        }
+    }
+
+    fn read_to_judge(&self, file: &File, sha256: &[u8; 32], name: &std::path::Path) -> fs::Result<Judged> {
         for _ in 0..READINGS {
             let before = Dir::stat_file(file, name)?;
             if self.knows(&before, sha256) {
@@ -260,5 +337,32 @@ impl Store {
         self.root.write_atomic(&own("sound"), &self.soundness.written(), 0o600)?;
         fail_point("store.sound.after-write");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn one_reads_and_the_others_hear_of_it() {
+        let (soundness, case) = (Soundness::default(), (1, 2, [3; 32]));
+        let mut reading = soundness.begin(case).ok().unwrap();
+        assert!(soundness.begin((1, 2, [4; 32])).is_ok(), "another digest is another question");
+        let others = soundness.begin(case).err().unwrap();
+        assert_eq!(others.wait(Duration::from_millis(1)), None, "it is not over");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| others.wait(PATIENCE));
+            reading.judged = Some(Judged::Unsettled);
+            drop(reading);
+            assert_eq!(waits.join().unwrap(), Some(Judged::Unsettled));
+        });
+        // It failed, or panicked.
+        let failing = soundness.begin(case).ok().unwrap();
+        let others = soundness.begin(case).err().unwrap();
+        drop(failing);
+        assert_eq!(others.wait(PATIENCE), None);
+        assert!(soundness.begin(case).is_ok());
     }
 }

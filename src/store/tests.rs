@@ -264,6 +264,39 @@ fn a_start_writes_nothing_that_is_there_already() {
 }
 
 #[test]
+fn a_directory_where_current_belongs_gives_way_while_nothing_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    publish(&store, "1", b"one");
+    // As a container's runtime makes it of what a pod mounts before it is there.
+    let link = dir.path().join("current/os");
+    sys::create_dir(&link).unwrap();
+    store.switch_current(&artifact(), &version("1")).unwrap();
+    assert_eq!(sys::read_link(&link).unwrap(), Path::new("../versions/os/1/tree"));
+    sys::remove_file(&link).unwrap();
+    sys::create_dir_all(link.join("theirs")).unwrap();
+    store.switch_current(&artifact(), &version("1")).unwrap_err();
+    assert!(link.join("theirs").is_dir());
+}
+
+#[test]
+fn a_start_does_without_an_artifact_that_cannot_be_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = Store::open(dir.path()).unwrap();
+        publish(&store, "1", b"one");
+        store.switch_current(&artifact(), &version("1")).unwrap();
+    }
+    let (bad, other) = (dir.path().join("versions/bad"), dir.path().join("current/bad"));
+    sys::create_dir_all(bad.join("1")).unwrap();
+    std::os::unix::fs::symlink("../versions/bad/1/tree", &other).unwrap();
+    sys::set_permissions(&bad, sys::Permissions::from_mode(0o000)).unwrap();
+    let store = crate::fs::without_override(|| Store::open(dir.path())).unwrap();
+    assert_eq!(store.current(&artifact()), Some(version("1")));
+    assert!(other.is_symlink(), "what it leads to may be there");
+}
+
+#[test]
 fn a_current_link_never_dangles() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::layout::{lock, own};
 use super::opening::{Dirs, Lease};
 use super::sound::Soundness;
-use super::{Manifest, ManifestHead, Store, StoreError};
-use crate::fs::{Dir, fail_point};
+use super::{Manifest, ManifestError, ManifestHead, Store, StoreError};
+use crate::fs::{self, Dir, fail_point};
 use crate::intent::{ArtifactName, VersionName};
 
 /// A version held open: as long as it is, its bytes stay, whatever collection decides.
@@ -144,10 +144,7 @@ impl Store {
         if let Some(manifest) = self.known_manifest(version) {
             return Ok(manifest);
         }
-        let file = version.manifest_file()?;
-        let manifest = Manifest::read(BufReader::with_capacity(128 * 1024, file))
-            .map_err(|source| StoreError::Manifest { artifact: key.0.clone(), version: key.1.clone(), source })?;
-        let manifest = Arc::new(manifest);
+        let manifest = Arc::new(read_manifest(version)?);
         let mut manifests = lock(&self.manifests);
         manifests.retain(|_, manifest| manifest.strong_count() > 0);
         manifests.insert(key, Arc::downgrade(&manifest));
@@ -243,21 +240,43 @@ impl Store {
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.
     pub(super) fn unlink_current_if(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
-        if self.holding(artifact).current.as_ref() != Some(version) {
+        // Where none is known to be current the link may say anything.
+        if self.holding(artifact).current.is_some_and(|current| current != *version) {
             return Ok(());
         }
         fail_point("store.current.before-unlink");
         match self.current.remove_file(&artifact.as_component()) {
-            Err(e) if !e.is_not_found() => return Err(e.into()),
-            _ => self.current.sync()?,
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+            Ok(()) => {
+                // Known at once: whatever fails from here on, the planner switches to what is left.
+                self.note_current(artifact, None);
+                self.current.sync()?;
+            }
         }
         fail_point("store.current.after-unlink");
-        // Known at once: whatever fails from here on, the planner switches to what is left.
-        self.change_inventory(|inventory| {
-            if let Some(holding) = inventory.get_mut(artifact) {
-                holding.current = None;
-            }
-        });
+        self.note_current(artifact, None);
         Ok(())
     }
+}
+
+/// The disk's fault, or a want of this machine, is no word on the bytes, but where it comes again.
+fn read_manifest(version: &Version) -> Result<Manifest, StoreError> {
+    let read = || -> Result<Result<Manifest, ManifestError>, StoreError> {
+        Ok(Manifest::read(BufReader::with_capacity(128 * 1024, version.manifest_file()?)))
+    };
+    let manifest = match read()? {
+        Err(ManifestError::Read(_)) => read()?,
+        other => other,
+    };
+    manifest.map_err(|source| match source {
+        ManifestError::Read(source) if fs::is_passing(&source) => {
+            StoreError::Fs(fs::Error::new("read", &version.dir.path_of(&own("manifest.json")), source))
+        }
+        source => StoreError::Manifest {
+            artifact: version.head.artifact.clone(),
+            version: version.head.version.clone(),
+            source,
+        },
+    })
 }

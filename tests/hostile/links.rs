@@ -241,7 +241,18 @@ fn hard_links() -> Vec<Case> {
             "Refused/HardLinkPath/Parent",
             "`h`",
         ),
-        refused("a hard link to a symlink", tar().symlink("l", "first").hard_link("h", "l").end(), NO_FILE, "`h`"),
+        refused(
+            "a hard link to a symlink, which from there leads out",
+            tar().symlink("d/l", "../first").hard_link("h", "d/l").end(),
+            ESCAPES,
+            "`h`",
+        ),
+        refused(
+            "a hard link to a symlink, which from there leads out by another",
+            tar().symlink("d/e", "..").symlink("a/b/l", "e/../first").hard_link("d/h", "a/b/l").end(),
+            ESCAPES,
+            "`d/h`",
+        ),
         refused("a hard link to a directory", tar().dir("d").hard_link("h", "d").end(), NO_FILE, "`h`"),
         refused("a hard link to what comes later", tar().hard_link("h", "x").file("x", b"").end(), NO_FILE, "`h`"),
         refused("a hard link to itself", link("h"), NO_FILE, "`h`"),
@@ -268,6 +279,11 @@ fn hard_links() -> Vec<Case> {
                 .end(),
             "Refused/SetId",
             "`h`",
+        ),
+        taken(
+            "a hard link to a symlink",
+            tar().symlink("l", "first").hard_link("d/h", "l").hard_link("h", "d/h").end(),
+            &["d", "d/h", "first", "h", "l"],
         ),
         taken(
             "a hard link to a hard link",

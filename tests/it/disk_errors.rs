@@ -178,6 +178,26 @@ fn a_removal_that_may_not_last_is_told_and_is_one_all_the_same() {
 }
 
 #[test]
+fn a_switch_that_may_not_last_is_taken_back() {
+    supervised(|supervisor| {
+        let (releases, node, watch) = node(supervisor);
+        watch.fail(Fault { times: usize::MAX, ..fault("fsync", ".seedcache/current", Errno::IO) });
+        releases.publish("v2", &app("v2", 20_000));
+        releases.point_to("v2");
+        assert_eq!(node.post_json(Over::Socket, "/v1/artifacts/app/refresh", &json!({})).status, 202);
+        let state = node.wait_state("app", "the error to be told", PATIENCE, |state| !state["lastError"].is_null());
+        assert_eq!(state["current"], "v1");
+        // It is tried again meanwhile.
+        until("the link to say what is said", PATIENCE, || {
+            let link = std::fs::read_link(node.store().join("current/app")).unwrap();
+            (link == std::path::Path::new("../versions/app/v1/tree")).then_some(())
+        });
+        assert!(watch.heal() > 0);
+        node.wait_state("app", "v2 to be current", LIMIT, |state| seeded(state, "v2"));
+    });
+}
+
+#[test]
 fn a_version_made_anew_that_may_not_last_gives_its_place_back() {
     supervised(|supervisor| {
         let (releases, node, watch) = node(supervisor);

@@ -167,9 +167,14 @@ impl Members {
         Ok(piece)
     }
 
-    /// Whether the file may have so many bytes of holes besides what is stored of it.
+    /// Whether the file may have so many bytes of holes besides what it says is stored of it.
     pub(super) fn check_holes(&self, holes: u64) -> Result<(), Refusal> {
         self.stream.check_holes(self.left, holes)
+    }
+
+    /// Whether the file may have so many bytes of holes by what of the archive has come so far.
+    pub(super) fn check_holes_so_far(&self, holes: u64) -> Result<(), UnpackError> {
+        self.stream.check_holes(0, holes).map_err(|refusal| UnpackError::refused(&self.name, refusal))
     }
 
     /// Counts the holes of a file whose content was taken.

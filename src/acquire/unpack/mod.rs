@@ -10,6 +10,7 @@ mod error;
 pub(super) mod fuzzing;
 mod header;
 mod input;
+mod large;
 mod member;
 mod output;
 mod pax;
@@ -22,6 +23,7 @@ mod tree;
 mod write;
 
 use std::io::Read;
+use std::sync::atomic::AtomicBool;
 
 use self::policy::{Policy, Verdict};
 use self::stream::Stream;
@@ -34,6 +36,7 @@ use crate::store::{Donors, Entry};
 pub use codec::Codec;
 pub use error::UnpackError;
 pub use header::Malformed;
+pub(super) use large::Large;
 pub(crate) use member::{Kind, Member, Members};
 pub use policy::Refusal;
 
@@ -51,7 +54,7 @@ pub struct Unpacked {
 /// Unpacks `archive` into the empty directory `tree`; small files that `donors` have are not written but shared with
 /// them. `file_name` names the single file of `format: none`.
 ///
-/// Blocks as long as `archive` does. On an error the tree is half made: it is the caller's to discard.
+/// Blocks as long as `archive` does, and ends soon after `abort` is set and `archive` fails. On an error the tree is half made: it is the caller's to discard.
 pub fn unpack(
     archive: impl Read + Send,
     recipe: &Unpack,
@@ -59,15 +62,29 @@ pub fn unpack(
     tree: &Dir,
     donors: Option<&Donors>,
     progress: &Progress,
+    abort: &AtomicBool,
+) -> Result<Unpacked, UnpackError> {
+    unpack_in_turn(archive, None, recipe, file_name, (tree, donors), progress, abort)
+}
+
+/// The same; an archive that asks for a large window waits for its turn to have one.
+pub(super) fn unpack_in_turn(
+    archive: impl Read + Send,
+    large: Option<&Large>,
+    recipe: &Unpack,
+    file_name: &str,
+    (tree, donors): (&Dir, Option<&Donors>),
+    progress: &Progress,
+    abort: &AtomicBool,
 ) -> Result<Unpacked, UnpackError> {
     let (feed, stream) = stream::channel_within(recipe.limits);
     std::thread::scope(|scope| {
         let format = recipe.format;
         std::thread::Builder::new()
             .name("decode".into())
-            .spawn_scoped(scope, move || codec::decode(archive, format, &feed))
+            .spawn_scoped(scope, move || codec::decode(archive, format, large, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
-        let writer = Writer::new(recipe, tree, donors, progress)?;
+        let writer = Writer::new(recipe, tree, donors, progress, abort)?;
         // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
         // gone.
         match format {
@@ -88,7 +105,7 @@ pub(crate) fn read_tar<T, E: From<UnpackError>>(
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("decode".into())
-            .spawn_scoped(scope, move || codec::decode(archive, UnpackFormat::Tar, &feed))
+            .spawn_scoped(scope, move || codec::decode(archive, UnpackFormat::Tar, None, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
         // Dropped before the scope ends: the other thread never waits for a reader that is gone.
         let mut members = Members::new(stream);
@@ -107,7 +124,7 @@ fn unpack_file(
         .and_then(|name| recipe.prefix.as_ref().map_or(Ok(name.clone()), |prefix| prefix.join(&name)))
         .map_err(|source| UnpackError::FileName { given: given.into(), source })?;
     writer.add_single(&path, &mut stream)?;
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, 0)?;
     Ok(Unpacked { entries, top_directory: None, bytes })
 }
 
@@ -125,11 +142,11 @@ fn unpack_tar(stream: Stream, recipe: &Unpack, mut writer: Writer<'_>) -> Result
         top.see(&member.path, member.kind == Kind::Dir);
         if let Verdict::Keep { path, target } = verdict {
             writer.add(&member, &path, target.as_ref(), &mut members)?;
-            // With the directories that only this entry tells of.
+            // With the directories that only this entry tells of, or the first name of its file.
             policy::check_entries(&recipe.limits, counted + writer.implied()).map_err(refused)?;
         }
     }
-    let (entries, bytes) = writer.finish(&recipe.require)?;
+    let (entries, bytes) = writer.finish(&recipe.require, counted)?;
     if entries.is_empty() {
         return Err(UnpackError::Empty { seen });
     }

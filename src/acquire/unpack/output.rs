@@ -1,14 +1,15 @@
 //! One file's bytes: hashed and written as they come, and on their way to the disk while more are decoded.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
 use super::member::Members;
-use super::sparse::Sparse;
+use super::sparse::{Extent, Sparse};
 use crate::acquire::Progress;
 use crate::fs::{self, RelPath};
 
@@ -119,16 +120,34 @@ impl<'a> Output<'a> {
     }
 
     /// Writes the stored parts where they belong; what is between them stays a hole, and counts as zeros.
-    pub(super) fn take_sparse(&mut self, sparse: &Sparse, content: &mut Members) -> Result<(), UnpackError> {
+    ///
+    /// What an archive only says to store pays for no hole: from one on that is too large for what came before it, the
+    /// file is hashed once all that is stored is there.
+    pub(super) fn take_sparse(
+        &mut self,
+        sparse: &Sparse,
+        content: &mut Members,
+        abort: &AtomicBool,
+    ) -> Result<(), UnpackError> {
         self.file.set_len(sparse.size).map_err(|e| self.failed(e))?;
-        let mut at = 0;
-        for extent in &sparse.extents {
-            self.pass_hole(extent.offset - at);
+        let (mut at, mut holes, mut hashed) = (0, 0, 0);
+        let mut waiting: Option<&[Extent]> = None;
+        for (number, extent) in sparse.extents.iter().enumerate() {
+            holes += extent.offset - at;
+            if waiting.is_none() && content.check_holes_so_far(holes).is_err() {
+                waiting = Some(&sparse.extents[number..]);
+            }
+            if waiting.is_none() {
+                self.pass_hole(extent.offset - at, abort)?;
+                hashed = extent.offset + extent.length;
+            }
             at = extent.offset;
             let end = extent.offset + extent.length;
             while at < end {
                 let piece = content.content(end - at)?;
-                self.hasher.update(piece);
+                if waiting.is_none() {
+                    self.hasher.update(piece);
+                }
                 self.file.write_all_at(piece, at).map_err(|e| self.failed(e))?;
                 self.progress.add_unpacked(piece.len() as u64);
                 at += piece.len() as u64;
@@ -136,18 +155,45 @@ impl<'a> Output<'a> {
                 content.took(n);
             }
         }
-        self.pass_hole(sparse.size - at);
+        content.check_holes_so_far(sparse.holes())?;
+        for extent in waiting.unwrap_or_default() {
+            self.pass_hole(extent.offset - hashed, abort)?;
+            self.hash_written(extent, abort)?;
+            hashed = extent.offset + extent.length;
+        }
+        self.pass_hole(sparse.size - hashed, abort)
+    }
+
+    /// It takes no room on the disk, so it does not count as unpacked.
+    fn pass_hole(&mut self, length: u64, abort: &AtomicBool) -> Result<(), UnpackError> {
+        let mut left = length;
+        while left > 0 {
+            check(abort)?;
+            let piece = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+            self.hasher.update(&ZEROS[..piece]);
+            left -= piece as u64;
+        }
         Ok(())
     }
 
-    fn pass_hole(&mut self, mut length: u64) {
-        while length > 0 {
-            let piece = usize::try_from(length).map_or(ZEROS.len(), |length| length.min(ZEROS.len()));
-            self.hasher.update(&ZEROS[..piece]);
-            self.progress.add_unpacked(piece as u64);
-            length -= piece as u64;
+    fn hash_written(&mut self, extent: &Extent, abort: &AtomicBool) -> Result<(), UnpackError> {
+        let mut buffer = vec![0; ZEROS.len()];
+        let (mut at, end) = (extent.offset, extent.offset + extent.length);
+        while at < end {
+            check(abort)?;
+            let length = usize::try_from(end - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let piece = &mut buffer[..length];
+            self.file.read_exact_at(piece, at).map_err(|e| fs::Error::new("read", self.path.as_path(), e))?;
+            self.hasher.update(piece);
+            at += length as u64;
         }
+        Ok(())
     }
+}
+
+/// Holes are long without a byte of the archive: what reads that cannot tell then that all of it is to end.
+fn check(abort: &AtomicBool) -> Result<(), UnpackError> {
+    if abort.load(Relaxed) { Err(UnpackError::Read { source: ErrorKind::Interrupted.into() }) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub enum Refusal {
         source: PathError,
     },
     /// The other name of nothing.
-    #[error("it is a hard link to `{target}`, which is no regular file earlier in the archive")]
+    #[error("it is a hard link to `{target}`, which is no regular file or symlink earlier in the archive")]
     HardLinkTarget {
         /// The path it would have in the tree.
         target: RelPath,
@@ -191,7 +191,7 @@ impl Policy {
         let Some(named) = RelPath::normalize(raw).map_err(Refusal::Path)? else {
             return if *kind == Kind::Dir { Ok(Verdict::Skip) } else { Err(Refusal::Top) };
         };
-        let Some(path) = self.place(&named).map_err(Refusal::Path)? else { return Ok(Verdict::Skip) };
+        let Some(path) = self.place(raw, &named).map_err(Refusal::Path)? else { return Ok(Verdict::Skip) };
         let depth = path.depth() as u64;
         if depth > u64::from(self.depth) {
             return Err(Refusal::Depth { depth, limit: self.depth });
@@ -211,17 +211,20 @@ impl Policy {
         Ok(Verdict::Keep { path, target })
     }
 
-    /// The path in the tree of what the archive calls `named`; `None` where it has none.
-    fn place(&self, named: &RelPath) -> Result<Option<RelPath>, PathError> {
+    /// The path in the tree of what the archive calls `raw`, which is `named`; `None` where it has none.
+    fn place(&self, raw: &[u8], named: &RelPath) -> Result<Option<RelPath>, PathError> {
+        // A `.` is a component like any other to those who strip: `tar -C dir .` puts one before each name.
+        let stripped = raw.split(|&b| b == b'/').filter(|component| !component.is_empty()).take(self.strip);
         let mut rest = named.as_bytes();
-        for _ in 0..self.strip {
+        for _ in stripped.filter(|component| *component != b".") {
             match rest.iter().position(|&b| b == b'/') {
                 Some(at) => rest = &rest[at + 1..],
                 None => return Ok(None),
             }
         }
-        let included = self.include.as_ref().is_none_or(|globs| matches_path_or_above(globs, rest));
-        let excluded = self.exclude.as_ref().is_some_and(|globs| matches_path_or_above(globs, rest));
+        let path = Candidate::from_bytes(rest);
+        let included = self.include.as_ref().is_none_or(|globs| globs.is_match_candidate(&path));
+        let excluded = self.exclude.as_ref().is_some_and(|globs| globs.is_match_candidate(&path));
         if !included || excluded {
             return Ok(None);
         }
@@ -233,10 +236,12 @@ impl Policy {
         let target = || super::error::shown(raw);
         let unusable = |source| Refusal::HardLinkPath { target: target(), source };
         let named = RelPath::normalize(raw).map_err(unusable)?.ok_or_else(|| unusable(PathError::Empty))?;
-        self.place(&named).map_err(unusable)?.ok_or_else(|| Refusal::HardLinkLeftOut { target: target() })
+        self.place(raw, &named).map_err(unusable)?.ok_or_else(|| Refusal::HardLinkLeftOut { target: target() })
     }
 }
 
+/// Of each pattern a glob for what it matches and one for all below that: to match a path's every beginning would take
+/// the square of its length.
 fn globs(patterns: &[String]) -> Result<Option<GlobSet>, UnpackError> {
     if patterns.is_empty() {
         return Ok(None);
@@ -246,20 +251,17 @@ fn globs(patterns: &[String]) -> Result<Option<GlobSet>, UnpackError> {
     for pattern in patterns {
         // All are anchored at the top and stand for directories too: a slash at either end says nothing more.
         let bare = pattern.strip_prefix("./").unwrap_or(pattern).trim_matches('/');
-        let glob = GlobBuilder::new(bare).literal_separator(true).backslash_escape(true).build();
-        set.add(glob.map_err(|source| wrong(pattern, source))?);
+        for glob in [bare, &format!("{bare}/**")] {
+            let glob = GlobBuilder::new(glob).literal_separator(true).backslash_escape(true).build();
+            set.add(glob.map_err(|source| wrong(pattern, source))?);
+        }
     }
     set.build().map(Some).map_err(|source| wrong(&patterns.join(", "), source))
 }
 
-fn matches_path_or_above(globs: &GlobSet, path: &[u8]) -> bool {
-    let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([path.len()]);
-    ends.into_iter().any(|end| globs.is_match_candidate(&Candidate::from_bytes(&path[..end])))
-}
-
 /// Checks a symlink's target as written: relative, and not above the tree's top on its way. Where it leads through
 /// other symlinks is judged once all of them are known.
-fn check_symlink(path: &RelPath, target: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_symlink(path: &RelPath, target: &[u8]) -> Result<(), Refusal> {
     if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
         return Err(Refusal::SymlinkTarget);
     }

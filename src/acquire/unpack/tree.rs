@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use super::error::shown;
-use super::policy::Refusal;
+use super::policy::{self, Refusal};
 use crate::fs::RelPath;
 use crate::store::{Entry, EntryType};
 
@@ -20,6 +20,11 @@ const STEPS_AN_ENTRY: u64 = 100;
 const STEP: usize = 256;
 /// Components that may be ahead at once, 24 bytes each: targets that name targets add up.
 const MOST_AHEAD: usize = 100_000;
+/// Bytes of a path that is walked on where nothing is.
+const LONGEST_WALKED: usize = 64 * 1024;
+
+/// The name of a file that came first in the archive, to the one that comes first in the tree.
+pub(super) type FirstNames = HashMap<Vec<u8>, RelPath>;
 
 /// All of an [`Entry`] but its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +123,12 @@ impl Tree {
         }
     }
 
+    /// The symlink at `path`, if one is there, and its target.
+    pub(super) fn symlink(&self, path: &RelPath) -> Option<(Node, Vec<u8>)> {
+        let entry = self.get(path.as_bytes())?;
+        Some((node(entry), Self::link_of(entry)?.to_vec()))
+    }
+
     /// Whether `path` is there.
     pub(super) fn holds(&self, path: &RelPath) -> bool {
         self.get(path.as_bytes()).is_some()
@@ -164,13 +175,37 @@ impl Tree {
         entry.target.as_deref().filter(|_| entry.kind == EntryType::Symlink)
     }
 
-    /// All entries, sorted by path.
-    pub(super) fn into_entries(self) -> Vec<Entry> {
+    /// Of each file whose first name in the archive is not that in the tree's order, the one and the other.
+    pub(super) fn first_names(&self) -> FirstNames {
+        // Without a copy of a name for each of the links.
+        let mut first: HashMap<&[u8], &RelPath> = HashMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
+            let Some(target) = &entry.target else { continue };
+            let name = first.entry(target).or_insert(&entry.path);
+            *name = (*name).min(&entry.path);
+        }
+        first.retain(|archived, name| RelPath::parse(archived).is_ok_and(|archived| **name < archived));
+        first.into_iter().map(|(archived, name)| (archived.into(), name.clone())).collect()
+    }
+
+    /// The hard links that name a file's longer name once they name its first, and how many entries more they count for.
+    pub(super) fn grown_by(&self, first: &FirstNames) -> impl Iterator<Item = (&RelPath, u64)> {
+        self.entries.iter().filter(|entry| entry.kind == EntryType::Hardlink).filter_map(move |entry| {
+            let target = entry.target.as_deref()?;
+            let with = |target: &[u8]| policy::weight((entry.path.as_bytes().len() + target.len()) as u64);
+            let name = first.get(target).filter(|name| **name != entry.path)?;
+            let more = with(name.as_bytes()).saturating_sub(with(target));
+            (more > 0).then_some((&entry.path, more))
+        })
+    }
+
+    /// All entries, sorted by path; the first name of each file's in that order is the file.
+    pub(super) fn into_entries(self, first: &FirstNames) -> Vec<Entry> {
         let Self { mut entries, places, .. } = self;
         drop(places);
         entries.shrink_to_fit();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        names_in_order(&mut entries);
+        names_in_order(&mut entries, first);
         entries
     }
 }
@@ -225,6 +260,9 @@ impl<'a> Walk<'a> {
                 at.push(b'/');
             }
             at.extend_from_slice(component);
+            if at.len() > LONGEST_WALKED {
+                return None;
+            }
             // No entry has a path that long.
             let found = if at.len() < RelPath::LIMIT {
                 self.take(at.len() / STEP)?;
@@ -289,17 +327,7 @@ impl<'a> Walk<'a> {
 
 /// Has the first of a file's names in the tree's order be the file, whichever came first in the archive: a hard link
 /// names an entry before it.
-fn names_in_order(entries: &mut [Entry]) {
-    // The name that came first in the archive, to the one that comes first in the tree.
-    let mut first: HashMap<Vec<u8>, RelPath> = HashMap::new();
-    for entry in entries.iter().filter(|entry| entry.kind == EntryType::Hardlink) {
-        let Some(target) = &entry.target else { continue };
-        let name = first.entry(target.clone()).or_insert_with(|| entry.path.clone());
-        if *name > entry.path {
-            *name = entry.path.clone();
-        }
-    }
-    first.retain(|archived, name| RelPath::parse(archived).is_ok_and(|archived| *name < archived));
+fn names_in_order(entries: &mut [Entry], first: &FirstNames) {
     for entry in entries.iter_mut() {
         match entry.kind {
             EntryType::File => {
@@ -431,6 +459,13 @@ mod tests {
         assert!(matches!(refused(&links), Some(Refusal::Maze)));
         links.truncate(20);
         assert!(refused(&links).is_none());
+        // And few components that are long.
+        let mut links: Vec<(String, String)> = (0..40)
+            .map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/".to_owned() + &"x".repeat(3_900))))
+            .collect();
+        assert!(matches!(refused(&links), Some(Refusal::Maze)));
+        links.truncate(15);
+        assert!(refused(&links).is_none());
         // What is empty in a target takes nothing.
         let empty: Vec<_> = (0..200).map(|at| (format!("l{at}"), format!("l{}{}", at + 1, "/".repeat(4000)))).collect();
         assert!(refused(&empty).is_none());
@@ -469,7 +504,9 @@ mod tests {
             let kind = if target.is_some() { EntryType::Hardlink } else { EntryType::File };
             tree.add(&path.parse().unwrap(), node(kind, target));
         }
-        let found = tree.into_entries().into_iter().map(|entry| {
+        let first = tree.first_names();
+        assert!(tree.grown_by(&first).next().is_none());
+        let found = tree.into_entries(&first).into_iter().map(|entry| {
             (entry.path.to_string(), entry.kind, entry.target.map(|target| String::from_utf8(target).unwrap()))
         });
         let link = |path: &str, target: &str| (path.to_owned(), EntryType::Hardlink, Some(target.to_owned()));

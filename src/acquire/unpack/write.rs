@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -18,7 +19,7 @@ use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
-use crate::fs::{self, Chain, Dir, Meta, RelPath, apply_meta, fail_point};
+use crate::fs::{self, Chain, Dir, Meta, RelPath, Stat, apply_meta, fail_point};
 use crate::intent::Unpack;
 use crate::store::{Donors, Entry, EntryType, Wanted};
 
@@ -71,8 +72,9 @@ impl Ownership {
         if self.change { self.fixed.or(archived).unwrap_or(self.own) } else { self.own }
     }
 
-    /// Gives a file just made its metadata; its owner only where that is another one than it has.
-    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<()> {
+    /// Gives a file just made its metadata, its owner only where that is another one than it has; and says which time it
+    /// has then.
+    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<Timestamp> {
         let mut meta = meta(node, *self);
         if meta.owner.is_some() {
             let made = match self.made {
@@ -84,7 +86,8 @@ impl Ownership {
             };
             meta.owner = meta.owner.filter(|owner| *owner != made);
         }
-        apply_meta(file, path.as_path(), &meta)
+        apply_meta(file, path.as_path(), &meta)?;
+        kept(node.mtime, || Dir::stat_file(file, path.as_path()).map(Some))
     }
 }
 
@@ -96,11 +99,12 @@ pub(super) struct Writer<'a> {
     limits: Limits,
     donors: Option<&'a Donors>,
     progress: &'a Progress,
+    abort: &'a AtomicBool,
     sets_room_aside: bool,
     /// A file held whole; used again for the next one.
     whole: Vec<u8>,
     bytes: u64,
-    /// What directories that no entry lists count for.
+    /// What directories that no entry lists count for, and what is held with hard links beyond what stands in them.
     implied: u64,
 }
 
@@ -110,6 +114,7 @@ impl<'a> Writer<'a> {
         tree: &Dir,
         donors: Option<&'a Donors>,
         progress: &'a Progress,
+        abort: &'a AtomicBool,
     ) -> fs::Result<Self> {
         Ok(Self {
             chain: Chain::from(tree),
@@ -118,6 +123,7 @@ impl<'a> Writer<'a> {
             limits: recipe.limits,
             donors,
             progress,
+            abort,
             sets_room_aside: tree.gains_by_room_aside(),
             whole: Vec::new(),
             bytes: 0,
@@ -125,7 +131,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// How many entries the directories made count for that no entry lists.
+    /// How many entries what is held counts for that stands in no entry: see the field.
     pub(super) fn implied(&self) -> u64 {
         self.implied
     }
@@ -183,35 +189,34 @@ impl<'a> Writer<'a> {
         match (&member.kind, link) {
             (Kind::Dir, _) if listed => {}
             (Kind::Dir, _) => self.make_dir(path)?,
-            (Kind::Symlink { target }, _) => {
-                node.mode = 0o777;
-                let (dir, name) = self.chain.parent_of(path)?;
-                dir.symlink(target, &name)?;
-                dir.apply_symlink_meta(&name, &meta(&node, self.owners))?;
-                node.target = Some(target.clone());
-            }
+            (Kind::Symlink { target }, _) => self.make_symlink(path, &mut node, target)?,
             (_, Some(link)) => {
-                let (first, file) = self.tree.file(link).map_err(refused)?;
-                // Two directories are needed at once, so both paths are resolved from the top.
-                let root = self.chain.top();
-                let link = || root.hard_link(&first, path);
-                match (self.donors, &file.sha256) {
-                    (Some(donors), Some(sha256)) => donors.follow_link(root, &first, sha256, link)?,
-                    _ => link()?,
-                }
-                node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
+                let held = if let Some((symlink, target)) = self.tree.symlink(link) {
+                    // Another name of a symlink, as GNU tar writes it: it leads on from where it lies itself.
+                    policy::check_symlink(path, &target).map_err(refused)?;
+                    node = symlink;
+                    self.make_symlink(path, &mut node, &target)?;
+                    target.len()
+                } else {
+                    let (first, file) = self.tree.file(link).map_err(refused)?;
+                    self.make_hard_link(path, &first, &file)?;
+                    node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
+                    first.as_bytes().len()
+                };
+                let names = policy::weight((path.as_bytes().len() + held) as u64);
+                self.implied += names.saturating_sub(policy::weight(member.names()));
             }
             (_, None) => {
                 self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
                 let holes = member.sparse.as_ref().map_or(0, Sparse::holes);
                 content.check_holes(holes).map_err(refused)?;
                 node.size = member.size;
-                node.sha256 = Some(match (self.donors, &member.sparse) {
+                match (self.donors, &member.sparse) {
                     (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
-                        self.share_or_write(donors, path, &node, content)?
+                        self.share_or_write(donors, path, &mut node, content)?;
                     }
-                    (_, sparse) => self.write_file(path, &node, sparse.as_ref(), content)?,
-                });
+                    (_, sparse) => self.write_file(path, &mut node, sparse.as_ref(), content)?,
+                }
                 content.count_holes(holes).map_err(refused)?;
             }
         }
@@ -242,6 +247,25 @@ impl<'a> Writer<'a> {
         dir.make_dir(&name, 0o700)
     }
 
+    fn make_symlink(&mut self, path: &RelPath, node: &mut Node, target: &[u8]) -> fs::Result<()> {
+        (node.mode, node.target) = (0o777, Some(target.to_vec()));
+        let (dir, name) = self.chain.parent_of(path)?;
+        dir.symlink(target, &name)?;
+        dir.apply_symlink_meta(&name, &meta(node, self.owners))?;
+        node.mtime = kept(node.mtime, || dir.stat(&name))?;
+        Ok(())
+    }
+
+    fn make_hard_link(&self, path: &RelPath, first: &RelPath, file: &Node) -> fs::Result<()> {
+        // Two directories are needed at once, so both paths are resolved from the top.
+        let root = self.chain.top();
+        let link = || root.hard_link(first, path);
+        match (self.donors, &file.sha256) {
+            (Some(donors), Some(sha256)) => donors.follow_link(root, first, sha256, link),
+            _ => link(),
+        }
+    }
+
     fn create(&mut self, path: &RelPath) -> fs::Result<File> {
         let (dir, name) = self.chain.parent_of(path)?;
         dir.create_file(&name, 0o600)
@@ -250,19 +274,20 @@ impl<'a> Writer<'a> {
     fn write_file(
         &mut self,
         path: &RelPath,
-        node: &Node,
+        node: &mut Node,
         sparse: Option<&Sparse>,
         content: &mut Members,
-    ) -> Result<[u8; 32], UnpackError> {
+    ) -> Result<(), UnpackError> {
         let aside = if self.sets_room_aside { node.size } else { 0 };
         let mut out = Output::new(self.create(path)?, path, aside, self.progress);
         match sparse {
             None => out.take_all(content)?,
-            Some(sparse) => out.take_sparse(sparse, content)?,
+            Some(sparse) => out.take_sparse(sparse, content, self.abort)?,
         }
         let (file, sha256) = out.finish();
-        self.owners.finish(&file, path, node)?;
-        Ok(sha256)
+        node.sha256 = Some(sha256);
+        node.mtime = self.owners.finish(&file, path, node)?;
+        Ok(())
     }
 
     /// Shares a small file with a version on the node that has it, else writes it.
@@ -270,9 +295,9 @@ impl<'a> Writer<'a> {
         &mut self,
         donors: &Donors,
         path: &RelPath,
-        node: &Node,
+        node: &mut Node,
         content: &mut Members,
-    ) -> Result<[u8; 32], UnpackError> {
+    ) -> Result<(), UnpackError> {
         self.whole.clear();
         loop {
             let piece = content.content(u64::MAX)?;
@@ -287,13 +312,16 @@ impl<'a> Writer<'a> {
         let meta = meta(node, self.owners);
         let (dir, name) = self.chain.parent_of(path)?;
         let wanted = Wanted { path, sha256: &sha256, meta: Meta { owner: Some(node.owner), ..meta }, names: 0 };
-        if !donors.give(dir, &name, &wanted, &self.whole)? {
+        node.mtime = if donors.give(dir, &name, &wanted, &self.whole)? {
+            kept(node.mtime, || dir.stat(&name))?
+        } else {
             let mut file = dir.create_file(&name, 0o600)?;
             file.write_all(&self.whole).map_err(|e| fs::Error::new("write", path.as_path(), e))?;
-            self.owners.finish(&file, path, node)?;
-        }
+            self.owners.finish(&file, path, node)?
+        };
+        node.sha256 = Some(sha256);
         self.progress.add_unpacked(self.whole.len() as u64);
-        Ok(sha256)
+        Ok(())
     }
 
     /// Writes the single file of `format: none`: all that `content` has.
@@ -322,8 +350,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Checks the whole and gives the directories their metadata, from the bottom up.
-    pub(super) fn finish(mut self, require: &[RelPath]) -> Result<(Vec<Entry>, u64), UnpackError> {
+    /// Checks the whole, entries that count for `counted`, and gives the directories their metadata, from the bottom up.
+    pub(super) fn finish(mut self, require: &[RelPath], counted: u64) -> Result<(Vec<Entry>, u64), UnpackError> {
         let is_there = |path: &RelPath| self.chain.top().stat(path).map(|found| found.is_some());
         if let Some((path, refusal)) = self.tree.escaping_symlink(is_there)? {
             return Err(UnpackError::refused(path, refusal));
@@ -332,13 +360,22 @@ impl<'a> Writer<'a> {
         if !missing.is_empty() {
             return Err(UnpackError::Missing { paths: missing });
         }
-        let entries = self.tree.into_entries();
+        let first = self.tree.first_names();
+        let mut counted = counted + self.implied;
+        for (path, more) in self.tree.grown_by(&first) {
+            counted += more;
+            let refused = |refusal| UnpackError::refused(path.as_bytes(), refusal);
+            policy::check_entries(&self.limits, counted).map_err(refused)?;
+        }
+        let mut entries = self.tree.into_entries(&first);
         fail_point("acquire.unpack.before-directories");
-        for entry in entries.iter().rev().filter(|entry| entry.kind == EntryType::Dir) {
+        for entry in entries.iter_mut().rev().filter(|entry| entry.kind == EntryType::Dir) {
             let (dir, name) = self.chain.parent_of(&entry.path)?;
             let owner = self.owners.change.then_some((entry.uid, entry.gid));
             let meta = Meta { mode: entry.mode & ON_DISK, owner, mtime: seconds_and_nanos(entry.mtime) };
-            dir.open_dir(&name)?.apply_meta(&meta)?;
+            let dir = dir.open_dir(&name)?;
+            dir.apply_meta(&meta)?;
+            entry.mtime = kept(entry.mtime, || dir.stat_self().map(Some))?;
         }
         fail_point("acquire.unpack.after-directories");
         Ok((entries, self.bytes))
@@ -348,6 +385,16 @@ impl<'a> Writer<'a> {
 fn meta(node: &Node, owners: Ownership) -> Meta {
     let owner = owners.change.then_some(node.owner);
     Meta { mode: node.mode & ON_DISK, owner, mtime: seconds_and_nanos(node.mtime) }
+}
+
+/// The time that an entry has which was given this one, so that the manifest says what is there: not every file system
+/// has fractions of a second, none has every year, and all take what they have not silently.
+fn kept(given: Timestamp, stat: impl FnOnce() -> fs::Result<Option<Stat>>) -> fs::Result<Timestamp> {
+    // What all of them have.
+    if given.subsec_nanosecond() == 0 && (0..=i64::from(i32::MAX)).contains(&given.as_second()) {
+        return Ok(given);
+    }
+    Ok(stat()?.and_then(|stat| stat.mtime_timestamp()).unwrap_or(given))
 }
 
 /// As the system counts: the nanoseconds go forward, before the epoch too.

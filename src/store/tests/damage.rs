@@ -285,7 +285,7 @@ fn what_cannot_be_looked_at_in_quarantine_hides_no_repair_beside_it() {
     for name in ["1", "2", "3"] {
         publish(&store, name, b"bytes");
         let damaged = store.open_version(&artifact(), &version(name)).unwrap();
-        assert!(store.quarantine_damaged(&damaged, &reason).unwrap());
+        assert!(store.quarantine_damaged(&damaged, &reason, || ()).unwrap());
     }
     sys::create_dir(dir.path().join("quarantine/locked")).unwrap();
     for bad in ["quarantine/locked", "quarantine/os/1", "quarantine/os/2/repair.json"] {
@@ -309,8 +309,8 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
         &PublishError::from(crate::fs::Error::new("read", Path::new("x"), std::io::Error::other("bad"))),
     );
     assert!(store.pending_repairs().is_empty());
-    assert!(store.quarantine_damaged(&damaged, &reason).unwrap());
-    assert!(!store.quarantine_damaged(&damaged, &reason).unwrap(), "it is out of service already");
+    assert!(store.quarantine_damaged(&damaged, &reason, || ()).unwrap());
+    assert!(!store.quarantine_damaged(&damaged, &reason, || ()).unwrap(), "it is out of service already");
     assert_eq!(store.holding(&artifact()).current, None);
     assert!(!root.join("current/os").exists());
     assert_eq!(content_of(&damaged), b"two", "who reads it goes on");
@@ -324,7 +324,9 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     assert_eq!(store.pending_repairs().len(), 1, "what is to be had again is needed");
     let before = store.open_version(&artifact(), &version("1")).unwrap();
     publish(&store, "2", b"two");
-    store.repaired(&pending[0]).unwrap();
+    assert!(!store.repaired(&pending[0], || false).unwrap());
+    assert_eq!(store.pending_repairs().len(), 1, "it is another repair by now");
+    assert!(store.repaired(&pending[0], || true).unwrap());
     assert!(store.pending_repairs().is_empty());
     store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap();
     assert_eq!(store.quarantined(), 0);
@@ -332,9 +334,31 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     let late = store.open_version(&artifact(), &version("2")).unwrap();
     store.remove_version(&artifact(), &version("2"), || true).unwrap();
     publish(&store, "2", b"two");
-    assert!(!store.quarantine_damaged(&late, &reason).unwrap());
-    assert!(store.quarantine_damaged(&before, &reason).unwrap());
+    assert!(!store.quarantine_damaged(&late, &reason, || ()).unwrap());
+    assert!(store.quarantine_damaged(&before, &reason, || ()).unwrap());
     assert_eq!(store.holding(&artifact()).versions.len(), 1);
+}
+
+#[test]
+fn damage_is_noted_before_anything_that_takes_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = Store::open(&root).unwrap();
+    let reason = Reason::new("scrub", &std::io::Error::other("bad"));
+    let drained = || {
+        let names = sys::read_dir(root.join("staging")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".drain-")).count()
+    };
+    let mut noted = vec![];
+    for _ in 0..2 {
+        publish(&store, "1", b"one");
+        let damaged = store.open_version(&artifact(), &version("1")).unwrap();
+        let note = || noted.push((store.head(&artifact(), &version("1")), drained()));
+        assert!(store.quarantine_damaged(&damaged, &reason, note).unwrap());
+        assert!(!store.quarantine_damaged(&damaged, &reason, || panic!("it is out of service already")).unwrap());
+    }
+    assert_eq!(noted, [(None, 0), (None, 1)], "what the first left is removed after that");
+    assert_eq!(drained(), 0);
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn what_is_removed_or_damaged_is_not_what_takes_its_place_at_that_moment() {
                 std::thread::sleep(std::time::Duration::from_micros(fastrand::u64(0..20_000)));
                 match n % 2 {
                     0 => drop(store.remove_version(&artifact(), &version("1"), || true)),
-                    _ => drop(store.quarantine_damaged(&reader, &reason())),
+                    _ => drop(store.quarantine_damaged(&reader, &reason(), || ())),
                 }
             });
             publish_as(&store, "1", b"content", &format!("recipe {n}")).unwrap();
@@ -263,12 +263,12 @@ fn what_is_in_quarantine_is_kept_for_its_readers() {
     let reason = || Reason::new("verify", &std::io::Error::other("damaged"));
     publish(&store, "1", b"content");
     let first = store.open_version(&artifact(), &version("1")).unwrap();
-    assert!(store.quarantine_damaged(&first, &reason()).unwrap());
+    assert!(store.quarantine_damaged(&first, &reason(), || ()).unwrap());
     publish(&store, "1", b"content");
     let second = store.open_version(&artifact(), &version("1")).unwrap();
-    assert!(store.quarantine_damaged(&second, &reason()).unwrap(), "the first is drained for it");
+    assert!(store.quarantine_damaged(&second, &reason(), || ()).unwrap(), "the first is drained for it");
     publish(&store, "1", b"content");
-    store.repaired(second.head()).unwrap();
+    assert!(store.repaired(second.head(), || true).unwrap());
     assert_ne!(store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap(), 0);
     store.sweep().unwrap();
     assert_eq!((content_of(&first), content_of(&second)), (b"content".to_vec(), b"content".to_vec()));

@@ -84,6 +84,11 @@ impl World {
             let place = self.node.tree("app", &name);
             compare(&of_version(&name).stored, &place, 0o7777, &mut wrong);
         }
+        let link = fs::read_link(self.node.store().join("current/app")).ok();
+        let says = state["current"].as_str().map(|current| format!("../versions/app/{current}/tree").into());
+        if link != says {
+            wrong.push(format!("current is {}, and its link leads to {link:?}", state["current"]));
+        }
         if let Some(current) = state["current"].as_str() {
             let answer = self.node.get("/v1/artifacts/app/versions/current/files/VERSION");
             // Another may be current by now.

@@ -71,6 +71,26 @@ fn entries_count_with_those_left_out_and_directories_not_listed() {
     assert_eq!(refusal(&archive, &recipe), ("2".into(), Refusal::Entries { limit: 4 }));
 }
 
+/// A hard link is held with the first name of its file, whichever of its names the archive has it name.
+#[test]
+fn the_first_names_of_files_count_with_their_links() {
+    let long = "n".repeat(200) + "/" + &"n".repeat(200);
+    let links = |mut tar: Tar, to: &str| {
+        for at in 0..100 {
+            tar = tar.hard_link(&format!("x{at}"), to);
+        }
+        tar.end()
+    };
+    let by_another =
+        Tar::default().pax(&[("path", &long)]).file("x", b"").pax(&[("linkpath", &long)]).hard_link("a", "x");
+    let by_a_later = Tar::default().file("z", b"").pax(&[("path", &long)]).hard_link("x", "z");
+    for (archive, entry) in [(links(by_another, "a"), "x72"), (links(by_a_later, "z"), "x46")] {
+        let limits = |entries| limited(Limits { entries, ..Limits::default() });
+        assert_eq!(refusal(&archive, &limits(150)), (entry.into(), Refusal::Entries { limit: 150 }));
+        assert_eq!(Sandbox::new().unpack(&archive[..], &limits(300)).unwrap().entries.len(), 103);
+    }
+}
+
 #[test]
 fn depth_is_that_of_the_path_in_the_tree() {
     let archive = Tar::default().file("a/b/c", b"").end();
@@ -96,7 +116,7 @@ fn a_bomb_is_stopped_at_the_first_piece_over_the_ratio() {
         let recipe = limited(Limits { ratio, ..Limits::default() });
         let sandbox = Sandbox::new();
         let progress = Progress::default();
-        let unpacked = unpack(&bytes[..], &recipe, "x", &Dir::open(&sandbox.tree()).unwrap(), None, &progress);
+        let unpacked = sandbox.unpack_until(&bytes[..], &recipe, &progress, false);
         assert_eq!(unpacked.is_ok(), passes, "{ratio}");
         if let Err(error) = unpacked {
             assert!(matches!(&error, UnpackError::Refused { source: Refusal::Ratio { .. }, .. }), "{error:?}");
@@ -104,6 +124,65 @@ fn a_bomb_is_stopped_at_the_first_piece_over_the_ratio() {
             assert!(progress.snapshot().unpacked_bytes <= 16 << 20);
         }
     }
+}
+
+/// A sparse file of form 1.0: its size, and where its parts of so many bytes lie. What it stores is to follow.
+fn sparse(size: u64, parts: &[(u64, u64)]) -> Tar {
+    let lines: String = parts.iter().map(|(offset, length)| format!("{offset}\n{length}\n")).collect();
+    let map = Tar::default().content(format!("{}\n{lines}", parts.len()).as_bytes()).0;
+    let stored: u64 = parts.iter().map(|(_, length)| length).sum();
+    let size = size.to_string();
+    let records = [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "holes"),
+        ("GNU.sparse.realsize", &size),
+    ];
+    Tar::default().pax(&records).header(b'0', b"x", map.len() as u64 + stored, |_| ()).raw(&map)
+}
+
+#[test]
+fn no_hole_is_passed_for_what_an_archive_only_says_to_store() {
+    const SIZE: u64 = 64 << 30;
+    const STORED: u64 = (SIZE / 201 / 512 + 1) * 512;
+    let archive = sparse(SIZE, &[(SIZE - STORED, STORED)]).0;
+    assert_eq!(archive.len(), 2048);
+    let (sandbox, progress) = (Sandbox::new(), Progress::default());
+    let error = sandbox.unpack_until(&archive[..], &Unpack::default(), &progress, false).unwrap_err();
+    assert!(matches!(error, UnpackError::Truncated { .. }), "{error:?}");
+    assert_eq!(progress.snapshot().unpacked_bytes, 0);
+}
+
+/// As in the image of a disk: larger than the bytes that came before it allow.
+#[test]
+fn a_hole_before_what_is_stored_is_hashed_after_it() {
+    const PART: u64 = 512 << 10;
+    const HOLE: u64 = 100 << 20;
+    let parts = [(0, 4096), (8192, 4096), (HOLE, PART), (HOLE + PART + 4096, PART)];
+    let size = HOLE + 3 * PART;
+    let mut expected = vec![0; usize::try_from(size).unwrap()];
+    let mut stored = Vec::new();
+    let mut rng = fastrand::Rng::with_seed(3);
+    for (offset, length) in parts {
+        let range = usize::try_from(offset).unwrap()..usize::try_from(offset + length).unwrap();
+        rng.fill(&mut expected[range.clone()]);
+        stored.extend_from_slice(&expected[range]);
+    }
+    let archive = sparse(size, &parts).raw(&stored).end();
+    let (sandbox, progress) = (Sandbox::new(), Progress::default());
+    let unpacked = sandbox.unpack_until(&archive[..], &Unpack::default(), &progress, false).unwrap();
+    assert!(read(&sandbox.tree().join("holes")) == expected);
+    let digest = crate::intent::Digest::sha256(&expected).hex();
+    assert_eq!(unpacked.entries[0].sha256.map(hex::encode), Some(digest));
+    assert_eq!((unpacked.bytes, progress.snapshot().unpacked_bytes), (size, stored.len() as u64));
+}
+
+#[test]
+fn what_is_to_end_passes_no_hole() {
+    let archive = sparse(8 << 20, &[(4096, 512)]).raw(&[7; 512]).end();
+    assert!(Sandbox::new().unpack(&archive[..], &Unpack::default()).is_ok());
+    let error = Sandbox::new().unpack_until(&archive[..], &Unpack::default(), &Progress::default(), true).unwrap_err();
+    assert!(matches!(error, UnpackError::Read { .. }), "{error:?}");
 }
 
 #[test]
@@ -131,8 +210,7 @@ fn every_bomb_is_stopped_within_a_buffer_of_its_limit() {
             other => panic!("{other}"),
         }
         let (sandbox, progress) = (Sandbox::new(), Progress::default());
-        let tree = Dir::open(&sandbox.tree()).unwrap();
-        let error = unpack(&bomb.archive[..], &limited(limits), "x", &tree, None, &progress).unwrap_err();
+        let error = sandbox.unpack_until(&bomb.archive[..], &limited(limits), &progress, false).unwrap_err();
         let told = crate::intent::error_chain(&error);
         assert!(told.contains(bomb.says) && told.contains(bomb.entry), "{}: {told}", bomb.name);
         let unpacked = progress.snapshot().unpacked_bytes;

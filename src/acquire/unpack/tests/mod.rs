@@ -34,7 +34,17 @@ impl Sandbox {
     }
 
     fn unpack(&self, archive: impl Read + Send, recipe: &Unpack) -> Result<Unpacked, UnpackError> {
-        unpack(archive, recipe, "single.bin", &Dir::open(&self.tree()).unwrap(), None, &Progress::default())
+        self.unpack_until(archive, recipe, &Progress::default(), false)
+    }
+
+    fn unpack_until(
+        &self,
+        archive: impl Read + Send,
+        recipe: &Unpack,
+        progress: &Progress,
+        abort: bool,
+    ) -> Result<Unpacked, UnpackError> {
+        unpack(archive, recipe, "single.bin", &Dir::open(&self.tree()).unwrap(), None, progress, &abort.into())
     }
 
     fn assert_nothing_outside(&self) {

@@ -140,6 +140,26 @@ fn the_top_directory_is_what_all_entries_share() {
 }
 
 #[test]
+fn a_dot_is_stripped_as_tar_does() {
+    let of = |archive: &[u8], strip_components| {
+        let recipe = Unpack { strip_components, ..Unpack::default() };
+        let sandbox = Sandbox::new();
+        let unpacked = sandbox.unpack(archive, &recipe).unwrap();
+        let first = unpacked.entries.iter().find_map(|entry| entry.target.clone());
+        assert_eq!(unpacked.top_directory.as_deref(), Some("a"));
+        (paths(&unpacked), first.map(|first| String::from_utf8(first).unwrap()))
+    };
+    let dotted = Tar::default().dir("./").dir("./a/").file("./a//f", b"").hard_link("./a/l", "./a/f").end();
+    let plain = Tar::default().dir("a/").file("a/f", b"").hard_link("a/l", "a/f").end();
+    let whole = (strings(&["a", "a/f", "a/l"]), Some("a/f".to_owned()));
+    let stripped = (strings(&["f", "l"]), Some("f".to_owned()));
+    assert_eq!((of(&dotted, 0), of(&dotted, 1), of(&dotted, 2)), (whole.clone(), whole.clone(), stripped.clone()));
+    assert_eq!((of(&plain, 0), of(&plain, 1)), (whole, stripped));
+    let within = Tar::default().file("a/./b/f", b"").end();
+    assert_eq!((of(&within, 2), of(&within, 3)), ((strings(&["b", "b/f"]), None), (strings(&["f"]), None)));
+}
+
+#[test]
 fn a_directory_may_be_listed_again_and_the_last_word_counts() {
     let late = |header: &mut tar::Header| {
         header.set_mode(0o1700);
@@ -258,7 +278,8 @@ proptest! {
             prop_assert!(verdict.is_err());
         }
         let Ok(Verdict::Keep { path, target }) = verdict else { return Ok(()) };
-        let kept = &components[strip as usize..];
+        let stripped = raw.split(|&b| b == b'/').filter(|c| !c.is_empty()).take(strip as usize);
+        let kept = &components[stripped.filter(|c| *c != b".").count()..];
         let above = prefix.map_or(vec![], |p| plain(p.as_bytes()));
         prop_assert_eq!(path.components().collect::<Vec<_>>(), [&above[..], kept].concat());
         prop_assert!(exclude.is_none_or(|first| kept[0] != first.as_bytes()));
@@ -275,6 +296,21 @@ proptest! {
             }
             _ => prop_assert_eq!(mode & 0o6000, 0),
         }
+    }
+
+    #[test]
+    fn a_glob_stands_for_what_it_matches_and_all_below(
+        glob in r"(/|\./)?([ab*?]|\*\*|[{]a,b[}]|\[ab\]|é){1,3}(/([ab*?]|\*\*|[{]a/b,b[}]){1,3}){0,3}/?",
+        path in r"(a|b|ab|é|\.)(/(a|b|ab|aa|c)){0,4}",
+    ) {
+        let recipe = Unpack { include: vec![glob.clone()], ..Unpack::default() };
+        let Some(named) = RelPath::normalize(path.as_bytes()).unwrap() else { return Ok(()) };
+        let bare = glob.strip_prefix("./").unwrap_or(&glob).trim_matches('/');
+        let alone = globset::GlobBuilder::new(bare).literal_separator(true).build().unwrap().compile_matcher();
+        let above = std::iter::successors(Some(named.clone()), RelPath::parent);
+        let expected = above.into_iter().any(|path| alone.is_match(path.as_path()));
+        let verdict = Policy::new(&recipe).unwrap().judge(path.as_bytes(), &Kind::File, 0o644).unwrap();
+        prop_assert_eq!(verdict != Verdict::Skip, expected);
     }
 
     #[test]

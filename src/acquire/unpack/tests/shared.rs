@@ -32,7 +32,7 @@ impl House {
         let staging = staging.with_donors(self.store.donors(&Self::artifact(), None));
         let tree = staging.fresh_tree().unwrap();
         let (recipe, progress) = (Unpack::default(), Progress::default());
-        let unpacked = unpack(archive, &recipe, "single.bin", &tree, staging.donors(), &progress);
+        let unpacked = unpack(archive, &recipe, "single.bin", &tree, staging.donors(), &progress, &false.into());
         (staging, unpacked)
     }
 
@@ -203,7 +203,35 @@ fn a_donor_that_is_removed_meanwhile_is_done_without() {
     assert!(!house.path("1", "d").exists(), "donors hold up no removal");
     let tree = staging.fresh_tree().unwrap();
     let archive = first().end();
-    let unpacked = unpack(&archive[..], &Unpack::default(), "x", &tree, staging.donors(), &Progress::default());
+    let (recipe, progress) = (Unpack::default(), Progress::default());
+    let unpacked = unpack(&archive[..], &recipe, "x", &tree, staging.donors(), &progress, &false.into());
     house.publish("2", &staging, unpacked.unwrap());
+    house.assert_sound("2");
+}
+
+/// Beyond what ext4 and XFS have, on either side of it.
+#[test]
+fn times_that_the_disk_cannot_hold_are_those_that_it_has() {
+    let times = [("mtime", "99999999999.5"), ("mtime", "-99999999999")];
+    let archive = |more: &str| {
+        let mut tar = Tar::default();
+        for (at, time) in times.into_iter().enumerate() {
+            let name = |what: &str| format!("d{at}/{what}");
+            tar = tar.pax(&[time]).dir(&format!("d{at}/")).pax(&[time]).file(&name("file"), b"small");
+            tar = tar.pax(&[time]).file(&name("empty"), b"").pax(&[time]).symlink(&name("symlink"), "file");
+            tar = tar.hard_link(&name("link"), &name("file"));
+        }
+        tar.file("more", more.as_bytes()).end()
+    };
+    let house = House::with(&archive("first"));
+    house.assert_sound("1");
+    let (staging, unpacked) = house.unpack(&archive("second"));
+    let unpacked = unpacked.unwrap();
+    let tree = house.dir.path().join("store/staging/os/version/tree");
+    for entry in &unpacked.entries {
+        let found = std::fs::symlink_metadata(tree.join(entry.path.as_path())).unwrap();
+        assert_eq!(entry.mtime_parts(), (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap()), "{}", entry.path);
+    }
+    house.publish("2", &staging, unpacked);
     house.assert_sound("2");
 }

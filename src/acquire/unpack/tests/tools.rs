@@ -301,6 +301,18 @@ fn attributes_are_passed_over_and_hard_links_may_be_files() {
     assert_as_gnu_tar(&tar("tar", &["--hard-dereference"]), "hard links as files");
 }
 
+/// A symlink with two names is one, and the other one a hard link to it.
+#[test]
+fn a_symlink_may_have_two_names() {
+    let fixture = fixture(false);
+    std::fs::hard_link(fixture.tree().join("top/link"), fixture.tree().join("top/link again")).unwrap();
+    for (tool, format) in [("tar", "--format=gnu"), ("tar", "--format=posix"), ("bsdtar", "--format=pax")] {
+        let mut create = command(tool, &[format]);
+        let archive = run(create.arg("-C").arg(fixture.tree()).args(["-cf", "-", "top"]));
+        assert_as_gnu_tar(&archive, &format!("{tool} {format}"));
+    }
+}
+
 /// One tells changes since another, deletions among them: unpacked alone it would be a tree that never was.
 #[test]
 fn an_incremental_dump_is_refused() {
