@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::fill::{Refusal, Step, decide};
-use super::filler::{FillError, FillRequest, Peer};
+use super::fill::{Peer, Refusal, Step, decide};
+use super::filler::{FillError, FillRequest};
 use super::{Filled, SeedError, SeedProgress, Seeder};
 use crate::fs::{Dir, HandleError, LinkMode};
 use crate::intent::Link;
