@@ -14,3 +14,7 @@ pub mod reconcile;
 pub mod seed;
 pub mod serve;
 pub mod store;
+
+#[cfg(test)]
+#[path = "../tests/it/fixture/hung.rs"]
+mod hung;

@@ -235,7 +235,7 @@ impl Download<'_> {
                         self.joins.connections = 1;
                     }
                     if !self.feed(pending.freeze()).await {
-                        return self.ended_early(transfer).await;
+                        return self.ended_early(transfer, location).await;
                     }
                     return Ok(match ended {
                         Err(error) => {
@@ -260,7 +260,8 @@ impl Download<'_> {
             let next = transfer.on(Event::Chunk(chunk.len() as u64));
             if next.1 != Step::Take {
                 self.failed(location, HttpError::Range { url: redacted(&url).into() });
-                return if self.feed(pending.freeze()).await { Ok(next) } else { self.ended_early(next.0).await };
+                let taken = self.feed(pending.freeze()).await;
+                return if taken { Ok(next) } else { self.ended_early(next.0, location).await };
             }
             transfer = next.0;
             let piece = if pending.is_empty() && chunk.len() >= PIECE {
@@ -273,15 +274,15 @@ impl Download<'_> {
                 pending.split().freeze()
             };
             if !body.meanwhile(self.feed(piece)).await {
-                return self.ended_early(transfer).await;
+                return self.ended_early(transfer, location).await;
             }
         }
     }
 
-    /// The pipeline took no more bytes: it knows why.
-    async fn ended_early(&mut self, transfer: Transfer) -> Result<(Transfer, Step), AcquireError> {
+    /// The pipeline took no more bytes of that address: it knows why.
+    async fn ended_early(&mut self, transfer: Transfer, location: usize) -> Result<(Transfer, Step), AcquireError> {
         let outcome = self.finish().await?;
-        match self.judge(transfer.location(), outcome)? {
+        match self.judge(location, outcome)? {
             None => Ok(transfer.on(Event::Wrong)),
             Some(_) => unreachable!("the pipeline ends early only on an error"),
         }

@@ -12,13 +12,13 @@ pub use self::error::AcquireError;
 use super::download::Download;
 use super::note::Note;
 use super::pipeline::{AbortOnDrop, Input, Outcome, Sink, Work, ingest};
-use super::ranges::Joins;
+use super::ranges::{Ahead, Joins};
 use super::resolve::{Known, by_digest, find_version};
 use super::source::ClientError;
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
-use super::transfer::{Held, Rules, WINDOW};
-use super::unpack::{Unpacked, unpack};
+use super::transfer::{Held, Rules, Validators, WINDOW};
+use super::unpack::{Unpacked, unpack_in_turn};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
 use crate::fs::{self, fail_point};
 use crate::intent::{Algorithm, Artifact, Digest, FetchSettings, Source, VersionName, VersionWish};
@@ -31,7 +31,9 @@ pub struct Fetcher {
     /// Their `max_bytes` is each artifact's own.
     rules: Rules,
     known: Arc<Known>,
-    ahead: Arc<Semaphore>,
+    ahead: Ahead,
+    /// Turns for decoders with large windows, as many as downloads have turns.
+    large: Arc<Semaphore>,
     sink: Sink,
 }
 
@@ -80,10 +82,12 @@ impl Fetcher {
     pub fn new(settings: &FetchSettings) -> Result<Self, ClientError> {
         // A plain function is wanted, and `unpack` is a generic one.
         let sink: Sink = |archive, recipe, file_name, tree, donors, progress, abort| {
-            unpack(archive, recipe, file_name, tree, donors, progress, abort)
+            let large = archive.large.clone();
+            unpack_in_turn(archive, Some(&large), recipe, file_name, (tree, donors), progress, abort)
         };
-        let (http, ahead) = (HttpClient::new(settings)?, Arc::new(Semaphore::new(WINDOW as usize)));
-        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, sink })
+        let (http, ahead) = (HttpClient::new(settings)?, Ahead::new(WINDOW));
+        let large = Arc::new(Semaphore::new(settings.concurrency.max(1) as usize));
+        Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, large, sink })
     }
 
     /// Bytes per second that a download must get: `fetch.minThroughput`.
@@ -126,6 +130,7 @@ impl Fetcher {
             file_name: artifact.unpack.file_name.clone().unwrap_or_else(|| resolution.file_name.clone()),
             progress: progress.clone(),
             sink: self.sink,
+            large: self.large.clone(),
             abort: Arc::new(AtomicBool::new(false)),
         };
         let acquired = self.acquire_into(artifact, resolution, work, cancel).await;
@@ -166,8 +171,17 @@ impl Fetcher {
                 let download =
                     Download { http, rules, source, resolution, urls, boot_id, work, joins, run, errors, wrong, noted };
                 let fetched = download.run(resumed, cancel).await?;
-                resolved_from.etag = resolved_from.etag.or(fetched.validators.etag);
-                resolved_from.last_modified = resolved_from.last_modified.or(fetched.validators.last_modified);
+                let said = fetched.validators;
+                if resolution.version().is_some() {
+                    resolved_from.etag = resolved_from.etag.or(said.etag);
+                    resolved_from.last_modified = resolved_from.last_modified.or(said.last_modified);
+                } else {
+                    // What the source has next is told from these: they are of the bytes, whatever it said when it was asked,
+                    // and none of a mirror's.
+                    let is_its_own = resolution.locations.first() == Some(&Location::Http(fetched.url.clone()));
+                    let said = if is_its_own { said } else { Validators::default() };
+                    (resolved_from.etag, resolved_from.last_modified) = (said.etag, said.last_modified);
+                }
                 (super::source::redacted(&fetched.url), fetched.size, fetched.digest, fetched.unpacked)
             }
             // Of a source of any kind: what is here already, in an archive that was kept, comes this way too.

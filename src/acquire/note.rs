@@ -54,8 +54,8 @@ impl Note {
     }
 
     /// What the part beside this note is worth for `resolution`: nothing if it is of another version, digest or
-    /// address, if nothing strong could vouch for a splice, or if the system has crashed since and no digest would
-    /// find out.
+    /// address, or of another state than the source says it has now, if nothing strong could vouch for a splice, or if the
+    /// system has crashed since and no digest would find out.
     pub(super) fn worth(&self, resolution: &Resolution, boot_id: Option<&str>) -> Option<Held> {
         let same_version = self.version.as_deref() == resolution.version().map(|version| version.as_str());
         let same_digests = self.demanded == resolution.demanded;
@@ -71,6 +71,10 @@ impl Note {
             strong: self.strong.clone(),
         };
         let location = resolution.locations.iter().position(ours)?;
+        // A mirror's validators say nothing of the source's.
+        if location == 0 && resolution.is_contradicted_by(&validators) {
+            return None;
+        }
         Some(Held { location, validators, total: self.total })
     }
 }
@@ -117,5 +121,21 @@ mod tests {
         let weak = Note::new(&plain, &held(Some("W/\"a\"")), &url.parse().unwrap(), Some("boot"));
         assert_eq!(weak.worth(&plain, Some("boot")), None);
         assert_eq!(Note::parse(b"{}"), None);
+    }
+
+    #[test]
+    fn a_part_of_what_the_source_had_before_is_worth_nothing() {
+        let first = "http://first/".parse().unwrap();
+        let now = |etag: &str| Resolution {
+            naming: Naming::TopDirectory { pattern: None },
+            resolved_from: ResolvedFrom { etag: Some(etag.into()), ..ResolvedFrom::default() },
+            ..resolution("1", "http://mirror/", vec![])
+        };
+        let held = |location| Held { location, validators: Validators::new(Some("\"a\""), None, None), total: Some(9) };
+        let note = Note::new(&now("\"a\""), &held(0), &first, Some("boot"));
+        assert_eq!(note.worth(&now("\"b\""), Some("boot")), None);
+        assert_eq!(note.worth(&now("W/\"a\""), Some("boot")), Some(held(0)));
+        let mirrored = Note::new(&now("\"a\""), &held(1), &"http://mirror/".parse().unwrap(), Some("boot"));
+        assert_eq!(mirrored.worth(&now("\"b\""), Some("boot")), Some(held(1)));
     }
 }

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::source::file::Watched;
-use super::unpack::{UnpackError, Unpacked};
+use super::unpack::{Large, UnpackError, Unpacked};
 use super::{Phase, Progress};
 use crate::fs::{self, Dir, fail_point};
 use crate::intent::{Algorithm, Digest, Hasher, Unpack};
@@ -82,6 +83,8 @@ pub(super) struct Work {
     pub progress: Arc<Progress>,
     /// What unpacks.
     pub sink: Sink,
+    /// The node's turns for decoders with large windows.
+    pub large: Arc<Semaphore>,
     /// Set when the work is to end now.
     pub abort: Arc<AtomicBool>,
 }
@@ -121,6 +124,11 @@ pub enum IngestError {
     /// The source file changed while it was read.
     #[error("the source file changed while it was read; it is read again at the next try")]
     Changed,
+    /// The thread that unpacks cannot be had.
+    #[error(
+        "no thread can be made to unpack the archive; raise the limit of tasks (`pids.max`) of the daemon's cgroup"
+    )]
+    Thread(#[source] io::Error),
 }
 
 impl IngestError {
@@ -148,17 +156,20 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     let tree = work.staging.fresh_tree()?;
     work.progress.reset_unpacked();
     let (pieces, queue) = sync_channel(QUEUE);
-    let intake = Intake { queue, current: Bytes::new(), ended: false, abort: work.abort.clone() };
+    let abort = work.abort.clone();
+    let large = Large { turns: work.large.clone(), abort: abort.clone(), progress: work.progress.clone() };
+    let intake = Intake { queue, current: Bytes::new(), ended: false, abort, large };
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
-        let unpacking = scope.spawn(|| {
+        let unpack = || {
             let Work { recipe, file_name, staging, progress, abort, .. } = work;
             let unpacked = (work.sink)(intake, recipe, file_name, &tree, staging.donors(), progress, abort);
             if let Err(error) = &unpacked {
                 fate.store(if error.is_bad_content() { REFUSED } else { HOPELESS }, Relaxed);
             }
             unpacked
-        });
+        };
+        let unpacking = std::thread::Builder::new().spawn_scoped(scope, unpack).map_err(IngestError::Thread)?;
         let mut course = Course::new(work, pieces, &fate);
         // On an error the queue is dropped without its end, which fails the unpacking thread's next read.
         let outcome = course.run(input);
@@ -342,6 +353,8 @@ pub(super) struct Intake {
     current: Bytes,
     ended: bool,
     abort: Arc<AtomicBool>,
+    /// Where its decoder gets a turn for a large window.
+    pub(super) large: Large,
 }
 
 impl Read for Intake {

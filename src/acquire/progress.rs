@@ -34,6 +34,7 @@ pub struct Progress {
     entries: AtomicU64,
     came: AtomicU64,
     waits: AtomicBool,
+    crowded: AtomicBool,
 }
 
 /// The counters at one moment.
@@ -115,9 +116,18 @@ impl Progress {
         answer.await
     }
 
-    /// Bytes that came from the source so far, those of earlier tries too; and whether more are being waited for.
+    /// Does what waits for memory that others have.
+    pub(super) fn crowded<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.crowded.store(true, Relaxed);
+        let waited = wait();
+        self.crowded.store(false, Relaxed);
+        waited
+    }
+
+    /// Bytes that came from the source so far, those of earlier tries too; and whether more are being waited for, or memory to
+    /// take them in.
     pub fn flow(&self) -> (u64, bool) {
-        (self.came.load(Relaxed), self.waits.load(Relaxed))
+        (self.came.load(Relaxed), self.waits.load(Relaxed) || self.crowded.load(Relaxed))
     }
 
     /// The counters now.

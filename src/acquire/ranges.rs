@@ -4,6 +4,7 @@
 //! What must hold: all connections are read by whoever reads the body, none on a task of its own, so that they wait and
 //! end with it; what is held ahead of the reader is bounded, for this body and for all of the node.
 
+mod ahead;
 mod plan;
 mod request;
 
@@ -17,9 +18,10 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use reqwest::Response;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+pub(super) use self::ahead::Ahead;
+use self::ahead::Share;
 use self::plan::{Next, Plan, Stop};
 pub(super) use self::request::Origin;
 use self::request::Request;
@@ -37,7 +39,7 @@ pub(super) struct Joins {
     /// Most connections for one body.
     pub connections: u8,
     /// Bytes that all bodies of the node may hold ahead of their readers, but for one range of each.
-    pub ahead: Arc<Semaphore>,
+    pub ahead: Ahead,
 }
 
 /// A body being read.
@@ -137,9 +139,8 @@ pub(super) struct Ranges<'a> {
     pending: Vec<(u64, BytesMut)>,
     /// By the place of their first byte.
     pieces: BTreeMap<u64, Bytes>,
-    node: Arc<Semaphore>,
     /// For [`Plan::ahead`].
-    permit: Option<OwnedSemaphorePermit>,
+    share: Share,
     /// Why it ends before its end.
     stopped: Option<HttpError>,
     lied: bool,
@@ -158,8 +159,7 @@ impl<'a> Ranges<'a> {
             steps: FuturesUnordered::new(),
             parked: None,
             pieces: BTreeMap::new(),
-            node: joins.ahead.clone(),
-            permit: None,
+            share: joins.ahead.share(),
             stopped: None,
             lied: false,
         }
@@ -169,7 +169,7 @@ impl<'a> Ranges<'a> {
         loop {
             if let Some(piece) = self.pieces.remove(&self.plan.at()) {
                 self.plan.read(piece.len() as u64);
-                self.give_back();
+                self.share.keep(self.plan.ahead());
                 self.ask();
                 return Ok(Some(piece));
             }
@@ -299,7 +299,7 @@ impl<'a> Ranges<'a> {
         self.unpark();
         while self.stopped.is_none()
             && let Some(ask) = self.plan.wanted()
-            && self.reserve(self.plan.ahead_with(ask))
+            && self.share.reserve(self.plan.ahead_with(ask))
         {
             self.plan.asked(ask);
             self.pending[ask.lane] = (ask.from, BytesMut::new());
@@ -343,28 +343,6 @@ impl<'a> Ranges<'a> {
             let length = piece.len() as u64;
             self.pieces.insert(*place, piece);
             *place += length;
-        }
-    }
-
-    /// Room for so many bytes ahead of the reader, from what the node has.
-    fn reserve(&mut self, bytes: u64) -> bool {
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits) as u64;
-        let Ok(more) = u32::try_from(bytes.saturating_sub(held)) else { return false };
-        if more == 0 {
-            return true;
-        }
-        let Ok(got) = self.node.clone().try_acquire_many_owned(more) else { return false };
-        match &mut self.permit {
-            Some(permit) => permit.merge(got),
-            None => self.permit = Some(got),
-        }
-        true
-    }
-
-    fn give_back(&mut self) {
-        let needed = usize::try_from(self.plan.ahead()).unwrap_or(usize::MAX);
-        if let Some(permit) = &mut self.permit {
-            drop(permit.split(permit.num_permits().saturating_sub(needed)));
         }
     }
 

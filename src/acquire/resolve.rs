@@ -120,19 +120,27 @@ impl Resolution {
             return self.demanded.iter().all(known);
         }
         let (now, then) = (&self.resolved_from, &head.resolved_from);
-        let said_something = now.etag.is_some() || now.last_modified.is_some();
-        said_something
-            && (&now.etag, &now.last_modified) == (&then.etag, &then.last_modified)
-            && self.locations.iter().any(|location| location.redacted() == head.source_url)
+        // What gave the rest of an object may have left its time out.
+        let (etag, last_modified) = (now.etag.as_deref().map(unmarked), now.last_modified.as_deref());
+        let same = match etag {
+            Some(_) => {
+                etag == then.etag.as_deref().map(unmarked) && !differ(last_modified, then.last_modified.as_deref())
+            }
+            None => last_modified.is_some() && then.etag.is_none() && last_modified == then.last_modified.as_deref(),
+        };
+        same && self.locations.iter().any(|location| location.redacted() == head.source_url)
     }
 
     /// The version's name was made of validators, and they are not these: it is that state of the object, not any later one.
-    /// A digest that is demanded tells which one it is whatever it is called.
     pub(super) fn is_named_by_others(&self, now: &Validators) -> bool {
+        matches!(self.naming, Naming::Known(_)) && self.is_contradicted_by(now)
+    }
+
+    /// These validators of the source's own are of another state of the object than it had when it was asked. A digest that
+    /// is demanded tells which one it is whatever they say.
+    pub(super) fn is_contradicted_by(&self, now: &Validators) -> bool {
         let then = &self.resolved_from;
-        let differ = |a: Option<&str>, b: Option<&str>| a.zip(b).is_some_and(|(a, b)| a != b);
-        matches!(self.naming, Naming::Known(_))
-            && !self.has_strong_digest()
+        !self.has_strong_digest()
             && (differ(then.etag.as_deref().map(unmarked), now.etag.as_deref().map(unmarked))
                 || differ(then.last_modified.as_deref(), now.last_modified.as_deref()))
     }
@@ -141,6 +149,11 @@ impl Resolution {
     pub(super) fn has_strong_digest(&self) -> bool {
         self.demanded.iter().any(|digest| !digest.algorithm().is_weak())
     }
+}
+
+/// Both are said, and they are not the same.
+fn differ(a: Option<&str>, b: Option<&str>) -> bool {
+    a.zip(b).is_some_and(|(a, b)| a != b)
 }
 
 /// Why a source could not be resolved.
@@ -284,6 +297,12 @@ mod tests {
         let other = ResolvedFrom { etag: Some("\"b\"".into()), ..Default::default() };
         let other = Resolution { resolved_from: other, ..resolution(Naming::TopDirectory { pattern: None }) };
         assert!(!other.names(&head()));
+        let marked =
+            ResolvedFrom { etag: Some("W/\"a\"".into()), last_modified: Some("then".into()), ..Default::default() };
+        let marked = Resolution { resolved_from: marked, ..resolution(Naming::TopDirectory { pattern: None }) };
+        assert!(marked.names(&head()), "as the rest of an object has it");
+        let nothing = ManifestHead { resolved_from: ResolvedFrom::default(), ..head() };
+        assert!(!marked.names(&nothing), "nothing vouches for what came from a mirror");
         let same_bytes = Resolution { demanded: vec![Digest::sha256(b"x")], ..other.clone() };
         assert!(same_bytes.names(&head()));
         let other_bytes = Resolution { demanded: vec![Digest::sha256(b"y")], ..resolution(Naming::Content) };

@@ -165,7 +165,9 @@ impl Transfer {
                 self.state = State::Ended(None);
                 (self, Step::Done)
             }
-            (State::Judging | State::Receiving { .. }, Event::Wrong) => self.wrong(),
+            // It was what ended the body, too: the next address is to be asked already, and has given nothing wrong.
+            (State::Asking { .. }, Event::Wrong) => self.emptied().ask(),
+            (_, Event::Wrong) => self.wrong(),
             (_, Event::Slow) => self.slow(),
             (_, Event::Refused) => self.next(GiveUp::Unavailable { retry_after: None }),
             _ => self.retry(None),
@@ -289,9 +291,13 @@ impl Transfer {
         (self, Step::Judge)
     }
 
+    /// Nothing of what came counts.
+    fn emptied(self) -> Self {
+        Self { offset: 0, held: None, ..self }
+    }
+
     fn wrong(mut self) -> (Self, Step) {
-        self.offset = 0;
-        self.held = None;
+        self = self.emptied();
         if self.spliced && !self.mistrusted {
             self.spliced = false;
             self.mistrusted = true;

@@ -234,7 +234,7 @@ mod tests {
         let at = |name: &str| temp.path().join(name);
         let closed = |name: &str| {
             std::fs::create_dir_all(at(name).join("below")).unwrap();
-            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o000)).unwrap();
         };
         closed("tree");
         closed("other");

@@ -5,56 +5,27 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-/// A field's dotted path with the place of its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Field {
-    path: String,
-    /// Line and column, both from 1.
-    name: (u64, u64),
-}
+/// Bytes of a name that is kept: an alias repeats a longer one in few bytes, and none of ours is near that.
+const LONGEST_NAME: usize = 512;
 
-/// Every field of one document, in the order of the text.
+/// Every field of one document. Paths are told when they are asked for: all of them together may be thousands of times as long
+/// as the text.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<Field>);
+pub(super) struct Fields(Option<Tree>);
 
 impl Fields {
     /// Finds the fields of a document; none where the text is no YAML (its error is told when it is read).
     pub(super) fn of(text: &str) -> Self {
-        let mut fields = Fields::default();
-        if let Some(tree) = super::yaml::read_loosely::<Tree>(text) {
-            fields.collect(&tree, "");
-        }
-        fields
-    }
-
-    fn collect(&mut self, tree: &Tree, path: &str) {
-        let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        match tree {
-            Tree::Scalar => {}
-            Tree::Map(entries) => {
-                for (name, value) in entries {
-                    self.add(join(&name.value), place(&name.referenced), value);
-                }
-            }
-            Tree::List(items) => {
-                for (i, item) in items.iter().enumerate() {
-                    self.add(format!("{path}[{i}]"), place(&item.referenced), item);
-                }
-            }
-        }
-    }
-
-    fn add(&mut self, path: String, name: (u64, u64), value: &Spanned<Tree>) {
-        self.0.push(Field { path: path.clone(), name });
-        self.collect(&value.value, &path);
+        Self(super::yaml::read_loosely(text))
     }
 
     /// The line and column of a field; of the nearest one above it that is written down, else the first line.
     pub(super) fn place_of(&self, path: &str) -> (u64, u64) {
+        let Some(tree) = &self.0 else { return (1, 1) };
         let mut path = path;
         loop {
-            if let Some(field) = self.0.iter().find(|field| field.path == path) {
-                return field.name;
+            if let Some(place) = tree.place_of(path) {
+                return place;
             }
             match path.rfind(['.', '[']) {
                 Some(at) => path = &path[..at],
@@ -74,6 +45,33 @@ enum Tree {
     Scalar,
     Map(Vec<(Spanned<String>, Spanned<Tree>)>),
     List(Vec<Spanned<Tree>>),
+}
+
+impl Tree {
+    /// The place of the first field with this path, which is `a.b[1].c`; a name may have dots in it.
+    fn place_of(&self, path: &str) -> Option<(u64, u64)> {
+        match self {
+            Tree::Scalar => None,
+            Tree::Map(entries) => entries.iter().find_map(|(name, value)| {
+                let rest = path.strip_prefix(&*name.value)?;
+                here_or_below(rest, &name.referenced, value)
+            }),
+            Tree::List(items) => {
+                let (at, rest) = path.strip_prefix('[')?.split_once(']')?;
+                let item = items.get(at.parse::<usize>().ok()?)?;
+                here_or_below(rest, &item.referenced, item)
+            }
+        }
+    }
+}
+
+fn here_or_below(rest: &str, here: &serde_saphyr::Location, value: &Spanned<Tree>) -> Option<(u64, u64)> {
+    match rest.as_bytes() {
+        [] => Some(place(here)),
+        [b'.', ..] => value.value.place_of(&rest[1..]),
+        [b'[', ..] => value.value.place_of(rest),
+        _ => None,
+    }
 }
 
 impl<'de> Deserialize<'de> for Tree {
@@ -128,8 +126,11 @@ impl<'de> Visitor<'de> for TreeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
         let mut map = Vec::new();
-        while let Some(name) = entries.next_key()? {
-            map.push((name, entries.next_value()?));
+        while let Some(name) = entries.next_key::<Spanned<String>>()? {
+            let value = entries.next_value()?;
+            if name.value.len() <= LONGEST_NAME {
+                map.push((name, value));
+            }
         }
         Ok(Tree::Map(map))
     }
@@ -154,5 +155,25 @@ mod tests {
         }
         assert_eq!(fields.place_of("b.c.missing"), (3, 3));
         assert_eq!(fields.place_of("missing"), (1, 1));
+        let dotted = Fields::of("a.b:\n  c: 1\na:\n  b: 2\n  d: [[1], {e: 3}]\n");
+        for (path, place) in [("a.b.c", (2, 3)), ("a.b", (1, 1)), ("a.d[1].e", (5, 13)), ("a.d[0][0]", (5, 8))] {
+            assert_eq!(dotted.place_of(path), place, "{path}");
+        }
+        assert_eq!(dotted.place_of("a.d[1].e.f[2].g"), (5, 13));
+    }
+
+    #[test]
+    fn what_is_kept_is_no_longer_than_the_text() {
+        let (mut text, mut path) = (String::new(), String::new());
+        for depth in 0..10 {
+            let name = "n".repeat(LONGEST_NAME);
+            text += &format!("{}? {name}\n{}:\n", " ".repeat(depth), " ".repeat(depth));
+            path += &format!("{name}.");
+        }
+        text += &format!("{}last: [{}]\n", " ".repeat(10), "1, ".repeat(10_000));
+        let fields = Fields::of(&text);
+        assert_eq!(fields.place_of(&format!("{path}last[9999]")).0, 21);
+        let long = Fields::of(&format!("a: 1\n? {}\n: b: 2\n", "n".repeat(LONGEST_NAME + 1)));
+        assert_eq!(long.place_of(&format!("{}.b", "n".repeat(LONGEST_NAME + 1))), (1, 1));
     }
 }

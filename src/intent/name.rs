@@ -50,7 +50,7 @@ pub enum NameError {
          at most 253 of them"
     )]
     Artifact {
-        /// What was given.
+        /// What was given, cut.
         given: Box<str>,
     },
     /// Not a version's name.
@@ -59,7 +59,7 @@ pub enum NameError {
          128 of them"
     )]
     Version {
-        /// What was given.
+        /// What was given, cut.
         given: Box<str>,
     },
     /// A word that stands for a version.
@@ -73,15 +73,24 @@ pub enum NameError {
     },
 }
 
+/// What was given, cut where it is far longer than any name: it may be all that an origin sent.
+fn shown(text: &str) -> Box<str> {
+    const LONGEST: usize = 300;
+    match text.char_indices().nth(LONGEST) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+    }
+}
+
 fn artifact_name(text: String) -> Result<String, NameError> {
-    if is_artifact_name(&text) { Ok(text) } else { Err(NameError::Artifact { given: text.into() }) }
+    if is_artifact_name(&text) { Ok(text) } else { Err(NameError::Artifact { given: shown(&text) }) }
 }
 
 fn version_name(text: String) -> Result<String, NameError> {
     match &text[..] {
         word if WORDS.contains(&word) => Err(NameError::Word { given: text.into() }),
         name if is_version_name(name) => Ok(text),
-        _ => Err(NameError::Version { given: text.into() }),
+        _ => Err(NameError::Version { given: shown(&text) }),
     }
 }
 
@@ -200,6 +209,15 @@ mod tests {
         }
         for bad in ["", ".", "..", "-a", "a/b", "a b", "ä", &"a".repeat(129)] {
             assert!(bad.parse::<VersionName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_by_far_makes_a_short_error() {
+        let long = "ä\u{1}".repeat(100_000);
+        for error in [long.parse::<VersionName>().map(drop), long.parse::<ArtifactName>().map(drop)] {
+            let error = error.expect_err("too long").to_string();
+            assert!(error.len() < 2_000 && error.contains('…'), "{}", error.len());
         }
     }
 

@@ -97,6 +97,8 @@ impl Shared {
             if let Some(head) = store.head(&new.artifact, &new.version)
                 && head.archive.digest == new.digest
                 && head.recipe == new.recipe
+                // Else it would be fetched again at each refresh: what the source says then is held against this.
+                && head.resolved_from == new.resolved_from
             {
                 staging.discard_tree()?;
                 staging.discard_download()?;

@@ -18,9 +18,6 @@ mod damage;
 
 const LONG: Duration = Duration::from_secs(60);
 
-#[path = "../../tests/it/fixture/hung.rs"]
-mod hung;
-
 struct Running {
     root: tempfile::TempDir,
     reconciler: Reconciler,
@@ -222,7 +219,7 @@ async fn a_declared_target_that_does_not_answer_keeps_no_other_from_being_follow
     let node = Running::start("  seeds: [{target: far/data}, {target: near/data}]\n", Running::fetcher());
     node.wait_for_use_of_all().await;
     let at = |name: &str| node.root.path().join(name);
-    let far = hung::Hung::at(&at("seeds/far"), Vec::new());
+    let far = crate::hung::Hung::at(&at("seeds/far"), Vec::new());
     far.hang(true);
     until("the target to be looked at", || far.waiting() > 0).await;
     crate::fs::Dir::open(&at("seeds/near")).unwrap().remove_tree(&"data".parse().unwrap()).unwrap();

@@ -121,7 +121,10 @@ where
     };
     std::thread::scope(|scope| {
         for _ in 1..layout.threads {
-            scope.spawn(worker);
+            // Where no more threads can be had, those that there are do it.
+            if std::thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
         }
         worker();
     });

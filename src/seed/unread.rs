@@ -30,7 +30,10 @@ pub(super) fn read_large(version: &Version, layout: &Layout) {
     };
     std::thread::scope(|scope| {
         for _ in 1..THREADS {
-            scope.spawn(read);
+            // Where no more threads can be had, those that there are do it.
+            if std::thread::Builder::new().spawn_scoped(scope, read).is_err() {
+                break;
+            }
         }
         read();
     });

@@ -112,7 +112,9 @@ impl AcquireError {
     pub fn is_transient(&self) -> bool {
         match self {
             AcquireError::Unavailable { source, .. } => source.is_transient(),
-            AcquireError::Ingest(error) => matches!(error, IngestError::Changed | IngestError::Input(_)),
+            AcquireError::Ingest(error) => {
+                matches!(error, IngestError::Changed | IngestError::Input(_) | IngestError::Thread(_))
+            }
             AcquireError::Cancelled
             | AcquireError::Unstable { .. }
             | AcquireError::Open(_)

@@ -60,7 +60,8 @@ impl Bench {
             known: Arc::default(),
             http: HttpClient::new(&settings).unwrap(),
             rules: Rules { base, cap: base, window: 6 << 18, ..Rules::new(u64::MAX) },
-            ahead: Arc::new(Semaphore::new(6 << 18)),
+            ahead: Ahead::new(6 << 18),
+            large: Arc::new(Semaphore::new(1)),
             sink: keep_as_file,
         };
         let staging = Staging::new(Dir::open(dir.path()).unwrap());
@@ -508,6 +509,30 @@ async fn versions_are_named_by_what_was_unpacked() {
     assert_eq!(by_top.as_str(), "20260101T000000Z");
     let unfit = named(Naming::TopDirectory { pattern: Some("none".into()) }).await;
     assert!(matches!(unfit, Err(AcquireError::Naming { .. })));
+}
+
+#[tokio::test]
+async fn what_names_itself_is_recorded_with_the_validators_of_its_bytes() {
+    let (bench, body) = (Bench::new(), body());
+    let origin = Origin::start(served(&body)).await;
+    let gone = Origin::start(|_, _| Reply::new(404, b"")).await;
+    let acquire = async |urls: &[String], etag: &str| {
+        let artifact = http(urls);
+        let asked = ResolvedFrom { etag: Some(etag.into()), ..ResolvedFrom::default() };
+        let naming = Naming::TopDirectory { pattern: None };
+        let resolution = Resolution { naming, resolved_from: asked, ..resolution(&artifact, vec![]) };
+        let (staging, progress) = (&bench.staging, &bench.progress);
+        let acquired = bench.fetcher.acquire(&artifact, &resolution, staging, progress, &bench.cancel).await.unwrap();
+        acquired.resolved_from.etag
+    };
+    // What is asked says `b`, and gives the bytes of `a` still.
+    assert_eq!(acquire(&[origin.url("/x")], "\"b\"").await.as_deref(), Some("\"a\""));
+    // All of it is here: judged without asking, unless the source says that it has something else.
+    assert_eq!(acquire(&[origin.url("/x")], "\"a\"").await.as_deref(), Some("\"a\""));
+    assert_eq!(origin.asked().len(), 1);
+    assert_eq!(acquire(&[origin.url("/x")], "\"b\"").await.as_deref(), Some("\"a\""));
+    assert_eq!(origin.asked().len(), 2);
+    assert_eq!(acquire(&[gone.url("/x"), origin.url("/x")], "\"a\"").await, None);
 }
 
 /// A gzipped tar with one file of `size` bytes below one directory.

@@ -5,10 +5,11 @@
 
 use globset::GlobBuilder;
 
+use super::naming::cut;
 use crate::fs::RelPath;
 use crate::intent::{Algorithm, Digest};
 
-/// Names shown in an error.
+/// Names shown in an error, each cut.
 const SHOWN: usize = 5;
 
 /// The one file that was meant, with every digest that the sums file gives it, strongest first.
@@ -62,7 +63,7 @@ pub enum SumsError {
     /// Only hashes that are not supported.
     #[error("its hash for {name:?} is {algorithm}, which is not supported; name a sums file with sha256 or sha512")]
     Unsupported {
-        /// The file.
+        /// The file, cut.
         name: Box<str>,
         /// The hash.
         algorithm: &'static str,
@@ -70,7 +71,7 @@ pub enum SumsError {
     /// Two digests of one algorithm.
     #[error("it gives {name:?} two different {algorithm} digests; ask whoever publishes it")]
     Contradiction {
-        /// The file.
+        /// The file, cut.
         name: Box<str>,
         /// Of both.
         algorithm: Algorithm,
@@ -78,7 +79,7 @@ pub enum SumsError {
     /// A name that leads elsewhere.
     #[error("the name {name:?} in it is no plain relative path, so it is not put into a URL or path")]
     Name {
-        /// The name.
+        /// The name, cut.
         name: Box<str>,
         /// Why not.
         #[source]
@@ -139,7 +140,7 @@ fn base_name(name: &str) -> &str {
 }
 
 fn some_of(names: &[&str]) -> Box<str> {
-    let mut shown = names.iter().take(SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let mut shown = names.iter().take(SHOWN).map(|name| format!("{:?}", cut(name))).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         shown.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
@@ -147,7 +148,8 @@ fn some_of(names: &[&str]) -> Box<str> {
 }
 
 fn digests_of(name: &str, lines: &[(&str, Hash)]) -> Result<Sum, SumsError> {
-    RelPath::parse(name).map_err(|source| SumsError::Name { name: name.into(), source })?;
+    let shown = || cut(name).into();
+    RelPath::parse(name).map_err(|source| SumsError::Name { name: shown(), source })?;
     let mut digests: Vec<Digest> = Vec::new();
     let mut unsupported = None;
     for (_, hash) in lines.iter().filter(|(of, _)| *of == name) {
@@ -157,13 +159,13 @@ fn digests_of(name: &str, lines: &[(&str, Hash)]) -> Result<Sum, SumsError> {
                 None => digests.push(digest.clone()),
                 Some(seen) if seen == digest => {}
                 Some(_) => {
-                    return Err(SumsError::Contradiction { name: name.into(), algorithm: digest.algorithm() });
+                    return Err(SumsError::Contradiction { name: shown(), algorithm: digest.algorithm() });
                 }
             },
         }
     }
     match unsupported {
-        Some(algorithm) if digests.is_empty() => Err(SumsError::Unsupported { name: name.into(), algorithm }),
+        Some(algorithm) if digests.is_empty() => Err(SumsError::Unsupported { name: shown(), algorithm }),
         _ => {
             digests.sort_by_key(|digest| std::cmp::Reverse(digest.algorithm()));
             Ok(Sum { name: name.into(), digests })
@@ -279,6 +281,21 @@ mod tests {
         for name in ["../../etc/shadow", "/etc/shadow", "a/../shadow"] {
             let text = format!("{}  {name}\n", hex(64));
             assert!(matches!(find(text.as_bytes(), Wanted::Name("shadow")), Err(SumsError::Name { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_any_length_make_a_short_error() {
+        let long = "\u{1}".repeat(100_000);
+        let (sha1, sha256) = (hex(40), hex(64));
+        for (text, wanted) in [
+            (format!("{sha256}  {long}a\n{sha256}  {long}b\n"), "*"),
+            (format!("{sha256}  {long}a\n"), "x"),
+            (format!("{sha256}  {long}a\n"), "*"),
+            (format!("{sha1}  {}\n", "a".repeat(200)), "*"),
+        ] {
+            let error = find(text.as_bytes(), Wanted::Glob(wanted)).unwrap_err();
+            assert!(error.to_string().len() < 4_000, "{}", error.to_string().len());
         }
     }
 

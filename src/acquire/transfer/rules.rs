@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bytes ahead of all readers of the node together, see [`Rules::window`]: with it, and with a range more for each
 /// download, a warm-up stays below 64 MiB.
-pub(in crate::acquire) const WINDOW: u64 = 24 << 20;
+pub(in crate::acquire) const WINDOW: u32 = 24 << 20;
 
 /// The bounds of a download.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +38,7 @@ impl Rules {
             patience: Duration::from_secs(300),
             anew: 3,
             max_bytes,
-            window: WINDOW,
+            window: WINDOW.into(),
         }
     }
 

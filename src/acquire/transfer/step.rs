@@ -23,7 +23,8 @@ pub(in crate::acquire) enum Event {
     Waited,
     /// The bytes are what they should be.
     Good,
-    /// The bytes are not what they should be: a digest differs, or they don't unpack.
+    /// The bytes are not what they should be: a digest differs, or they don't unpack. Also in the instant in which their
+    /// body ends, whatever the step after that is.
     Wrong,
 }
 

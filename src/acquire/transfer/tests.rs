@@ -216,6 +216,18 @@ fn a_restart_goes_on_where_it_was() {
     assert_eq!(start(held(Some(100)), 0), ask(0, None));
 }
 
+#[test]
+fn bytes_that_are_wrong_as_their_body_ends_are_not_gone_on_with() {
+    let start = |locations| Transfer::start(Rules::new(100), locations, true, None, 7);
+    let too_large = [ok(None, None), Event::Chunk(60), Event::Chunk(41)];
+    let (transfer, step) = run(start(2), too_large.clone());
+    assert_eq!(step, ask(1, Some((60, None))));
+    assert_eq!(run((transfer, step), [Event::Wrong]).1, ask(1, None), "that one has given nothing yet");
+    assert_eq!(run(start(1), too_large).0.on(Event::Wrong).1, Step::GiveUp(GiveUp::TooLarge));
+    let surplus = run(start(2), [ok(Some(60), None), Event::Chunk(50), Event::Chunk(11), Event::Wrong]);
+    assert_eq!((surplus.1, surplus.0.held()), (ask(1, None), None));
+}
+
 fn head() -> impl Strategy<Value = Head> {
     let statuses = prop::sample::select(vec![200u16, 200, 206, 206, 404, 416, 429, 500, 503]);
     let number = || prop::option::of(0u64..40);
@@ -322,6 +334,38 @@ proptest! {
             // A driver throws away what was judged wrong.
             if transfer.offset == 0 && !matches!(step, Step::Take) {
                 written = 0;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_gone_on_with_has_threads_at_work_on_it(
+        events in proptest::collection::vec((event(true), 0u8..4), 200),
+        locations in 1usize..4,
+        spliceable: bool,
+        resumed in prop::option::of(1u64..30),
+        seed: u64,
+    ) {
+        let rules = Rules { progress: 10, max_bytes: 60, ..Rules::new(MAX) };
+        let held = |offset| (Held { location: 0, validators: validators(Some("\"a\"")), total: Some(30) }, offset);
+        let (mut transfer, mut step) = Transfer::start(rules, locations, spliceable, resumed.map(held), seed);
+        let mut running = resumed.is_some();
+        for ((event, _), chance) in events {
+            let reading = matches!(step, Step::Receive { .. } | Step::Take);
+            running |= step == Step::Receive { from: 0 };
+            let event = fitted(&step, event, transfer.offset);
+            running &= step != Step::Judge;
+            (transfer, step) = transfer.on(event);
+            // The threads end by themselves in the instant in which a body is fed.
+            if reading && chance == 0 {
+                running = false;
+                (transfer, step) = transfer.on(Event::Wrong);
+            }
+            match step {
+                Step::Done | Step::GiveUp(_) => return Ok(()),
+                Step::Receive { from: 0 } => {}
+                Step::Take | Step::Receive { .. } | Step::Judge => prop_assert!(running),
+                Step::Ask { .. } | Step::Wait(_) => prop_assert!(running || transfer.offset == 0),
             }
         }
     }

@@ -19,6 +19,13 @@ impl Meter {
         self.taken.get()
     }
 
+    /// The stream failed, or is not to be read on: what a decoder is told of it.
+    pub(super) fn fail(&self, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        self.failure.set(Some(error));
+        kind.into()
+    }
+
     /// The stream's own error, if it failed.
     pub(super) fn take_failure(&self) -> Option<io::Error> {
         self.failure.take()
@@ -62,11 +69,7 @@ impl<'m, R: Read> Input<'m, R> {
                     return Ok(());
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    let kind = e.kind();
-                    self.meter.failure.set(Some(e));
-                    return Err(kind.into());
-                }
+                Err(e) => return Err(self.meter.fail(e)),
             }
         }
     }

@@ -10,6 +10,7 @@ mod error;
 pub(super) mod fuzzing;
 mod header;
 mod input;
+mod large;
 mod member;
 mod output;
 mod pax;
@@ -35,6 +36,7 @@ use crate::store::{Donors, Entry};
 pub use codec::Codec;
 pub use error::UnpackError;
 pub use header::Malformed;
+pub(super) use large::Large;
 pub(crate) use member::{Kind, Member, Members};
 pub use policy::Refusal;
 
@@ -62,12 +64,25 @@ pub fn unpack(
     progress: &Progress,
     abort: &AtomicBool,
 ) -> Result<Unpacked, UnpackError> {
+    unpack_in_turn(archive, None, recipe, file_name, (tree, donors), progress, abort)
+}
+
+/// The same; an archive that asks for a large window waits for its turn to have one.
+pub(super) fn unpack_in_turn(
+    archive: impl Read + Send,
+    large: Option<&Large>,
+    recipe: &Unpack,
+    file_name: &str,
+    (tree, donors): (&Dir, Option<&Donors>),
+    progress: &Progress,
+    abort: &AtomicBool,
+) -> Result<Unpacked, UnpackError> {
     let (feed, stream) = stream::channel_within(recipe.limits);
     std::thread::scope(|scope| {
         let format = recipe.format;
         std::thread::Builder::new()
             .name("decode".into())
-            .spawn_scoped(scope, move || codec::decode(archive, format, &feed))
+            .spawn_scoped(scope, move || codec::decode(archive, format, large, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
         let writer = Writer::new(recipe, tree, donors, progress, abort)?;
         // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
@@ -90,7 +105,7 @@ pub(crate) fn read_tar<T, E: From<UnpackError>>(
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("decode".into())
-            .spawn_scoped(scope, move || codec::decode(archive, UnpackFormat::Tar, &feed))
+            .spawn_scoped(scope, move || codec::decode(archive, UnpackFormat::Tar, None, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
         // Dropped before the scope ends: the other thread never waits for a reader that is gone.
         let mut members = Members::new(stream);

@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use super::*;
 
-#[path = "../../../tests/it/fixture/hung.rs"]
-mod hung;
-
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn whether_a_passed_directory_is_a_targets_parent_is_told_though_it_does_not_answer() {
     let (house, mount) = (House::new(), tempfile::tempdir().unwrap());
-    let far = Arc::new(hung::Hung::at(mount.path(), Vec::new()));
+    let far = Arc::new(crate::hung::Hung::at(mount.path(), Vec::new()));
     let (theirs, own) = (Dir::open(mount.path()).unwrap(), Dir::open(&house.at("")).unwrap());
     assert!(house.seeder.is_parent_of(&own, &path("data")));
     far.hang(true);

@@ -436,7 +436,7 @@ fn a_tree_swapped_out_that_cannot_be_removed_goes_with_a_later_sweep() {
     // As where a pod goes on writing into it.
     let kept = crate::fs::Immutable::new(old);
     house.seeder.retired.remove(Duration::ZERO);
-    assert_eq!(aside(), [old.clone()]);
+    assert_eq!(aside(), std::slice::from_ref(old));
     drop(kept);
     house.store.sweep().unwrap();
     assert_eq!(aside(), [] as [PathBuf; 0]);

@@ -257,16 +257,13 @@ async fn who_goes_away_in_the_middle_leaves_nothing_held() {
     tokio::time::timeout(Duration::from_secs(30), let_go).await.unwrap();
 }
 
-#[path = "../../../tests/it/fixture/hung.rs"]
-mod hung;
-
 /// Runs only where the test does, so that it ends only where nothing in here waits for a disk.
 #[tokio::test]
 async fn who_sends_waits_for_no_file_system() {
     let (fixture, mount) = (Fixture::new(), tempfile::tempdir().unwrap());
     let content: Vec<u8> = (0..3 * PIECE / 2).map(|at| (at % 251) as u8).collect();
-    let slow = Arc::new(hung::Hung::at(mount.path(), content.clone()));
-    let file = File::open(mount.path().join(hung::FILE)).unwrap();
+    let slow = Arc::new(crate::hung::Hung::at(mount.path(), content.clone()));
+    let file = File::open(mount.path().join(crate::hung::FILE)).unwrap();
     let (version, _) = fixture.opened();
     let held = Arc::new(Held::new(file, version));
     slow.hang(true);
