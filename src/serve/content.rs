@@ -119,7 +119,37 @@ pub(super) fn media_type(name: &[u8]) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::super::fixture::Fixture;
     use super::*;
+
+    /// As a pod does that has a hard-linked seed of it.
+    #[test]
+    fn a_small_file_is_given_though_its_names_change_all_the_time() {
+        let fixture = Fixture::new();
+        let (version, manifest) = fixture.opened();
+        let entry = manifest.entries.iter().find(|entry| entry.path.as_bytes() == b"hello.txt").unwrap();
+        let one = fixture.link("hello.txt", "one");
+        let other = one.with_file_name("other");
+        let done = AtomicBool::new(false);
+        let given: Vec<_> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    std::fs::rename(&one, &other).unwrap();
+                    std::fs::rename(&other, &one).unwrap();
+                }
+            });
+            let given = (0..300).map(|_| open_entry(&version, entry, &entry.sha256.unwrap())).collect();
+            done.store(true, Relaxed);
+            given
+        });
+        for content in given {
+            let Content::Few(bytes) = content.unwrap() else { panic!("it is small") };
+            assert_eq!(*bytes, *fixture.content(&entry.path));
+        }
+    }
 
     #[test]
     fn nothing_that_a_browser_runs() {

@@ -192,6 +192,13 @@ impl Fixture {
         self.root.path().join("versions").join(ARTIFACT).join(VERSION).join("tree").join(path)
     }
 
+    /// Gives a file of the store's another name, outside of the store's trees.
+    pub(super) fn link(&self, path: &str, name: &str) -> PathBuf {
+        let linked = self.root.path().join(name);
+        std::fs::hard_link(self.stored(path), &linked).unwrap();
+        linked
+    }
+
     /// Takes a file of the store's away behind its back.
     pub(super) fn remove(&self, path: &str) {
         std::fs::remove_file(self.stored(path)).unwrap();
