@@ -54,7 +54,8 @@ pub struct Unpacked {
 /// Unpacks `archive` into the empty directory `tree`; small files that `donors` have are not written but shared with
 /// them. `file_name` names the single file of `format: none`.
 ///
-/// Blocks as long as `archive` does, and ends soon after `abort` is set and `archive` fails. On an error the tree is half made: it is the caller's to discard.
+/// Blocks as long as `archive` does, and ends soon after `abort` is set and `archive` fails. On an error the tree is half
+/// made: it is the caller's to discard.
 pub fn unpack(
     archive: impl Read + Send,
     recipe: &Unpack,
