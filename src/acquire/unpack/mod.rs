@@ -12,6 +12,7 @@ mod header;
 mod input;
 mod large;
 mod member;
+mod metadata;
 mod output;
 mod pax;
 mod policy;

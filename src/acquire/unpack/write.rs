@@ -13,83 +13,22 @@ use sha2::{Digest as _, Sha256};
 use super::UnpackError;
 use super::error::shown;
 use super::member::{Kind, Member, Members};
+use super::metadata::{ON_DISK, Ownership, kept, meta, seconds_and_nanos};
 use super::output::Output;
 use super::policy::{self, Limits, Refusal};
 use super::sparse::Sparse;
 use super::stream::Stream;
 use super::tree::{Node, Place, Tree};
 use crate::acquire::Progress;
-use crate::fs::{self, Chain, Dir, Meta, RelPath, Stat, apply_meta, fail_point};
+use crate::fs::{self, Chain, Dir, Meta, RelPath, fail_point};
 use crate::intent::Unpack;
 use crate::store::{Donors, Entry, EntryType, Wanted};
 
-/// Bits of a mode that the disk has: published trees cannot be written.
-const ON_DISK: u32 = 0o7555;
 /// Bits of a mode that an entry has; setid bits were refused.
 const IN_ENTRY: u32 = 0o1777;
 /// A file of at most so many bytes is held whole until it is known whether a version on the node has it; a larger one
 /// is written as it comes, and shared when it is published.
 const WHOLE: u64 = 1 << 20;
-
-/// Who owns what is written.
-#[derive(Debug, Clone, Copy)]
-struct Ownership {
-    /// Only root gives files away.
-    change: bool,
-    /// It may read what its owner may not.
-    root: bool,
-    /// The document's word.
-    fixed: Option<(u32, u32)>,
-    /// Who owns what this process makes here.
-    own: (u32, u32),
-    /// Who was found to own the first file made: then the others are that one's, too, since directories are given away
-    /// only once all they hold is there.
-    made: Option<(u32, u32)>,
-}
-
-impl Ownership {
-    fn new(recipe: &Unpack, tree: &Dir) -> fs::Result<Self> {
-        let top = tree.stat_self()?;
-        // The set-group-id bit of a directory gives its group to what is made in it.
-        let group = if top.mode & 0o2000 == 0 { rustix::process::getegid().as_raw() } else { top.gid };
-        let user = rustix::process::geteuid();
-        let fixed = recipe.owner.map(|owner| (owner.uid, owner.gid));
-        Ok(Self { root: user.is_root(), change: fs::may_give_away(), fixed, own: (user.as_raw(), group), made: None })
-    }
-
-    /// Whether what has this kind and mode can be read by the one who owns it here.
-    fn can_read(&self, kind: EntryType, mode: u32) -> bool {
-        let needed = match kind {
-            EntryType::Dir => 0o500,
-            EntryType::File => 0o400,
-            EntryType::Symlink | EntryType::Hardlink => 0,
-        };
-        self.root || mode & needed == needed
-    }
-
-    /// The owner on disk of what the archive gives to `archived`, or says nothing about.
-    fn of(&self, archived: Option<(u32, u32)>) -> (u32, u32) {
-        if self.change { self.fixed.or(archived).unwrap_or(self.own) } else { self.own }
-    }
-
-    /// Gives a file just made its metadata, its owner only where that is another one than it has; and says which time it
-    /// has then.
-    fn finish(&mut self, file: &File, path: &RelPath, node: &Node) -> fs::Result<Timestamp> {
-        let mut meta = meta(node, *self);
-        if meta.owner.is_some() {
-            let made = match self.made {
-                Some(made) => made,
-                None => {
-                    let stat = Dir::stat_file(file, path.as_path())?;
-                    *self.made.insert((stat.uid, stat.gid))
-                }
-            };
-            meta.owner = meta.owner.filter(|owner| *owner != made);
-        }
-        apply_meta(file, path.as_path(), &meta)?;
-        kept(node.mtime, || Dir::stat_file(file, path.as_path()).map(Some))
-    }
-}
 
 /// Writes one tree.
 pub(super) struct Writer<'a> {
@@ -190,40 +129,60 @@ impl<'a> Writer<'a> {
             (Kind::Dir, _) if listed => {}
             (Kind::Dir, _) => self.make_dir(path)?,
             (Kind::Symlink { target }, _) => self.make_symlink(path, &mut node, target)?,
-            (_, Some(link)) => {
-                let held = if let Some((symlink, target)) = self.tree.symlink(link) {
-                    // Another name of a symlink, as GNU tar writes it: it leads on from where it lies itself.
-                    policy::check_symlink(path, &target).map_err(refused)?;
-                    node = symlink;
-                    self.make_symlink(path, &mut node, &target)?;
-                    target.len()
-                } else {
-                    let (first, file) = self.tree.file(link).map_err(refused)?;
-                    self.make_hard_link(path, &first, &file)?;
-                    node = Node { kind, target: Some(first.as_bytes().to_vec()), ..file };
-                    first.as_bytes().len()
-                };
-                let names = policy::weight((path.as_bytes().len() + held) as u64);
-                self.implied += names.saturating_sub(policy::weight(member.names()));
-            }
-            (_, None) => {
-                self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
-                let holes = member.sparse.as_ref().map_or(0, Sparse::holes);
-                content.check_holes(holes).map_err(refused)?;
-                node.size = member.size;
-                match (self.donors, &member.sparse) {
-                    (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
-                        self.share_or_write(donors, path, &mut node, content)?;
-                    }
-                    (_, sparse) => self.write_file(path, &mut node, sparse.as_ref(), content)?,
-                }
-                content.count_holes(holes).map_err(refused)?;
-            }
+            (_, Some(link)) => self.put_link(member, path, link, &mut node)?,
+            (_, None) => self.put_file(member, path, &mut node, content)?,
         }
         fail_point("acquire.unpack.after-entry");
         self.tree.add(path, node);
         self.progress.add_entry();
         Ok(())
+    }
+
+    /// One more name of a file, or of a symlink.
+    fn put_link(
+        &mut self,
+        member: &Member,
+        path: &RelPath,
+        link: &RelPath,
+        node: &mut Node,
+    ) -> Result<(), UnpackError> {
+        let refused = |refusal| UnpackError::refused(&member.path, refusal);
+        let held = if let Some((symlink, target)) = self.tree.symlink(link) {
+            // As GNU tar writes it: it leads on from where it lies itself.
+            policy::check_symlink(path, &target).map_err(refused)?;
+            *node = symlink;
+            self.make_symlink(path, node, &target)?;
+            target.len()
+        } else {
+            let (first, file) = self.tree.file(link).map_err(refused)?;
+            self.make_hard_link(path, &first, &file)?;
+            *node = Node { kind: node.kind, target: Some(first.as_bytes().to_vec()), ..file };
+            first.as_bytes().len()
+        };
+        let names = policy::weight((path.as_bytes().len() + held) as u64);
+        self.implied += names.saturating_sub(policy::weight(member.names()));
+        Ok(())
+    }
+
+    fn put_file(
+        &mut self,
+        member: &Member,
+        path: &RelPath,
+        node: &mut Node,
+        content: &mut Members,
+    ) -> Result<(), UnpackError> {
+        let refused = |refusal| UnpackError::refused(&member.path, refusal);
+        self.bytes = policy::add_bytes(&self.limits, self.bytes, member.size).map_err(refused)?;
+        let holes = member.sparse.as_ref().map_or(0, Sparse::holes);
+        content.check_holes(holes).map_err(refused)?;
+        node.size = member.size;
+        match (self.donors, &member.sparse) {
+            (Some(donors), None) if (1..=WHOLE).contains(&member.size) => {
+                self.share_or_write(donors, path, node, content)?;
+            }
+            (_, sparse) => self.write_file(path, node, sparse.as_ref(), content)?,
+        }
+        content.count_holes(holes).map_err(refused)
     }
 
     /// Makes directories that no entry lists (or none has yet): readable by all, from the epoch.
@@ -379,28 +338,5 @@ impl<'a> Writer<'a> {
         }
         fail_point("acquire.unpack.after-directories");
         Ok((entries, self.bytes))
-    }
-}
-
-fn meta(node: &Node, owners: Ownership) -> Meta {
-    let owner = owners.change.then_some(node.owner);
-    Meta { mode: node.mode & ON_DISK, owner, mtime: seconds_and_nanos(node.mtime) }
-}
-
-/// The time that an entry has which was given this one, so that the manifest says what is there: not every file system
-/// has fractions of a second, none has every year, and all take what they have not silently.
-fn kept(given: Timestamp, stat: impl FnOnce() -> fs::Result<Option<Stat>>) -> fs::Result<Timestamp> {
-    // What all of them have.
-    if given.subsec_nanosecond() == 0 && (0..=i64::from(i32::MAX)).contains(&given.as_second()) {
-        return Ok(given);
-    }
-    Ok(stat()?.and_then(|stat| stat.mtime_timestamp()).unwrap_or(given))
-}
-
-/// As the system counts: the nanoseconds go forward, before the epoch too.
-fn seconds_and_nanos(time: Timestamp) -> (i64, u32) {
-    match (time.as_second(), time.subsec_nanosecond()) {
-        (seconds, nanos @ 0..) => (seconds, nanos.unsigned_abs()),
-        (seconds, nanos) => (seconds - 1, 1_000_000_000 - nanos.unsigned_abs()),
     }
 }
