@@ -15,6 +15,11 @@ use crate::fuzzing::Scratch;
 pub(crate) fn templates(bytes: &[u8]) {
     const SECRET: &str = "s3cr3t-of-the-values";
     let Ok(template) = std::str::from_utf8(bytes) else { return };
+    // What is constant is worked out before anybody counts its cost: a list repeated by a number may take any memory
+    // (SECURITY.md, "known to be weak"; found here with minijinja 3.1).
+    if template.contains('*') {
+        return;
+    }
     let env = [("PROXY".to_owned(), Some("proxy:3128".to_owned())), ("UNSET".to_owned(), None)].into();
     let values = [("token".to_owned(), SECRET.to_owned())].into();
     let context = Context {
