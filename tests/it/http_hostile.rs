@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::fixture::archive::Archive;
+use crate::fixture::http::Response;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::Origin;
+use crate::fixture::passing::as_user;
 use crate::fixture::tree::walk;
 use crate::fixture::{PATIENCE, scratch};
 
@@ -81,14 +84,60 @@ fn documented(node: &Node) -> BTreeMap<String, BTreeMap<String, Vec<u16>>> {
     paths.collect()
 }
 
+/// Who may read, and change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stranger {
+    /// Over TCP, without a token.
+    Tokenless,
+    WrongToken,
+    /// Over the socket, and neither root nor the daemon's user.
+    OtherUser,
+}
+
+impl Stranger {
+    /// What is told to one who asks for what is not theirs.
+    fn refusal(self) -> u16 {
+        if self == Self::OtherUser { 403 } else { 401 }
+    }
+
+    fn ask(self, node: &Node, method: &str, path: &str, body: Option<&[u8]>) -> Response {
+        let (over, headers): (_, &[(&str, &str)]) = match self {
+            Self::Tokenless => (Over::Tcp, &[]),
+            Self::WrongToken => (Over::Tcp, &[("Authorization", "Bearer t0kem")]),
+            Self::OtherUser => (Over::Socket, &[]),
+        };
+        node.try_request(over, method, path, headers, body).unwrap_or_else(|e| panic!("{self:?} {method} {path}: {e}"))
+    }
+}
+
 #[test]
 fn every_address_takes_its_own_methods_and_changes_nothing_for_strangers() {
     let elsewhere = scratch();
     let (_origin, node) = node(elsewhere.path());
     let before = (print(node.store()), print(node.root()), node.state("app"));
     assert!(before.0.len() > 5, "{before:?}");
+    // The other user has the socket mounted.
+    fs::set_permissions(node.socket().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    for stranger in [Stranger::Tokenless, Stranger::WrongToken, Stranger::OtherUser] {
+        match stranger {
+            Stranger::OtherUser => as_user(65_534, || ask_for_everything(&node, stranger)),
+            _ => ask_for_everything(&node, stranger),
+        }
+    }
+    let after = (print(node.store()), print(node.root()), node.state("app"));
+    assert_eq!(before, after);
+    // Nor is there anything elsewhere.
+    for path in ["/v1", "/v1/", "/v1/artifacts/", "/v1/artifacts/app/", "//v1/artifacts", "/V1/artifacts", "/v2", "/x"]
+    {
+        for method in METHODS {
+            assert_eq!(node.request(method, path, &[]).status, 404, "{method} {path}");
+        }
+    }
+}
+
+fn ask_for_everything(node: &Node, stranger: Stranger) {
     let mut asked = 0;
-    for (path, methods) in documented(&node) {
+    for (path, methods) in documented(node) {
         for method in METHODS {
             // These would go on for ever, or wait.
             let query = match (&*path, method) {
@@ -97,9 +146,8 @@ fn every_address_takes_its_own_methods_and_changes_nothing_for_strangers() {
                 _ => "",
             };
             for body in [None, Some(&b"{}"[..])] {
-                let over = format!("{method} {path}");
-                let answer = node.try_request(Over::Tcp, method, &format!("{path}{query}"), &[], body);
-                let answer = answer.unwrap_or_else(|e| panic!("{over}: {e}"));
+                let over = format!("{stranger:?} {method} {path}");
+                let answer = stranger.ask(node, method, &format!("{path}{query}"), body);
                 asked += 1;
                 match methods.get(method) {
                     Some(statuses) => assert!(statuses.contains(&answer.status), "{over}: {answer:?}"),
@@ -115,23 +163,15 @@ fn every_address_takes_its_own_methods_and_changes_nothing_for_strangers() {
                     answer.problem();
                 }
                 // What asks for a change gets as far as being refused, or asks for what everyone may.
-                let open = path.ends_with("/seed") || path.ends_with("/fill");
+                let seeds = path.ends_with("/seed") && stranger != Stranger::WrongToken;
+                let open = seeds || path.ends_with("/fill");
                 if !["GET", "HEAD"].contains(&method) && methods.contains_key(method) {
-                    assert_eq!(answer.status, if open { 400 } else { 401 }, "{over}: {answer:?}");
+                    assert_eq!(answer.status, if open { 400 } else { stranger.refusal() }, "{over}: {answer:?}");
                 }
             }
         }
     }
     assert!(asked > 300, "{asked}");
-    let after = (print(node.store()), print(node.root()), node.state("app"));
-    assert_eq!(before, after);
-    // Nor is there anything elsewhere.
-    for path in ["/v1", "/v1/", "/v1/artifacts/", "/v1/artifacts/app/", "//v1/artifacts", "/V1/artifacts", "/v2", "/x"]
-    {
-        for method in METHODS {
-            assert_eq!(node.request(method, path, &[]).status, 404, "{method} {path}");
-        }
-    }
 }
 
 #[test]
