@@ -51,6 +51,11 @@ fn kinds() -> Vec<Case> {
 
 fn modes() -> Vec<Case> {
     let of = |flag: u8, mode: u32| tar().entry(flag, b"su", b"", |header| header.set_mode(mode)).end();
+    let closed = |mode| {
+        let within = |tar: Tar, name: &[u8]| tar.entry(b'5', name, b"", |header| header.set_mode(mode));
+        let tar = within(within(tar(), b"su/"), b"su/d/");
+        tar.file("su/d/f", b"2").file("su/f", b"3").end()
+    };
     let kind = "Refused/SetId";
     vec![
         refused("a set-user-id file", of(b'0', 0o4755), kind, "`su`"),
@@ -58,6 +63,12 @@ fn modes() -> Vec<Case> {
         refused("a set-user-id file that nobody may run", of(b'0', 0o4644), kind, "`su`"),
         refused("a set-group-id directory", of(b'5', 0o2775), kind, "`su`"),
         taken("a sticky directory", of(b'5', 0o1777), &["first", "su"]),
+        taken("a directory that nobody may enter, with entries", closed(0), &["first", "su", "su/d", "su/d/f", "su/f"]),
+        taken(
+            "a directory that nobody may write, with entries",
+            closed(0o555),
+            &["first", "su", "su/d", "su/d/f", "su/f"],
+        ),
         taken("a mode with the bits of a file's kind", of(b'0', 0o100_644), &["first", "su"]),
         taken(
             "a file capability",
