@@ -107,6 +107,9 @@ fn row(sum: &Sum) -> Row {
             slowest.as_secs_f64()
         ),
         reach: "0; 0; 5 s",
-        reached: lost + partial + other == 0 && *slowest <= Duration::from_secs(5) && sum.unreached.is_empty(),
+        reached: *runs > 0
+            && lost + partial + other == 0
+            && *slowest <= Duration::from_secs(5)
+            && sum.unreached.is_empty(),
     }
 }
