@@ -239,36 +239,40 @@ impl Store {
     pub fn clear_quarantine(&self, age: Age, needed: bool) -> fs::Result<u64> {
         let (mut freed, mut failed) = (0u64, None);
         self.each_spare(|parent, of, entry| {
-            let is_old = || {
-                let put = match parent.stat(&entry.name) {
-                    Ok(stat) => Timestamp::new(stat?.mtime.0, stat?.mtime.1.cast_signed()).unwrap_or(age.now),
-                    // Nobody knows since when it is there.
-                    Err(error) => {
-                        self.sizes.passed_over(&error);
-                        age.now
-                    }
-                };
-                Some(needed || age.young(put, QUARANTINE_TIME).is_none())
-            };
-            if is_old() == Some(true) {
-                let bytes = self.sizes.size_of(parent, entry);
-                // Nothing is put into quarantine meanwhile: what is there by now may be another, and one to be had again.
-                let _alone = lock(&self.switching);
-                if of.is_some() && !(self.is_spare(parent, entry) && is_old() == Some(true)) {
-                    return;
-                }
-                fail_point("store.quarantine.before-removal");
-                // In one step: what is half removed has no reason beside it.
-                let readers = || self.quarantine_readers.take(of?, &entry.name);
-                match self.drain(parent, &entry.name, readers) {
-                    Ok(()) => freed = freed.saturating_add(bytes),
-                    Err(error) => failed = failed.take().or(Some(error)),
-                }
-                fail_point("store.quarantine.after-removal");
+            if !self.is_due(parent, entry, age, needed) {
+                return;
             }
+            let bytes = self.sizes.size_of(parent, entry);
+            // Nothing is put into quarantine meanwhile: what is there by now may be another, and one to be had again.
+            let _alone = lock(&self.switching);
+            if of.is_some() && !(self.is_spare(parent, entry) && self.is_due(parent, entry, age, needed)) {
+                return;
+            }
+            fail_point("store.quarantine.before-removal");
+            // In one step: what is half removed has no reason beside it.
+            let readers = || self.quarantine_readers.take(of?, &entry.name);
+            match self.drain(parent, &entry.name, readers) {
+                Ok(()) => freed = freed.saturating_add(bytes),
+                Err(error) => failed = failed.take().or(Some(error)),
+            }
+            fail_point("store.quarantine.after-removal");
         });
         self.tidy();
         failed.map_or(Ok(freed), Err)
+    }
+
+    /// Whether an entry in quarantine is there, and is to go for its age, or since room is `needed`.
+    fn is_due(&self, parent: &Dir, entry: &fs::DirEntry, age: Age, needed: bool) -> bool {
+        let put = match parent.stat(&entry.name) {
+            Ok(None) => return false,
+            Ok(Some(stat)) => Timestamp::new(stat.mtime.0, stat.mtime.1.cast_signed()).unwrap_or(age.now),
+            // Nobody knows since when it is there.
+            Err(error) => {
+                self.sizes.passed_over(&error);
+                age.now
+            }
+        };
+        needed || age.young(put, QUARANTINE_TIME).is_none()
     }
 
     /// Gives the directory that each lies in, and whose it is where it is an artifact's. What cannot be looked into is spare,

@@ -246,16 +246,12 @@ impl Store {
         }
         fail_point("store.current.before-unlink");
         match self.current.remove_file(&artifact.as_component()) {
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e.into()),
-            Ok(()) => {
-                // Known at once: whatever fails from here on, the planner switches to what is left.
-                self.note_current(artifact, None);
-                self.current.sync()?;
-            }
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            // Known at once: whatever fails from here on, the planner switches to what is left.
+            _ => self.note_current(artifact, None),
         }
+        self.current.sync()?;
         fail_point("store.current.after-unlink");
-        self.note_current(artifact, None);
         Ok(())
     }
 }
