@@ -2,7 +2,7 @@
 //! files are made from, is noticed, and the planner brings them back to what is declared. One that does not answer holds up none
 //! of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::plan::SeedFacts;
 use super::run::{Shared, World};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, ArtifactName, Catalog, Digest, SeedTarget};
-use crate::seed::{LOOK, Looking, Record};
+use crate::seed::{LOOK, Record, TimedLook};
 
 /// How often declared targets, and the files that their values are in, are looked at.
 const ROUND: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ struct Watched {
 }
 
 /// The looks at each target: one that is late is the only one there.
-type Looks = BTreeMap<RelPath, Arc<Looking>>;
+type Looks = BTreeMap<RelPath, Arc<TimedLook>>;
 
 /// What it found.
 struct Found {
@@ -100,7 +100,10 @@ impl Shared {
     /// One round. What does not answer in time stays as it is known. Blocks.
     fn look_at_declared(self: &Arc<Self>, looks: &mut Looks) {
         let mut changed = false;
-        for watched in self.watched() {
+        let all = self.watched();
+        let targets: BTreeSet<&RelPath> = all.iter().map(|watched| &watched.declared.seed.target).collect();
+        looks.retain(|target, looking| targets.contains(target) || looking.is_under_way());
+        for watched in &all {
             if self.cancel.is_cancelled() {
                 return;
             }

@@ -23,7 +23,6 @@ mod hidden;
 mod in_place;
 mod ladder;
 mod look;
-mod looking;
 mod mark;
 mod mend;
 mod mend_filled;
@@ -43,6 +42,7 @@ mod symlink;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timed_look;
 mod tree;
 mod unread;
 
@@ -52,7 +52,6 @@ pub use fill::{Peer, Receive, Refusal};
 pub use filled::Filled;
 pub use filler::{FillError, FillRequest, Filling};
 pub use ladder::{Next, Rung, Why, next_rung};
-pub(crate) use looking::Looking;
 pub(crate) use mark::{Fetched, Mark, Marks, OnTargets, Wanted};
 pub(crate) use place::{Place, same_inode};
 pub(crate) use receive::owners_lost;
@@ -65,6 +64,7 @@ pub use seeder::{Request, SeedProgress, Seeded, Seeder};
 pub(crate) use staged::Staged;
 pub(crate) use standing::{Asked, Seed, Standing, Step, Switch, decide, is_own};
 pub use target::TargetError;
+pub(crate) use timed_look::TimedLook;
 
 /// A lock whose holder panicked guards plain data that is changed in one step: it is still good.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

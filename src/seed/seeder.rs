@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::build::{Pair, build};
 use super::busy::Busy;
 use super::entry::Maker;
-use super::looking::Looking;
 use super::mark::{Mark, Marks as _};
 use super::mend::mend;
 use super::owned::Names;
@@ -21,6 +20,7 @@ use super::retired::{GRACE, Retired};
 use super::staged::{Scratch, Settled, SwappedOut};
 use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
+use super::timed_look::TimedLook;
 use super::tree::Layout;
 use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
 use crate::fs::{Dir, Kind, LinkMode, RelPath, Rename, fail_point};
@@ -103,7 +103,7 @@ pub struct Seeder {
     pub(super) records: Records,
     busy: Busy,
     pub(super) retired: Retired,
-    looking: Arc<Looking>,
+    looking: Arc<TimedLook>,
 }
 
 /// One seed under way.

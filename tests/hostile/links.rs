@@ -109,6 +109,7 @@ fn chains() -> Vec<Case> {
             ESCAPES,
             "`out`",
         ),
+        refused("a short way along a path too long to resolve", too_long_to_resolve(), ESCAPES, "`out`"),
         refused("a maze of 2 to the 40th ways", doubling.end(), "Refused/Maze", "`l"),
         taken(
             "a chain that stays inside",
@@ -121,6 +122,21 @@ fn chains() -> Vec<Case> {
             &["first", "in", "loop"],
         ),
     ]
+}
+
+/// A symlink that leads down to where no path fits any more, and up and out from there: who gives up to resolve it half-way
+/// sees nothing wrong.
+fn too_long_to_resolve() -> Vec<u8> {
+    const LEVELS: usize = 16;
+    let (name, mut at, mut tar) = ("d".repeat(247), String::new(), tar());
+    for _ in 0..LEVELS {
+        // A GNU long name is the next header's.
+        tar = tar.long(b'L', format!("{at}{name}/").as_bytes()).dir("d");
+        tar = tar.long(b'L', format!("{at}s").as_bytes()).long(b'K', name.as_bytes()).symlink("s", "d");
+        at = format!("{at}{name}/");
+    }
+    let target = format!("{}{}/{}x", "s/".repeat(LEVELS), "l".repeat(254), "../".repeat(LEVELS + 2));
+    tar.long(b'K', target.as_bytes()).symlink("out", "d").end()
 }
 
 /// Entries below symlinks.

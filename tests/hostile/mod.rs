@@ -1,5 +1,15 @@
 //! Archives that mean ill, that are broken, or that only look so: what each is, and what is to become of it. Unpacked by
 //! the unpacker's own tests, and by the real daemon in `tests/campaign archives`.
+//!
+//! What unpackers were once led astray by, and where its kind is:
+//!
+//! | where | what |
+//! |---|---|
+//! | `paths` | Zip Slip; Python CVE-2007-4559; GNU tar CVE-2001-1267, CVE-2016-6321; node-tar CVE-2021-32804 (slashes first), CVE-2021-37701 and -37712 (backslashes, case, normal forms) |
+//! | `links` | node-tar CVE-2021-32803 (a directory, then a symlink), CVE-2026-26960 (hard links outwards); tar-rs CVE-2018-20990 (a hard link, then a file), CVE-2021-38511 (directories through symlinks); Python CVE-2025-4138, -4330 and -4517 (links judged by paths too long to resolve); Archive_Tar CVE-2020-36193 |
+//! | `entries` | GNU tar CVE-2006-6097 (entries that are lists of names) |
+//! | `headers` | tokio-tar CVE-2025-62518 (a size in both headers); what Go's and libarchive's test data have of numbers, records and long names that contradict |
+//! | `sparse` | maps as in Go's and libarchive's test data |
 
 pub(crate) mod bombs;
 pub(crate) mod builder;

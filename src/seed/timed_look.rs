@@ -4,17 +4,17 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// The look that is under way.
+/// One look at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Looking {
+pub(crate) struct TimedLook {
     since: Mutex<Option<Instant>>,
     over: Condvar,
 }
 
 /// Says that it is over, whatever became of it.
-struct Look(Arc<Looking>);
+struct UnderWay(Arc<TimedLook>);
 
-impl Looking {
+impl TimedLook {
     /// Takes a look when the one before is over; `None` where one of the two is not over in time. One that is late goes on alone,
     /// and nobody looks until it is over.
     pub(crate) fn within<T: Send + 'static>(
@@ -33,14 +33,19 @@ impl Looking {
         result.recv_timeout(limit).ok()
     }
 
-    fn begin(self: &Arc<Self>, limit: Duration) -> Option<Look> {
+    /// Whether one is, which may be late.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.since().is_some()
+    }
+
+    fn begin(self: &Arc<Self>, limit: Duration) -> Option<UnderWay> {
         let mut since = self.since();
         while let Some(began) = *since {
             let left = limit.checked_sub(began.elapsed()).filter(|left| !left.is_zero())?;
             since = self.over.wait_timeout(since, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         *since = Some(Instant::now());
-        Some(Look(self.clone()))
+        Some(UnderWay(self.clone()))
     }
 
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -49,7 +54,7 @@ impl Looking {
     }
 }
 
-impl Drop for Look {
+impl Drop for UnderWay {
     fn drop(&mut self) {
         *self.0.since() = None;
         self.0.over.notify_all();
@@ -65,11 +70,12 @@ mod tests {
 
     #[test]
     fn a_look_that_hangs_holds_up_nobody_and_the_next_comes_after_it() {
-        let looking = Arc::new(Looking::default());
+        let looking = Arc::new(TimedLook::default());
         assert_eq!(looking.within(LONG, || 1), Some(1));
         let (go_on, hangs) = mpsc::channel::<()>();
         let hung = move || hangs.recv().is_ok();
         assert_eq!(looking.within(Duration::from_millis(1), hung), None);
+        assert!(looking.is_under_way());
         assert_eq!(looking.within(Duration::from_millis(1), || 2), None, "one is under way");
         go_on.send(()).unwrap();
         assert_eq!(looking.within(LONG, || 3), Some(3));
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn one_that_panics_is_over() {
-        let looking = Arc::new(Looking::default());
+        let looking = Arc::new(TimedLook::default());
         assert_eq!(looking.within(LONG, || -> u8 { panic!("as it should") }), None);
         assert_eq!(looking.within(LONG, || 1), Some(1));
     }
