@@ -267,7 +267,8 @@ fn open(settings: &Settings, config: &std::path::Path) -> Result<Opened, NodeErr
     let catalog = intent::load_catalog(config).map_err(NodeError::Documents)?;
     let store = Arc::new(Store::take_over(&settings.store.root, TAKE_OVER).map_err(NodeError::Store)?);
     let seeder = Arc::new(Seeder::open(&settings.seed.root, store.clone()).map_err(NodeError::Seeder)?);
-    let (records, filled) = (seeder.records(), seeder.filled());
+    // Of filled directories there may be thousands: those that are gone are forgotten by the first round of keeping house.
+    let (records, filled) = (seeder.records(), seeder.known_filled());
     let repairs = store.pending_repairs();
     Ok(Opened { catalog, store, seeder, records, filled, repairs })
 }

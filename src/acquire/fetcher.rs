@@ -17,7 +17,7 @@ use super::resolve::{Known, by_digest, find_version};
 use super::source::ClientError;
 use super::source::file::{Watched, joined};
 use super::source::http::HttpClient;
-use super::transfer::{Held, Rules, Validators, WINDOW};
+use super::transfer::{AHEAD, Held, Rules, Validators};
 use super::unpack::{Unpacked, unpack_in_turn};
 use super::{Location, Naming, Phase, Progress, Resolution, ResolveError, resolve};
 use crate::fs::{self, fail_point};
@@ -85,7 +85,7 @@ impl Fetcher {
             let large = archive.large.clone();
             unpack_in_turn(archive, Some(&large), recipe, file_name, (tree, donors), progress, abort)
         };
-        let (http, ahead) = (HttpClient::new(settings)?, Ahead::new(WINDOW));
+        let (http, ahead) = (HttpClient::new(settings)?, Ahead::new(AHEAD));
         let large = Arc::new(Semaphore::new(settings.concurrency.max(1) as usize));
         Ok(Self { http, rules: Rules::new(u64::MAX), known: Arc::default(), ahead, large, sink })
     }
@@ -187,8 +187,12 @@ impl Fetcher {
             // Of a source of any kind: what is here already, in an archive that was kept, comes this way too.
             (_, Some(location @ Location::File(path))) => {
                 let url = location.redacted();
-                let (size, digest, unpacked) = read_file(artifact, path.clone(), &url, work, cancel).await?;
-                (url, size, digest, unpacked)
+                let read = read_file(artifact, resolution, path.clone(), &url, work, cancel).await?;
+                if resolution.version().is_none() && resolved_from.last_modified.is_some() {
+                    // Of the bytes, whatever stood there when it was asked.
+                    resolved_from.last_modified = Some(read.time.to_string());
+                }
+                (url, read.size, read.digest, read.unpacked)
             }
             _ => return Err(AcquireError::SourceChanged),
         };
@@ -219,28 +223,43 @@ impl Fetcher {
     }
 }
 
+/// What came of a file.
+struct FileRead {
+    /// When it was written to last.
+    time: jiff::Timestamp,
+    size: u64,
+    digest: Digest,
+    unpacked: Unpacked,
+}
+
 async fn read_file(
     artifact: &Artifact,
+    resolution: &Resolution,
     path: PathBuf,
     url: &str,
     work: Work,
     cancel: &CancellationToken,
-) -> Result<(u64, Digest, Unpacked), AcquireError> {
+) -> Result<FileRead, AcquireError> {
     let keep = artifact.keep_archive;
     let limit = artifact.unpack.limits.bytes.0;
     let (ours, shown) = (work.clone(), Box::<str>::from(url));
+    let asked = resolution.clone();
     // Set when this future is dropped too, so that the threads never outlive it for long.
     let abort = work.abort.clone();
     let guard = AbortOnDrop(&abort);
     let mut reading = tokio::task::spawn_blocking(move || {
         ours.staging.discard_download().map_err(|e| AcquireError::from_ingest(e.into(), &ours.staging))?;
         let file = Watched::open(&path).map_err(AcquireError::Open)?;
+        let time = file.time();
+        if asked.is_named_by_another_file(time, file.size()) {
+            return Err(AcquireError::Changed { url: shown });
+        }
         if file.size() > limit {
             return Err(AcquireError::TooLarge { url: shown, limit });
         }
         ours.progress.set_total(Some(file.size()));
         let outcome = ingest(&ours, Input::File { file, keep });
-        outcome.map_err(|error| AcquireError::from_ingest(error, &ours.staging))
+        outcome.map(|outcome| (time, outcome)).map_err(|error| AcquireError::from_ingest(error, &ours.staging))
     });
     let outcome = tokio::select! {
         biased;
@@ -252,7 +271,9 @@ async fn read_file(
         outcome = joined(&mut reading) => outcome,
     };
     drop(guard);
-    accept(outcome?, &work, url)
+    let (time, outcome) = outcome?;
+    let (size, digest, unpacked) = accept(outcome, &work, url)?;
+    Ok(FileRead { time, size, digest, unpacked })
 }
 
 fn name(naming: &Naming, digest: &Digest, unpacked: &Unpacked, url: &str) -> Result<VersionName, AcquireError> {

@@ -157,7 +157,9 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
     work.progress.reset_unpacked();
     let (pieces, queue) = sync_channel(QUEUE);
     let abort = work.abort.clone();
-    let large = Large { turns: work.large.clone(), abort: abort.clone(), progress: work.progress.clone() };
+    let over = Arc::new(AtomicBool::new(false));
+    let (turns, progress) = (work.large.clone(), work.progress.clone());
+    let large = Large { turns, abort: abort.clone(), over: over.clone(), progress };
     let intake = Intake { queue, current: Bytes::new(), ended: false, abort, large };
     let fate = AtomicU8::new(RUNNING);
     std::thread::scope(|scope| {
@@ -171,8 +173,9 @@ pub(super) fn ingest(work: &Work, input: Input) -> Result<Outcome, IngestError> 
         };
         let unpacking = std::thread::Builder::new().spawn_scoped(scope, unpack).map_err(IngestError::Thread)?;
         let mut course = Course::new(work, pieces, &fate);
-        // On an error the queue is dropped without its end, which fails the unpacking thread's next read.
-        let outcome = course.run(input);
+        // On an error the queue is dropped without its end, which fails the unpacking thread's next read; nor does it wait for
+        // memory any more.
+        let outcome = course.run(input).inspect_err(|_| over.store(true, Relaxed));
         let Course { size, hashers, .. } = course;
         let unpacked = match unpacking.join() {
             Ok(unpacked) => unpacked,

@@ -24,7 +24,7 @@ pub(super) use sums::{Wanted as WantedSum, find as find_sum};
 
 use super::source::{HttpError, redacted};
 use super::transfer::Validators;
-use crate::intent::{Algorithm, Digest, VersionName};
+use crate::intent::{Algorithm, Artifact, Digest, VersionName};
 use crate::store::{ManifestHead, ResolvedFrom};
 
 /// What a source says is to be had.
@@ -90,14 +90,16 @@ impl Location {
 }
 
 impl Resolution {
-    /// The bytes of a version that the node had, to be had again at a place.
-    pub fn recorded(head: &ManifestHead, location: Location) -> Self {
+    /// The bytes of a version that the node had, to be had again at a place. A single file has the name that the document gives
+    /// it, wherever it comes from.
+    pub fn recorded(artifact: &Artifact, head: &ManifestHead, location: Location) -> Self {
+        let of_source = || fill::last_segment(&head.source_url, true);
         Self {
             naming: Naming::Known(head.version.clone()),
             locations: vec![location],
             demanded: vec![head.archive.digest.clone()],
             resolved_from: head.resolved_from.clone(),
-            file_name: fill::last_segment(&head.source_url, true).unwrap_or_else(|| "data".into()),
+            file_name: ask::file_name(artifact, &head.version).or_else(of_source).unwrap_or_else(|| "data".into()),
         }
     }
 
@@ -134,6 +136,15 @@ impl Resolution {
     /// The version's name was made of validators, and they are not these: it is that state of the object, not any later one.
     pub(super) fn is_named_by_others(&self, now: &Validators) -> bool {
         matches!(self.naming, Naming::Known(_)) && self.is_contradicted_by(now)
+    }
+
+    /// The version's name was made of a file's time and size, and they are not these.
+    pub(super) fn is_named_by_another_file(&self, time: jiff::Timestamp, size: u64) -> bool {
+        let Naming::Known(version) = &self.naming else { return false };
+        // Only a file that was asked for them has a time; a digest that is demanded tells the bytes whatever they say.
+        !self.has_strong_digest()
+            && self.resolved_from.last_modified.is_some()
+            && *version != naming::by_time_and_size(time, size)
     }
 
     /// These validators of the source's own are of another state of the object than it had when it was asked. A digest that

@@ -15,7 +15,7 @@ use std::time::Duration;
 #[cfg(test)]
 pub(super) use head::ContentRange;
 pub(super) use head::{Head, Validators};
-pub(super) use rules::{Rules, WINDOW};
+pub(super) use rules::{AHEAD, Rules};
 pub(super) use step::{Event, GiveUp, Range, Step};
 
 /// What the part on disk is.

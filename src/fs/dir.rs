@@ -297,6 +297,19 @@ impl Dir {
         Ok(())
     }
 
+    /// The same until `each` fails. What it removes or makes here is no matter.
+    pub fn try_each_entry<E: From<Error>>(
+        &self,
+        mut each: impl FnMut(DirEntry) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut outcome = Ok(());
+        self.each_entry(|entry| {
+            outcome = each(entry);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome
+    }
+
     /// Renames `from` below this directory to `to` below `to_dir`.
     pub fn rename(&self, from: &RelPath, to_dir: &Dir, to: &RelPath, how: Rename) -> Result<()> {
         let (from_parent, from_name) = self.parent_of("rename", from)?;

@@ -74,6 +74,13 @@ impl Error {
     }
 }
 
+/// The system's own error: what was tried with what is for the caller to say.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        error.source
+    }
+}
+
 /// See [`Error::is_passing`].
 pub(crate) fn is_passing(error: &io::Error) -> bool {
     use rustix::io::Errno;

@@ -1,5 +1,6 @@
 //! Removal of whole trees by descriptor: no symlink is followed, no mount is entered, nothing outside is touched, however
-//! the tree is changed meanwhile. However deep it is, it takes a few descriptors and none of the stack.
+//! the tree is changed meanwhile. However deep it is, it takes a few descriptors and none of the stack; however many names
+//! there are, a few of them are in memory.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,8 +13,12 @@ use super::dir::change;
 use super::file::set_mode_of_path;
 use super::{Dir, RelPath, Result};
 
-/// Directories that are held open on the way down. Those above them are found again by `..`.
+/// Directories that are held open on the way down. Those above them are found again by `..`, and listed anew.
 const HELD: usize = 32;
+/// About how many names of a directory are read at a time.
+const AT_ONCE: usize = 1000;
+/// So often as many are read, however small a directory says that it is.
+const READINGS: u64 = 1000;
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What is mounted in a tree is not the tree's: removal ends there with EXDEV.
@@ -41,10 +46,7 @@ impl Dir {
 
     /// Removes all that this directory holds.
     pub fn clear(&self) -> Result<()> {
-        for entry in self.entries()? {
-            self.remove_tree(&entry.name)?;
-        }
-        Ok(())
+        self.try_each_entry(|entry| self.remove_tree(&entry.name))
     }
 }
 
@@ -53,8 +55,17 @@ struct Level {
     /// Its name in the one above.
     name: Vec<u8>,
     fd: OwnedFd,
-    /// Directories in it that are still to go.
-    left: Vec<Vec<u8>>,
+    left: Left,
+}
+
+/// What is still to go of a directory.
+struct Left {
+    /// Directories in it.
+    dirs: Vec<Vec<u8>>,
+    /// There may be names that have not been read.
+    more: bool,
+    /// So often some of them may still be read: somebody may go on making names, and keeps what he makes.
+    readings: u64,
 }
 
 /// One on the way to it.
@@ -64,13 +75,22 @@ struct Above {
     fd: Option<OwnedFd>,
     /// Which directory it is.
     inode: (u64, u64),
-    left: Vec<Vec<u8>>,
+    left: Left,
 }
 
 impl Above {
     fn of(Level { name, fd, left }: Level) -> io::Result<Self> {
         let inode = inode_of(&fd)?;
         Ok(Self { name, fd: Some(fd), inode, left })
+    }
+
+    /// Holds nothing of it but which it is.
+    fn let_go(&mut self) {
+        self.fd = None;
+        if !std::mem::take(&mut self.left.dirs).is_empty() {
+            self.left.more = true;
+            self.left.readings = self.left.readings.max(READINGS);
+        }
     }
 }
 
@@ -83,14 +103,20 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let mut above: Vec<Above> = Vec::new();
     let Some(mut level) = enter(parent, name)? else { return Ok(()) };
     loop {
-        if let Some(next) = level.left.pop() {
+        if let Some(next) = level.left.dirs.pop() {
             change()?;
             if let Some(below) = enter(level.fd.as_fd(), &next)? {
                 above.push(Above::of(std::mem::replace(&mut level, below))?);
                 if let Some(far) = above.len().checked_sub(HELD + 1) {
-                    above[far].fd = None;
+                    above[far].let_go();
                 }
             }
+            continue;
+        }
+        if level.left.more {
+            let readings = level.left.readings.saturating_sub(1);
+            let (dirs, more) = empty_of_files(&level.fd)?;
+            level.left = Left { dirs, more: more && readings > 0, readings };
             continue;
         }
         let Some(Above { name, fd, inode, left }) = above.pop() else { break };
@@ -138,7 +164,7 @@ fn let_owner_in(parent: BorrowedFd<'_>, name: &[u8]) -> std::result::Result<(), 
     set_mode_of_path(found.as_fd(), Mode::RWXU)
 }
 
-/// Opens a directory and removes all in it but directories; `None` where it is gone.
+/// Opens a directory; `None` where it is gone.
 fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
     let open = || again(|| sys::openat2(parent, name, DIR_FLAGS, Mode::empty(), WITHIN));
     let fd = match open() {
@@ -156,17 +182,27 @@ fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
         }
         Err(e) => return Err(e.into()),
     };
-    let mut left = Vec::new();
+    // File systems count two bytes for a name at least, if they count names at all.
+    let names = u64::try_from(sys::fstat(&fd)?.st_size).unwrap_or_default() / 2;
+    let readings = (names / AT_ONCE as u64).max(READINGS);
+    let left = Left { dirs: Vec::new(), more: true, readings };
+    Ok(Some(Level { name: name.to_vec(), fd, left }))
+}
+
+/// Removes the next of what is in a directory but for directories, which it gives; also whether there may be more.
+fn empty_of_files(fd: &OwnedFd) -> io::Result<(Vec<Vec<u8>>, bool)> {
+    let (names, more) = names(fd)?;
+    let mut dirs = Vec::new();
     let mut writable = false;
     // Needed to unlink in it when this is not root; harmless when it is.
-    let mut allow = || if std::mem::replace(&mut writable, true) { Ok(()) } else { sys::fchmod(&fd, Mode::RWXU) };
-    for (child, is_dir) in names(&fd)? {
+    let mut allow = || if std::mem::replace(&mut writable, true) { Ok(()) } else { sys::fchmod(fd, Mode::RWXU) };
+    for (child, is_dir) in names {
         if is_dir {
             allow()?;
-            left.push(child);
+            dirs.push(child);
             continue;
         }
-        let unlink = || sys::unlinkat(&fd, &*child, AtFlags::empty());
+        let unlink = || sys::unlinkat(fd, &*child, AtFlags::empty());
         let unlinked = match unlink() {
             Err(Errno::ACCESS) => {
                 allow()?;
@@ -176,14 +212,18 @@ fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
         };
         if is_to_enter(unlinked)? {
             allow()?;
-            left.push(child);
+            dirs.push(child);
         }
     }
-    Ok(Some(Level { name: name.to_vec(), fd, left }))
+    Ok((dirs, more))
 }
 
-/// All names in a directory, read before any is removed, and whether each is known to be that of a directory.
-fn names(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, bool)>> {
+/// A name in a directory, and whether it is known to be that of a directory.
+type Name = (Vec<u8>, bool);
+
+/// The next names in a directory, read before any of them is removed; also
+/// whether there may be more. What is removed between two readings keeps none of the others from being read, as with `rm`.
+fn names(fd: &OwnedFd) -> io::Result<(Vec<Name>, bool)> {
     let mut buffer = Vec::with_capacity(32 * 1024);
     let mut listing = RawDir::new(fd, buffer.spare_capacity_mut());
     let mut names = Vec::new();
@@ -193,8 +233,12 @@ fn names(fd: &OwnedFd) -> io::Result<Vec<(Vec<u8>, bool)>> {
         if !matches!(name, b"." | b"..") {
             names.push((name.to_vec(), entry.file_type() == FileType::Directory));
         }
+        // What is in the buffer is read by nobody else.
+        if names.len() >= AT_ONCE && listing.is_buffer_empty() {
+            return Ok((names, true));
+        }
     }
-    Ok(names)
+    Ok((names, false))
 }
 
 #[cfg(test)]
@@ -225,6 +269,50 @@ mod tests {
         dig(&top.open_dir(&"tree".parse().unwrap()).unwrap(), DEEP);
         top.remove_tree(&"tree".parse().unwrap()).unwrap();
         assert_eq!(top.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn a_tree_with_many_names_and_directories_on_every_level_goes() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = Dir::open(temp.path()).unwrap();
+        top.make_dir(&"tree".parse().unwrap(), 0o700).unwrap();
+        let tree = top.open_dir(&"tree".parse().unwrap()).unwrap();
+        dig(&tree, 3 * HELD);
+        let mut here = tree;
+        for level in 0..3 * HELD {
+            // On some levels more than are read at a time, of both kinds.
+            let names = if level % 16 == 0 { 3 * AT_ONCE } else { 3 };
+            for n in 0..names {
+                let name = format!("{n:0>200}");
+                if n % 2 == 0 {
+                    sys::mkdirat(&here, &*name, Mode::RWXU).unwrap();
+                } else {
+                    sys::linkat(&here, c"file", &here, &*name, AtFlags::empty()).unwrap();
+                }
+            }
+            here = here.open_dir(&"level".parse().unwrap()).unwrap();
+        }
+        top.remove_tree(&"tree".parse().unwrap()).unwrap();
+        assert_eq!(top.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn few_names_are_read_at_a_time() {
+        let temp = tempfile::tempdir().unwrap();
+        for n in 0..5 * AT_ONCE {
+            std::fs::write(temp.path().join(format!("{n:0>200}")), "").unwrap();
+        }
+        let fd = sys::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let mut all = 0;
+        loop {
+            let (some, more) = names(&fd).unwrap();
+            assert!(some.len() < 2 * AT_ONCE, "{} at a time", some.len());
+            all += some.len();
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(all, 5 * AT_ONCE);
     }
 
     #[test]

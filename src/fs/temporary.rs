@@ -25,12 +25,10 @@ impl Dir {
 
     /// Removes files that were being written here when their process was killed. Nobody else may be writing here.
     pub fn clear_temporaries(&self) -> Result<()> {
-        for entry in self.entries()? {
-            if entry.kind == Kind::File && is_temporary(entry.name.as_bytes()) {
-                self.remove_file(&entry.name)?;
-            }
-        }
-        Ok(())
+        self.try_each_entry(|entry| {
+            let is_left = entry.kind == Kind::File && is_temporary(entry.name.as_bytes());
+            if is_left { self.remove_file(&entry.name) } else { Ok(()) }
+        })
     }
 }
 

@@ -469,7 +469,15 @@ fn a_generation_changes_with_what_the_spec_says_and_with_nothing_else() {
 fn a_recipe_is_what_decides_the_tree() {
     let recipe = |text: &str| recipe_digest(&parse(text).remove(0).unwrap().unpack);
     assert_eq!(recipe(GOOD), recipe(&GOOD.replace("ratio: 200", "ratio: 100").replace("refresh: 1h", "refresh: 2h")));
-    assert_ne!(recipe(GOOD), recipe(&GOOD.replace("stripComponents: 1", "stripComponents: 2")));
+    let [none, one, two] = [0, 1, 2].map(|n| GOOD.replace("stripComponents: 1", &format!("stripComponents: {n}")));
+    assert_ne!(recipe(&one), recipe(&two));
+    // One that strips nothing is what it was before a leading `.` counted as a component.
+    let unpack =
+        Unpack { limits: Limits::default(), require: Vec::new(), ..parse(&none).remove(0).unwrap().unpack.clone() };
+    assert_eq!(recipe(&none), Digest::sha256(&serde_json::to_vec(&unpack).unwrap()));
+    let unpack =
+        Unpack { limits: Limits::default(), require: Vec::new(), ..parse(&one).remove(0).unwrap().unpack.clone() };
+    assert_ne!(recipe(&one), Digest::sha256(&serde_json::to_vec(&unpack).unwrap()));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::run::{Shared, World};
 use crate::intent::{ArtifactName, VersionName};
-use crate::store::Fate;
+use crate::store::{Fate, Why};
 
 impl Shared {
     /// What would become of an artifact's versions that are to be had again, were they on the node.
@@ -31,7 +31,7 @@ impl Shared {
         let mut outcome = Ok(());
         for Fate { artifact, version, why, .. } in fates.iter().filter(|fate| !fate.why.keeps()) {
             let may_go = || {
-                !is_being_had(&self.world(), artifact, version)
+                self.is_let_go(artifact, version)
                     && !self.linking.any(artifact, version)
                     && !self.seeder.is_linked(artifact, version)
             };
@@ -44,6 +44,15 @@ impl Shared {
         outcome
     }
 
+    /// Whether a version that is to be had again is claimed by nobody now, nor being had.
+    fn is_let_go(&self, artifact: &ArtifactName, version: &VersionName) -> bool {
+        let world = self.world();
+        let fates = self.fates_of_repairs(&world, artifact);
+        let fate = fates.iter().find(|fate| fate.version == *version);
+        // What it is only kept for does not count: it may have to go for others.
+        fate.is_some_and(|fate| !matches!(fate.why, Why::Claimed(_))) && !is_being_had(&world, artifact, version)
+    }
+
     /// Has a version not had again if it `may_go`; whether that is so. Blocks.
     pub(super) fn abandon(
         &self,
@@ -52,12 +61,21 @@ impl Shared {
         may_go: impl FnOnce() -> bool,
     ) -> Result<bool, crate::fs::Error> {
         let Some(head) = self.world().repairs.head(artifact, version) else { return Ok(false) };
-        let is_so = || self.store.head(artifact, version).is_none() && self.world().repairs.is_of(&head) && may_go();
-        if !self.store.repaired(&head, is_so)? {
+        let is_so = || {
+            if self.store.head(artifact, version).is_some() || !may_go() {
+                return false;
+            }
+            let mut world = self.world();
+            let is_so = world.repairs.is_of(&head);
+            // From here on it does not come, however far its step is.
+            world.repairs.remove(&head);
+            is_so
+        };
+        let noted = self.store.repaired(&head, is_so).inspect_err(|_| self.world().repairs.add(head.clone()));
+        if !noted? {
             return Ok(false);
         }
         let mut world = self.world();
-        world.repairs.remove(&head);
         if let Some(tracked) = world.tracked.get_mut(artifact)
             && tracked.is_having(version)
         {

@@ -3,11 +3,12 @@
 //! Versions of artifacts that no document declares any more are kept as the default `retain` says, their current one
 //! whatever its age. Where a document is refused, what it says of keeping is not known: all its versions stay.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::claims::{Seen, claims, may_be_refused};
 use super::filling::claim_filled;
@@ -18,6 +19,9 @@ use super::shortage::Shortages;
 use crate::intent::{ArtifactName, Retain, VersionName, VersionWish};
 use crate::store::{self, Claim, Fate, Holding, Limits, Promises, StoreError, Taken, Why};
 
+/// How long who asks what would go waits for others who do.
+const ASK_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What keeping house works with.
 #[derive(Debug)]
 pub(super) struct House {
@@ -25,6 +29,8 @@ pub(super) struct House {
     pub(super) promises: Promises,
     /// One collection or promise at a time; taken on blocking threads only.
     pub(super) turn: Mutex<()>,
+    /// For who asks what would go: anybody may, and the thread of one who went away runs on.
+    asking: Arc<Semaphore>,
     /// Downloads that found no room.
     pub(super) shortages: Shortages,
     /// Something may have become collectable.
@@ -34,7 +40,7 @@ pub(super) struct House {
 impl House {
     pub(super) fn new(limits: Limits) -> Self {
         let (promises, turn, shortages, due) = Default::default();
-        Self { limits, promises, turn, shortages, due }
+        Self { limits, promises, turn, asking: Arc::new(Semaphore::new(1)), shortages, due }
     }
 }
 
@@ -104,6 +110,9 @@ pub enum CollectError {
     /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Others ask the same.
+    #[error("others ask what would be collected, and were not answered within {} s", ASK_PATIENCE.as_secs())]
+    Busy,
     /// A defect.
     #[error("the collecting task ended unexpectedly; this is a defect of seedcache, please report it")]
     Task(#[from] tokio::task::JoinError),
@@ -113,7 +122,17 @@ impl Reconciler {
     /// Removes what retention and the budget let go; with `dry_run` only tells what would become of each version.
     pub async fn collect(&self, dry_run: bool) -> Result<Collected, CollectError> {
         let shared = self.shared.clone();
+        let asking = match dry_run {
+            true => {
+                let turn = tokio::time::timeout(ASK_PATIENCE, shared.house.asking.clone().acquire_owned()).await;
+                // Never closed.
+                Some(turn.map_err(|_| CollectError::Busy)?)
+            }
+            false => None,
+        };
         tokio::task::spawn_blocking(move || {
+            // Held until this is over, whoever waits for it.
+            let _asking = asking;
             let fates = match dry_run {
                 true => {
                     // Not between the steps of a removal.
@@ -302,6 +321,8 @@ impl Shared {
                     self.counts.collected_versions.inc();
                     self.counts.collected.inc_by(*bytes);
                     removed = true;
+                    // Had again already, but its repair was not over.
+                    outcome = outcome.and(self.abandon(artifact, version, || true).map(drop).map_err(StoreError::from));
                 }
                 Ok(false) => {
                     let now = self.fates_of(&self.world(), artifact, &self.store.holding(artifact));

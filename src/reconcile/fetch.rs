@@ -89,10 +89,14 @@ impl Shared {
             return Err(StepError::OtherVersion { wanted: wanted.clone(), found: acquired.version });
         }
         progress.enter(Phase::Publishing);
-        let (store, artifact, repaired) = (self.store.clone(), artifact.clone(), repaired.cloned());
+        let (shared, artifact, repaired) = (self.clone(), artifact.clone(), repaired.cloned());
         tokio::task::spawn_blocking(move || {
+            let store = &shared.store;
             let mut new = new_version(&artifact, acquired);
-            let at = repaired.map_or_else(Timestamp::now, |head| as_it_was(&mut new, &head));
+            let at = repaired.as_deref().map_or_else(Timestamp::now, |head| as_it_was(&mut new, head));
+            // A damaged version may have been removed on demand meanwhile.
+            let is_wanted = |head: &Arc<ManifestHead>| shared.world().repairs.holds(&head.artifact, &head.version);
+            let may_come = || repaired.as_ref().is_none_or(is_wanted);
             // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
             if let Some(head) = store.head(&new.artifact, &new.version)
                 && head.archive.digest == new.digest
@@ -105,7 +109,7 @@ impl Shared {
                 return Ok(head);
             }
             store
-                .publish(&staging, new, at)
+                .publish_if(&staging, new, at, may_come)
                 .inspect_err(|error| {
                     let emptied = staging
                         .discard_tree()

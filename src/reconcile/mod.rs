@@ -17,6 +17,7 @@ mod plan;
 mod recheck;
 mod remove;
 mod repair;
+mod repairs;
 mod room;
 mod run;
 mod scrub;

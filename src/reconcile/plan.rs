@@ -143,7 +143,7 @@ pub(super) fn plan(
         // Seeds follow once the switch is made.
         return plan;
     }
-    plan_seeds(artifact, facts, holding, now, &mut plan);
+    plan_seeds(artifact, wished(&wish, facts), facts, holding, now, &mut plan);
     plan
 }
 
@@ -192,8 +192,16 @@ fn plan_source(
     }
 }
 
-fn plan_seeds(artifact: &Artifact, facts: &Facts, holding: &Holding, now: Moment, plan: &mut Plan) {
-    if facts.repairing {
+fn plan_seeds(
+    artifact: &Artifact,
+    wished: Option<&VersionName>,
+    facts: &Facts,
+    holding: &Holding,
+    now: Moment,
+    plan: &mut Plan,
+) {
+    // What is current may be an older one, for as long as it takes to have the wished one again.
+    if facts.repairing && (wished.is_none() || wished != holding.current.as_ref()) {
         return;
     }
     let Some(head) = holding.current.as_ref().and_then(|current| holding.versions.get(current)) else { return };
@@ -220,13 +228,17 @@ fn wake(plan: &mut Plan, at: Moment) {
     plan.wake_at = Some(plan.wake_at.map_or(at, |earlier| earlier.min(at)));
 }
 
-/// The version that shall be current: what is wished where it is on the node, else the last good one (invariant 6).
-fn choose_current<'a>(wish: &'a VersionWish, facts: &'a Facts, holding: &'a Holding) -> Option<&'a VersionName> {
-    let wished = match wish {
+/// What is wished, where it is known which version that is.
+fn wished<'a>(wish: &'a VersionWish, facts: &'a Facts) -> Option<&'a VersionName> {
+    match wish {
         VersionWish::Exact(version) => Some(version),
         VersionWish::Latest => facts.latest.as_ref(),
-    };
-    wished
+    }
+}
+
+/// The version that shall be current: what is wished where it is on the node, else the last good one (invariant 6).
+fn choose_current<'a>(wish: &'a VersionWish, facts: &'a Facts, holding: &'a Holding) -> Option<&'a VersionName> {
+    wished(wish, facts)
         .filter(|version| holding.versions.contains_key(version))
         .or(holding.current.as_ref())
         .or_else(|| holding.newest_first().first().map(|head| &head.version))
@@ -401,8 +413,11 @@ mod tests {
         let fetched = Facts { seeds: BTreeMap::new(), ..settled("2") };
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], None), now), ["switch 2"]);
         assert_eq!(planned(&follows, &fetched, &holding(&["2"], Some("2")), now), ["seed t 2"]);
-        let repairing = Facts { repairing: true, ..fetched };
-        assert_eq!(planned(&follows, &repairing, &holding(&["2"], Some("2")), now), [""; 0]);
+        let repairing = Facts { repairing: true, busy: true, ..fetched };
+        assert_eq!(planned(&follows, &repairing, &holding(&["1"], Some("1")), now), [""; 0], "of the wished one");
+        assert_eq!(planned(&follows, &repairing, &holding(&["2"], Some("2")), now), ["seed t 2"], "of another");
+        let unknown = Facts { latest: None, ..repairing };
+        assert_eq!(planned(&follows, &unknown, &holding(&["2"], Some("2")), now), [""; 0]);
         let mut stale = settled("2");
         stale.seeds.values_mut().for_each(|facts| facts.stale = true);
         assert_eq!(planned(&follows, &stale, &holding(&["2"], Some("2")), now), ["render t 2"]);

@@ -5,7 +5,6 @@
 //! is, else from where it was fetched; whichever it is, they must have the digest that was recorded. What is still to
 //! be done stands in quarantine as `repair.json` until the seeds are mended, and is gone on with after a restart.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::SeedAskError;
 use super::ask::Caller;
 use super::fetch::Turn;
-use super::plan::{self, Moment, Step};
+use super::plan::{self, Moment};
 use super::run::Shared;
 use super::step::StepError;
 use crate::acquire::{Location, Naming, Resolution, ResolveError};
 use crate::fs::{LinkMode, RelPath};
-use crate::intent::{Artifact, ArtifactName, VersionName, VersionWish, error_chain};
+use crate::intent::{Artifact, VersionWish, error_chain};
 use crate::seed::{self, Record};
 use crate::store::{ManifestHead, Reason, StoreError, Version};
 
@@ -31,107 +30,6 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[error("{what}")]
 struct Damaged {
     what: String,
-}
-
-/// Versions to be had again.
-#[derive(Debug, Default)]
-pub(super) struct Repairs(BTreeMap<ArtifactName, BTreeMap<VersionName, Repair>>);
-
-#[derive(Debug, Clone)]
-struct Repair {
-    head: Arc<ManifestHead>,
-    failures: u32,
-    next_try: Option<Moment>,
-    /// Why the last try failed.
-    error: Option<String>,
-}
-
-impl Repairs {
-    pub(super) fn of(pending: Vec<ManifestHead>) -> Self {
-        let mut repairs = Self::default();
-        pending.into_iter().for_each(|head| repairs.add(Arc::new(head)));
-        repairs
-    }
-
-    fn add(&mut self, head: Arc<ManifestHead>) {
-        let repair = Repair { head: head.clone(), failures: 0, next_try: None, error: None };
-        self.0.entry(head.artifact.clone()).or_default().insert(head.version.clone(), repair);
-    }
-
-    /// Artifacts of which there are any.
-    pub(super) fn artifacts(&self) -> impl Iterator<Item = &ArtifactName> {
-        self.0.keys()
-    }
-
-    /// What is to be had again of an artifact.
-    pub(super) fn heads(&self, name: &ArtifactName) -> impl Iterator<Item = &Arc<ManifestHead>> {
-        self.of_artifact(name).map(|repair| &repair.head)
-    }
-
-    /// What this version was, where it is to be had again.
-    pub(super) fn head(&self, name: &ArtifactName, version: &VersionName) -> Option<Arc<ManifestHead>> {
-        Some(self.0.get(name)?.get(version)?.head.clone())
-    }
-
-    /// The one of this very version: what was published anew since, and found damaged too, is another.
-    pub(super) fn is_of(&self, head: &Arc<ManifestHead>) -> bool {
-        let repair = self.0.get(&head.artifact).and_then(|of| of.get(&head.version));
-        repair.is_some_and(|repair| Arc::ptr_eq(&repair.head, head))
-    }
-
-    pub(super) fn remove(&mut self, head: &Arc<ManifestHead>) {
-        if self.is_of(head)
-            && let Some(of) = self.0.get_mut(&head.artifact)
-        {
-            of.remove(&head.version);
-            if of.is_empty() {
-                self.0.remove(&head.artifact);
-            }
-        }
-    }
-
-    fn failed(&mut self, head: &Arc<ManifestHead>, error: String, next_try: impl FnOnce(u32) -> Moment) {
-        if self.is_of(head)
-            && let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version))
-        {
-            repair.failures = repair.failures.saturating_add(1);
-            repair.next_try = Some(next_try(repair.failures));
-            repair.error = Some(error);
-        }
-    }
-
-    fn of_artifact(&self, name: &ArtifactName) -> impl Iterator<Item = &Repair> {
-        self.0.get(name).into_iter().flat_map(BTreeMap::values)
-    }
-
-    /// What is to be done for an artifact now, and when to look again.
-    pub(super) fn plan(&self, name: &ArtifactName, now: Moment) -> (Option<Step>, Option<Moment>) {
-        let is_due = |repair: &&Repair| repair.next_try.is_none_or(|at| at <= now);
-        let due = self.of_artifact(name).find(is_due);
-        let step = due.map(|repair| Step::Repair { artifact: name.clone(), head: repair.head.clone() });
-        (step, self.of_artifact(name).filter_map(|repair| repair.next_try).filter(|at| *at > now).min())
-    }
-
-    /// Whether one is on its way that has not failed yet: seeds wait for it rather than go back to an older version.
-    pub(super) fn is_hopeful(&self, name: &ArtifactName) -> bool {
-        self.of_artifact(name).any(|repair| repair.failures == 0)
-    }
-
-    /// Whether the first try to have this version again is still to end.
-    pub(super) fn is_first_try(&self, name: &ArtifactName, version: &VersionName) -> bool {
-        self.0.get(name).and_then(|of| of.get(version)).is_some_and(|repair| repair.failures == 0)
-    }
-
-    /// Whether this version is to be had again.
-    pub(super) fn holds(&self, name: &ArtifactName, version: &VersionName) -> bool {
-        self.0.get(name).is_some_and(|of| of.contains_key(version))
-    }
-
-    /// Why a version could not be had again.
-    pub(super) fn error(&self, name: &ArtifactName) -> Option<String> {
-        let failed = self.of_artifact(name).find_map(|repair| Some((&repair.head.version, repair.error.as_ref()?)));
-        failed.map(|(version, error)| format!("version {version} was damaged and cannot be fetched again: {error}"))
-    }
 }
 
 /// Takes up reports of damage until the node stops.
@@ -170,11 +68,13 @@ impl Shared {
     pub(super) fn take_out(&self, version: &Version, check: &'static str, what: &str) -> Result<bool, StoreError> {
         let head = version.head();
         let reason = Reason::new(check, &Damaged { what: what.to_owned() });
-        self.store.quarantine_damaged(version, &reason, || {
+        let taken = self.store.quarantine_damaged(version, &reason, || {
             tracing::error!(artifact = %head.artifact, version = %head.version, check, what,
                 "version is damaged: put into quarantine, fetched again");
             self.to_be_repaired(head);
-        })
+        });
+        // Where it could not, current may have to be linked again.
+        taken.inspect_err(|_| self.changed())
     }
 
     /// A version is to be had again: nobody is to see it gone, and not this.
@@ -214,13 +114,22 @@ impl Shared {
             return self.not_repaired(artifact, head, &error, cancel);
         }
         self.mend_seeds(artifact, head).await;
+        // Pods may keep their directories locked: the artifact does not wait for them.
+        self.world().repairs.set_here(head, true);
+        self.rest(artifact, cancel);
         self.mend_filled(head).await;
+        if self.cancel.is_cancelled() {
+            // Not all may be mended: the next start goes on.
+            return;
+        }
         let (shared, head_) = (self.clone(), head.clone());
         let noted = tokio::task::spawn_blocking(move || shared.note_repaired(&head_)).await;
         if let Err(error) = noted {
             tracing::error!(error = error_chain(&error), "repair not noted");
         }
-        self.rest(artifact, cancel);
+        // If it was not, since the version went away meanwhile, it is to be had again.
+        self.world().repairs.set_here(head, false);
+        self.changed();
     }
 
     /// A repair is done, unless the version was found damaged again meanwhile: that is another one. Blocks.
@@ -282,8 +191,15 @@ impl Shared {
         }
         let wish = VersionWish::Exact(head.version.clone());
         let (store, head_) = (self.store.clone(), head.clone());
-        if let Some(path) = tokio::task::spawn_blocking(move || store.quarantined_archive(&head_)).await?? {
-            let kept = Resolution::recorded(head, Location::File(path));
+        let kept = tokio::task::spawn_blocking(move || store.quarantined_archive(&head_)).await?;
+        // It lies where the damage is.
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::warn!(artifact = %head.artifact, version = %head.version, error = error_chain(&error),
+                "the kept archive cannot be looked at; fetched from the source");
+            None
+        });
+        if let Some(path) = kept {
+            let kept = Resolution::recorded(artifact, head, Location::File(path));
             match self.fetch_and_publish(artifact, &wish, &kept, Some(head), &mut turn, cancel).await {
                 Ok(_) => return Ok(()),
                 Err(error) => tracing::warn!(artifact = %head.artifact, version = %head.version,
@@ -295,7 +211,7 @@ impl Shared {
         let Some(location) = Location::recorded(&head.source_url) else { return Err(error) };
         tracing::info!(artifact = %head.artifact, version = %head.version, error = error_chain(&error),
             url = head.source_url, "fetched from where it came from");
-        let recorded = Resolution::recorded(head, location);
+        let recorded = Resolution::recorded(artifact, head, location);
         match self.fetch_and_publish(artifact, &wish, &recorded, Some(head), &mut turn, cancel).await {
             Ok(_) => Ok(()),
             // What the document leads to is what its author can mend.
@@ -383,59 +299,24 @@ mod tests {
         ManifestHead { source_url: "https://h/a%20b/x%2b.tgz".into(), ..sample }
     }
 
-    fn of(repairs: &Repairs, artifact: &str, version: &str) -> Arc<ManifestHead> {
-        let found = repairs.0[&artifact.parse().unwrap()].get(&version.parse().unwrap());
-        found.unwrap().head.clone()
-    }
-
-    fn due(repairs: &Repairs, artifact: &str, now: u64) -> (Option<String>, Option<u64>) {
-        let (step, again) = repairs.plan(&artifact.parse().unwrap(), Moment::from_secs(now));
-        let version = step.map(|step| match step {
-            Step::Repair { head, .. } => head.version.to_string(),
-            other => panic!("{other:?}"),
-        });
-        (version, again.map(|at| at.as_secs()))
-    }
-
-    #[test]
-    fn each_is_tried_until_it_is_here_and_those_that_failed_wait() {
-        let mut repairs = Repairs::of(vec![head("os", "1"), head("os", "2")]);
-        let os = "os".parse().unwrap();
-        assert_eq!(due(&repairs, "os", 0), (Some("1".into()), None));
-        assert_eq!(due(&repairs, "other", 0), (None, None));
-        let [first, second] = ["1", "2"].map(|version| of(&repairs, "os", version));
-        repairs.failed(&first, "no".into(), |failures| Moment::from_secs(10 * u64::from(failures)));
-        assert_eq!(due(&repairs, "os", 0), (Some("2".into()), Some(10)));
-        assert!(repairs.is_hopeful(&os) && !repairs.is_first_try(&os, &"1".parse().unwrap()));
-        repairs.remove(&second);
-        assert_eq!(due(&repairs, "os", 9), (None, Some(10)));
-        assert!(!repairs.is_hopeful(&os));
-        assert!(repairs.error(&os).unwrap().contains("version 1"));
-        assert_eq!(due(&repairs, "os", 10), (Some("1".into()), None));
-        repairs.remove(&first);
-        assert!(repairs.0.is_empty() && repairs.error(&os).is_none());
-    }
-
-    #[test]
-    fn what_ends_is_the_repair_that_was_begun() {
-        let [before, since] = [(); 2].map(|()| Arc::new(head("os", "1")));
-        let mut repairs = Repairs::default();
-        repairs.add(before.clone());
-        repairs.add(since.clone());
-        repairs.failed(&before, "no".into(), |_| Moment::from_secs(10));
-        repairs.remove(&before);
-        assert!(repairs.is_of(&since) && repairs.is_hopeful(&since.artifact));
-        repairs.remove(&since);
-        assert!(repairs.0.is_empty());
-    }
-
     #[test]
     fn what_was_recorded_is_demanded_under_its_own_name() {
         let head = head("os", "1");
-        let resolution = Resolution::recorded(&head, Location::recorded(&head.source_url).unwrap());
+        let recorded = |url: &str| {
+            let spec = serde_json::json!({ "version": "1", "source": { "http": { "url": url, "checksums": { "url": url } } } });
+            let artifact = Artifact {
+                name: head.artifact.clone(),
+                spec: serde_json::from_value(spec).unwrap(),
+                generation: head.recipe.clone(),
+                file: "a.yaml".into(),
+            };
+            Resolution::recorded(&artifact, &head, Location::recorded(&head.source_url).unwrap())
+        };
+        let resolution = recorded("https://other/{version}/x-{version}%2b.tgz?y");
         assert_eq!(resolution.version(), Some(&head.version));
         assert_eq!(resolution.demanded, std::slice::from_ref(&head.archive.digest));
-        assert_eq!(resolution.file_name, "x+.tgz");
+        assert_eq!(resolution.file_name, "x-1+.tgz", "as the document says");
+        assert_eq!(recorded("https://other/{file}").file_name, "x+.tgz", "where it came from");
         assert_eq!(Location::recorded("file:///a%20b"), Some(Location::File("/a b".into())));
         assert_eq!(Location::recorded("nowhere"), None);
     }

@@ -3,6 +3,7 @@
 //! ([`super::recheck`]). What is damaged goes the way of all damage ([`super::repair`]).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -13,12 +14,14 @@ use jiff::Timestamp;
 use super::recheck::Recheck;
 use super::run::Shared;
 use crate::intent::{ArtifactName, ScrubSettings, VersionName, error_chain};
-use crate::store::{Pace, Report, StoreError, Version, next_due};
+use crate::store::{ManifestHead, Pace, Report, StoreError, Version, next_due};
 
 /// Looked at least this often for what is due: versions come and go.
 const ROUND: Duration = Duration::from_secs(60);
 /// Never sooner: a version that cannot be read must not be tried in a loop.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What could not be read or be taken out of service has another turn after so long, and keeps no other from its own.
+const LATER: Duration = Duration::from_secs(600);
 /// The lowest share of the processor.
 const NICE: i32 = 19;
 
@@ -91,12 +94,15 @@ impl Scrub {
     fn run(&self, recheck: &RefCell<Recheck>) {
         let store = &self.shared.store;
         let mut scrubbed = store.scrubbed();
+        let mut put_off: BTreeMap<(ArtifactName, VersionName), Instant> = BTreeMap::new();
         let mut pause = Duration::ZERO;
         while self.idle(pause, recheck).is_continue() {
             let inventory = store.inventory();
             scrubbed.retain(&inventory);
+            put_off.retain(|_, since| since.elapsed() < LATER);
+            let is_put_off = |head: &ManifestHead| put_off.contains_key(&(head.artifact.clone(), head.version.clone()));
             let Some((artifact, version, left)) =
-                next_due(&inventory, &scrubbed, self.settings.every.0, Timestamp::now())
+                next_due(&inventory, is_put_off, &scrubbed, self.settings.every.0, Timestamp::now())
             else {
                 pause = self.settings.every.0.clamp(PAUSE, ROUND);
                 continue;
@@ -108,11 +114,17 @@ impl Scrub {
             pause = PAUSE;
             match self.check(&artifact, &version, recheck) {
                 Ok(Checked::Stopped) => break,
-                Ok(Checked::Damaged) | Err(StoreError::NoVersion { .. }) => continue,
+                Err(StoreError::NoVersion { .. }) => continue,
                 Ok(Checked::Sound) => {}
-                // Its turn comes again: others are not kept from theirs.
+                // It may still be there.
+                Ok(Checked::Damaged) => {
+                    put_off.insert((artifact, version), Instant::now());
+                    continue;
+                }
                 Err(error) => {
-                    tracing::error!(%artifact, %version, error = error_chain(&error), "version cannot be scrubbed");
+                    tracing::error!(%artifact, %version, error = error_chain(&error), "version cannot be scrubbed yet");
+                    put_off.insert((artifact, version), Instant::now());
+                    continue;
                 }
             }
             scrubbed.note(&artifact, &version, Timestamp::now());

@@ -277,7 +277,7 @@ async fn what_comes_of_a_step_that_was_given_up_ends_no_other() {
     let (head, artifact) =
         (shared.store.head(&name, &version).unwrap(), shared.world().catalog.artifacts[&name].clone());
     let location = crate::acquire::Location::recorded(&head.source_url).unwrap();
-    let resolution = Box::new(crate::acquire::Resolution::recorded(&head, location));
+    let resolution = Box::new(crate::acquire::Resolution::recorded(&artifact, &head, location));
     let step = plan::Step::Acquire { artifact: name.clone(), wish: VersionWish::Latest, resolution };
     // Another is under way.
     let before = {

@@ -17,16 +17,13 @@ use super::filled::{Filled, short};
 use super::hidden::Hidden;
 use super::mark::{Mark, Marks as _, OnTargets};
 use super::mend::mend;
-use super::owned::{Head, Names};
+use super::owned::{Head, Names, peers_limit};
 use super::staged::Scratch;
 use super::tree::Layout;
 use super::{Rung, SeedError, SeedProgress, Seeded, Seeder};
 use crate::fs::{self, Dir, FileHandle, HandleError, Kind, LinkMode, Meta, Rename, Stamp, fail_point};
 use crate::intent::Link;
 use crate::store::{Entry, EntryType, Manifest, Version};
-
-/// Bytes that are read of a peer's list of what is ours among its own.
-const OWNED_LIMIT: u64 = 32 << 20;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -305,7 +302,8 @@ impl Seeder {
         // kept but what mending asks for, the version's own directories.
         let layout = work.layout()?;
         let known = layout.paths();
-        let owned = Names::within(dir, OWNED_LIMIT, |path, kind| kind == Kind::Dir && known.contains(path))?;
+        let limit = peers_limit(&work.manifest.entries);
+        let owned = Names::within(dir, limit, |path, kind| kind == Kind::Dir && known.contains(path))?;
         match mend(&maker, &layout, &top, scratch, owned.as_ref(), read) {
             Err(SeedError::Fs(error)) if is_apart(&error) => return Ok(Err(Receive::Apart)),
             mended => mended?,

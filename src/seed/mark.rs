@@ -160,10 +160,11 @@ impl Mark {
         }
     }
 
-    /// The mark in a file of `dir`, under the same condition.
+    /// The mark in a file of `dir`, under the same condition. One that somebody has a lease on is none: pods may have such files
+    /// in all the directories that were filled for them.
     fn in_file(dir: &Dir) -> fs::Result<Option<Self>> {
-        match dir.read(&component(FILE), FILE_LIMIT) {
-            Ok(bytes) => Self::read(&bytes, dir),
+        match dir.read_unless_held(&component(FILE), FILE_LIMIT) {
+            Ok(bytes) => bytes.map_or(Ok(None), |bytes| Self::read(&bytes, dir)),
             Err(e) => {
                 if !e.is_not_found() {
                     tracing::debug!(error = %e, "what stands where a mark would is none");
@@ -216,6 +217,9 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -252,6 +256,35 @@ mod tests {
             assert_eq!(dir.xattr(ATTRIBUTE).unwrap().is_some(), reason == 1);
             assert_eq!(OnTargets.of(&dir).unwrap(), Some(mark));
         }
+    }
+
+    /// A process with a lease on a file, which it gives up as soon as it is asked to, says so, and ends.
+    const GIVES_UP: &str = "import fcntl, os, signal, sys\n\
+                            signal.alarm(60)\n\
+                            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])\n\
+                            fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+                            print('held', flush=True)\n\
+                            signal.sigwait([signal.SIGIO])\n\
+                            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n\
+                            print('given up', flush=True)";
+
+    /// Who waits for a moment gets it.
+    #[test]
+    fn a_mark_in_a_file_with_a_lease_on_it_is_none_and_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let mark = mark("v1", 70_000, &dir);
+        OnTargets.put(&dir, &mark).unwrap();
+        let mut python = Command::new("python3");
+        python.args(["-c", GIVES_UP]).arg(dir.path_of(&component(FILE))).stdout(Stdio::piped());
+        let mut holder = python.spawn().unwrap();
+        let mut says = BufReader::new(holder.stdout.take().unwrap()).lines();
+        assert_eq!(says.next().unwrap().unwrap(), "held");
+        assert_eq!(OnTargets.of(&dir).unwrap(), None);
+        assert_eq!(says.next().unwrap().unwrap(), "given up");
+        assert_eq!(OnTargets.of(&dir).unwrap(), Some(mark));
+        assert!(holder.wait().unwrap().success());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! together, and after it with the new ones alone: what a crash left half done, the next seed ends.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead as _, Read as _};
 use std::ops::ControlFlow;
 
@@ -14,6 +15,7 @@ use super::place::component;
 use super::target::{is_leftover, is_reserved};
 use crate::fs::{self, Dir, Kind, RelPath};
 use crate::intent::Swap;
+use crate::store::Entry;
 
 /// The list's own name.
 const LIST: &[u8] = b".seedcache-owned";
@@ -21,6 +23,8 @@ const LIST: &[u8] = b".seedcache-owned";
 const HEAD: u64 = 4096;
 /// Bytes of a whole list.
 const LIMIT: u64 = 512 << 20;
+/// Bytes that are read of a peer's list at least.
+const PEERS_LIMIT: u64 = 32 << 20;
 /// Names that are read of one: those of two large trees.
 const MOST: usize = 4_000_000;
 /// Bytes of memory for the names of one target, as large as two trees of a million entries have them. A pod may write the list,
@@ -64,11 +68,7 @@ impl Head {
 
     /// Of the list in `target`; `None` where there is none, or that of another directory.
     pub(super) fn of(target: &Dir) -> fs::Result<Option<Self>> {
-        let file = match target.open_file(&component(LIST)) {
-            Ok(file) => file,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e),
-        };
+        let Some(file) = open_list(target)? else { return Ok(None) };
         let mut bytes = Vec::new();
         (&file)
             .take(HEAD)
@@ -84,12 +84,18 @@ impl Head {
     }
 
     /// Writes the list, durably.
-    pub(super) fn write(&self, target: &Dir, names: &Names) -> fs::Result<()> {
+    pub(super) fn write(&self, target: &Dir, names: &Names) -> Result<(), SeedError> {
         self.write_both(target, names, &Names::default())
     }
 
-    /// The same of the names of two, which may be large.
-    pub(super) fn write_both(&self, target: &Dir, some: &Names, others: &Names) -> fs::Result<()> {
+    /// The same of the names of two, which may be large. More than can be read again is refused, and nothing is written.
+    pub(super) fn write_both(&self, target: &Dir, some: &Names, others: &Names) -> Result<(), SeedError> {
+        let bytes = self.list(some, others, Room(ROOM), MOST).ok_or_else(|| too_many(target))?;
+        Ok(target.write_atomic(&component(LIST), &bytes, 0o644)?)
+    }
+
+    /// The whole list, where there is room for so many names.
+    fn list(&self, some: &Names, others: &Names, mut room: Room, mut most: usize) -> Option<Vec<u8>> {
         let mut bytes =
             serde_json::to_vec(self).unwrap_or_else(|e| unreachable!("plain fields with text keys serialise: {e}"));
         bytes.push(b'\n');
@@ -97,12 +103,16 @@ impl Head {
         let files = some.files.union(&others.files);
         for (kind, paths) in [(b'd', directories), (b'f', files)] {
             for path in paths {
+                most = most.checked_sub(1)?;
+                if !room.take(path) {
+                    return None;
+                }
                 bytes.push(kind);
                 bytes.extend_from_slice(path.as_bytes());
                 bytes.push(0);
             }
         }
-        target.write_atomic(&component(LIST), &bytes, 0o644)
+        Some(bytes)
     }
 }
 
@@ -123,11 +133,7 @@ impl Names {
         limit: u64,
         wanted: impl Fn(&RelPath, Kind) -> bool,
     ) -> Result<Option<Self>, SeedError> {
-        let file = match target.open_file(&component(LIST)) {
-            Ok(file) => file,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
+        let Some(file) = open_list(target)? else { return Ok(None) };
         let failed = |source| fs::Error::new("read", &target.path_of(&component(LIST)), source);
         let mut list = std::io::BufReader::new(file.take(limit.saturating_add(1)));
         let mut line = Vec::new();
@@ -141,7 +147,7 @@ impl Names {
             line.clear();
             let read = (&mut list).take(LONGEST).read_until(0, &mut line).map_err(failed)?;
             let ended = line.pop_if(|last| *last == 0).is_some();
-            count += 1;
+            count += usize::from(read > 0);
             if count > MOST || list.get_ref().limit() == 0 || (!ended && read as u64 == LONGEST) {
                 return Err(too_many(target));
             }
@@ -178,7 +184,7 @@ impl Names {
                 above = path.parent();
             }
         }
-        Ok(head.write(tree, &names)?)
+        head.write(tree, &names)
     }
 
     /// All that `dir` holds, but for what seedcache keeps at the top of a target.
@@ -236,6 +242,26 @@ impl Names {
             removed |= parent.remove_empty_dir(&component(path.file_name()))?;
         }
         Ok(removed)
+    }
+}
+
+/// Bytes that are read of a peer's list in a directory that holds these entries: what their names take, and those of as large a
+/// version before them.
+pub(super) fn peers_limit(entries: &[Entry]) -> u64 {
+    let names: u64 = entries.iter().map(|entry| entry.path.as_bytes().len() as u64 + 2).sum();
+    PEERS_LIMIT.max(HEAD + 2 * names)
+}
+
+/// The list in `target`. What is no regular file is none: whoever may write there can put anything by that name.
+fn open_list(target: &Dir) -> fs::Result<Option<File>> {
+    let list = component(LIST);
+    if target.stat(&list)?.is_none_or(|found| found.kind != Kind::File) {
+        return Ok(None);
+    }
+    match target.open_file(&list) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -336,6 +362,7 @@ pub(super) fn make_workable(dir: &Dir) -> fs::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::store::EntryType;
 
     #[test]
     fn a_list_is_read_as_it_was_written_and_only_in_its_own_directory() {
@@ -379,6 +406,45 @@ mod tests {
         let long = [&whole[..], &[b'f'; LONGEST as usize]].concat();
         dir.write_atomic(&component(LIST), &long, 0o644).unwrap();
         read(1 << 20).unwrap_err();
+    }
+
+    #[test]
+    fn no_list_is_made_that_could_not_be_read_again() {
+        let root = tempfile::tempdir().unwrap();
+        let head = Head::new(&Dir::open(root.path()).unwrap(), Swap::InPlace, false, None).unwrap();
+        let names = |files: [&str; 2], directory: &str| Names {
+            directories: [directory.parse().unwrap()].into(),
+            files: files.map(|file| file.parse().unwrap()).into(),
+        };
+        let (some, others) = (names(["a", "b"], "d"), names(["b", "c"], "e"));
+        let room = 5 * (EACH + 1);
+        let made = |room, most| head.list(&some, &others, Room(room), most).is_some();
+        assert!(made(room, 5) && !made(room - 1, 5) && !made(room, 4));
+    }
+
+    #[test]
+    fn the_names_of_a_large_version_and_the_one_before_it_are_read_of_a_peers_list() {
+        let root = tempfile::tempdir().unwrap();
+        let head = Head::new(&Dir::open(root.path()).unwrap(), Swap::InPlace, false, None).unwrap();
+        let deep = &format!("/{}", "x".repeat(200)).repeat(19);
+        let paths = |stamp| (1000..6000).map(move |n| RelPath::parse(format!("{stamp}-{n}{deep}")).unwrap());
+        let entry = |path| Entry {
+            path,
+            kind: EntryType::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: jiff::Timestamp::UNIX_EPOCH,
+            size: 0,
+            sha256: None,
+            target: None,
+        };
+        let entries: Vec<Entry> = paths("v2").map(entry).collect();
+        let names = |stamp| Names { files: paths(stamp).collect(), ..Names::default() };
+        let list = head.list(&names("v1"), &names("v2"), Room(ROOM), MOST).unwrap();
+        let limit = peers_limit(&entries);
+        assert!(list.len() as u64 > PEERS_LIMIT && list.len() as u64 <= limit, "{} {limit}", list.len());
+        assert_eq!(peers_limit(&entries[..1]), PEERS_LIMIT);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::retired::{GRACE, Retired};
 use super::staged::{Scratch, Settled, SwappedOut};
 use super::standing::{Asked, Seed, Standing, Step, Switch, decide};
 use super::target::Grounds;
-use super::timed_look::TimedLook;
+use super::timed_look::{TimedLook, TimedLooks};
 use super::tree::Layout;
 use super::{Record, Rendered, Rung, SeedError, TargetError, rendered};
 use crate::fs::{Dir, Kind, LinkMode, RelPath, Rename, fail_point};
@@ -104,6 +104,8 @@ pub struct Seeder {
     busy: Busy,
     pub(super) retired: Retired,
     looking: Arc<TimedLook>,
+    /// Looks at directories that hold targets.
+    parents: TimedLooks<Option<RelPath>>,
 }
 
 /// One seed under way.
@@ -134,8 +136,9 @@ impl Seeder {
             return Err(SeedError::RootInStore { root: root.into(), store: store_path.into() });
         };
         let records = Records::open(store.root())?;
-        let (busy, retired, looking) = (Busy::default(), Retired::new(store.clone()), Arc::default());
-        Ok(Self { root: dir, grounds, store, records, busy, retired, looking })
+        let (busy, retired) = (Busy::default(), Retired::new(store.clone()));
+        let (looking, parents) = (Arc::default(), TimedLooks::default());
+        Ok(Self { root: dir, grounds, store, records, busy, retired, looking, parents })
     }
 
     /// A target given by people: absolute and below `seed.root`, or relative to it.
@@ -143,15 +146,22 @@ impl Seeder {
         self.grounds.target(given)
     }
 
-    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in. Theirs may lie on what
-    /// never answers: no server is asked about it.
+    /// Whether `parent`, which somebody else opened, is the directory that the daemon finds a target in. Either may lie on what
+    /// never answers: no server is asked about theirs, and its own is waited for as long as targets are looked at.
     pub fn is_parent_of(&self, parent: &Dir, target: &RelPath) -> bool {
-        let own = target.parent().map_or_else(|| Ok(self.root.clone()), |above| self.root.open_dir(&above));
-        match (own.and_then(|own| own.stat_unsynced()), parent.stat_unsynced()) {
-            (Ok(own), Ok(theirs)) => same_inode(&own, &theirs),
-            // A directory that cannot be found is not that one.
-            _ => false,
-        }
+        self.is_parent_within(parent, target, LOOK)
+    }
+
+    pub(super) fn is_parent_within(&self, parent: &Dir, target: &RelPath, limit: Duration) -> bool {
+        let Ok(theirs) = parent.stat_unsynced() else { return false };
+        let (root, above) = (self.root.clone(), target.parent());
+        let look = move || match above {
+            Some(above) => root.open_dir(&above)?.stat_unsynced(),
+            None => root.stat_unsynced(),
+        };
+        // A directory that cannot be found, or not in time, is not that one.
+        let own = self.parents.at(target.parent()).within(limit, look);
+        matches!(own, Some(Ok(own)) if same_inode(&own, &theirs))
     }
 
     /// Removes the trees that were swapped out of their targets longer than [`GRACE`] ago.

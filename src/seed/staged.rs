@@ -111,22 +111,23 @@ pub(super) fn clear(
     keep: &impl Fn(&RelPath) -> bool,
     is_left: impl Fn(&[u8]) -> bool,
 ) -> Result<(), SeedError> {
-    for entry in dir.entries()? {
-        if is_left(entry.name.as_bytes()) && !keep(&entry.name) {
-            // Held until it is gone, so that nobody begins to work in it.
-            let _lock = match lock_leftover(dir, &entry) {
-                Ok(Leftover::Nobodys(lock)) => lock,
-                Ok(Leftover::InUse) => continue,
-                Err(e) if e.is_not_found() => continue,
-                Err(e) => return Err(e.into()),
-            };
-            tracing::info!(path = %dir.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
-            fail_point("seed.leftovers.before-removal");
-            dir.remove_tree(&entry.name)?;
-            fail_point("seed.leftovers.after-removal");
+    dir.try_each_entry(|entry| {
+        if !is_left(entry.name.as_bytes()) || keep(&entry.name) {
+            return Ok(());
         }
-    }
-    Ok(())
+        // Held until it is gone, so that nobody begins to work in it.
+        let _lock = match lock_leftover(dir, &entry) {
+            Ok(Leftover::Nobodys(lock)) => lock,
+            Ok(Leftover::InUse) => return Ok(()),
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        tracing::info!(path = %dir.path_of(&entry.name).display(), "leftover of an interrupted seed removed");
+        fail_point("seed.leftovers.before-removal");
+        dir.remove_tree(&entry.name)?;
+        fail_point("seed.leftovers.after-removal");
+        Ok(())
+    })
 }
 
 /// What lies under a temporary name.

@@ -136,12 +136,13 @@ fn is_link(target: &Dir, name: &RelPath) -> fs::Result<bool> {
 /// Removes links to names that the tree does not have. How many there were.
 fn remove_stale(target: &Dir, names: &Names) -> Result<u64, SeedError> {
     let mut removed = 0;
-    for entry in target.entries()? {
+    target.try_each_entry(|entry| {
         if entry.kind == Kind::Symlink && !names.files.contains(&entry.name) && is_link(target, &entry.name)? {
             target.remove_file(&entry.name)?;
             removed += 1;
         }
-    }
+        Ok::<_, SeedError>(())
+    })?;
     Ok(removed)
 }
 

@@ -1,8 +1,11 @@
 //! Looking at targets with a time limit: one on a file system that does not answer, as one over a network whose server is gone,
 //! holds up nobody but the thread that looks at it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+use super::lock;
 
 /// One look at a time.
 #[derive(Debug, Default)]
@@ -54,6 +57,25 @@ impl TimedLook {
     }
 }
 
+/// Looks at many places: one that is late holds up those at the same place alone.
+#[derive(Debug)]
+pub(super) struct TimedLooks<K>(Mutex<BTreeMap<K, Arc<TimedLook>>>);
+
+impl<K> Default for TimedLooks<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord> TimedLooks<K> {
+    /// Those at one place. Places that nobody looks at are forgotten.
+    pub(super) fn at(&self, place: K) -> Arc<TimedLook> {
+        let mut looks = lock(&self.0);
+        looks.retain(|_, looking| Arc::strong_count(looking) > 1);
+        looks.entry(place).or_default().clone()
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         *self.0.since() = None;
@@ -79,6 +101,20 @@ mod tests {
         assert_eq!(looking.within(Duration::from_millis(1), || 2), None, "one is under way");
         go_on.send(()).unwrap();
         assert_eq!(looking.within(LONG, || 3), Some(3));
+    }
+
+    #[test]
+    fn one_that_hangs_is_the_only_one_at_its_place_until_it_is_over() {
+        let looks = TimedLooks::default();
+        let (go_on, hangs) = mpsc::channel::<()>();
+        assert_eq!(looks.at("a").within(Duration::from_millis(1), move || hangs.recv().is_ok()), None);
+        assert_eq!(looks.at("b").within(LONG, || 1), Some(1));
+        assert_eq!(looks.at("a").within(Duration::from_millis(1), || 2), None, "one is under way");
+        go_on.send(()).unwrap();
+        assert_eq!(looks.at("a").within(LONG, || 3), Some(3));
+        drop(looks.at("c"));
+        drop(looks.at("d"));
+        assert!(!lock(&looks.0).contains_key("c"), "nobody looks at it");
     }
 
     #[test]

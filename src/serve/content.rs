@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::body::FEW;
 use crate::fs::{self, Dir, RelPath};
 use crate::intent::{ArtifactName, VersionName};
-use crate::store::{Entry, Judged, ManifestHead, Version};
+use crate::store::{Entry, Judged, Version};
 
 /// Why a file of a version cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +25,6 @@ pub(super) enum ContentError {
          again in a while"
     )]
     Damaged { artifact: ArtifactName, version: VersionName, path: RelPath },
-    /// Somebody links, unlinks or renames it all the time.
-    #[error("{path} of {artifact}@{version} changes its names all the time, so that it cannot be judged")]
-    Unsettled { artifact: ArtifactName, version: VersionName, path: RelPath },
 }
 
 /// The content of a regular file of a version.
@@ -65,13 +62,9 @@ pub(super) fn open_entry(version: &Version, entry: &Entry, sha256: &[u8; 32]) ->
     match version.judge(&file, sha256, &path)? {
         Judged::Sound => {}
         Judged::Damaged => return Err(damaged()),
-        // A few bytes tell by themselves which ones they are.
-        Judged::Unsettled if few(entry).is_some() => {}
-        Judged::Unsettled => {
-            let ManifestHead { artifact, version, .. } = &**version.head();
-            let (artifact, version, path) = (artifact.clone(), version.clone(), entry.path.clone());
-            return Err(ContentError::Unsettled { artifact, version, path });
-        }
+        // Somebody links, unlinks or renames it all the time: each reading found the right bytes. A file of many could be written
+        // to after any judgement, and a few tell by themselves which ones they are.
+        Judged::Unsettled => {}
     }
     let Some(few) = few(entry) else { return Ok(Content::File(file)) };
     let mut bytes = vec![0; few];
@@ -121,6 +114,7 @@ pub(super) fn media_type(name: &[u8]) -> &'static str {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::time::{Duration, Instant};
 
     use super::super::fixture::Fixture;
     use super::*;
@@ -148,6 +142,43 @@ mod tests {
         for content in given {
             let Content::Few(bytes) = content.unwrap() else { panic!("it is small") };
             assert_eq!(*bytes, *fixture.content(&entry.path));
+        }
+    }
+
+    #[test]
+    fn a_large_file_is_given_though_its_names_change_all_the_time() {
+        let fixture = Fixture::with_large(16 << 20);
+        let (version, manifest) = fixture.opened();
+        let entry = manifest.entries.iter().find(|entry| entry.path.as_bytes() == b"large").unwrap();
+        let sha256 = entry.sha256.unwrap();
+        let one = fixture.link("large", "one");
+        let other = one.with_file_name("other");
+        let (done, began) = (AtomicBool::new(false), Instant::now());
+        let unsettled = || {
+            let file = version.tree().open_file(&entry.path).unwrap();
+            version.judge(&file, &sha256, entry.path.as_path()).unwrap() == Judged::Unsettled
+        };
+        let (seen, given) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    std::fs::rename(&one, &other).unwrap();
+                    std::fs::rename(&other, &one).unwrap();
+                }
+            });
+            let mut seen = unsettled();
+            while !seen && began.elapsed() < Duration::from_secs(60) {
+                seen = unsettled();
+            }
+            let given = [0; 3].map(|_| open_entry(&version, entry, &sha256));
+            done.store(true, Relaxed);
+            (seen, given)
+        });
+        assert!(seen, "it settled each time");
+        for content in given {
+            let Content::File(mut file) = content.unwrap() else { panic!("it is large") };
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+            assert!(bytes == fixture.content(&entry.path));
         }
     }
 

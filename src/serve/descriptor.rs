@@ -3,7 +3,8 @@
 //! What must hold: whatever a peer sends, a connection holds one waiting descriptor at most; more than that ends it. One
 //! that no request takes is closed with the request, and none is closed on an async thread, since closing what lies on
 //! somebody's own file system may take as long as they like. That goes for those, too, that are still in the socket's
-//! queue when it is closed: the kernel closes them on the thread that closes the socket.
+//! queue when it is closed: the kernel closes them on the thread that closes the socket. And for those that come with
+//! bytes out of band: unless these are to come in line, it closes them on the thread that reads.
 
 use std::future::Future as _;
 use std::io::{self, IoSliceMut};
@@ -16,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
+use rustix::net::sockopt::set_socket_oobinline;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -91,10 +93,12 @@ pub(super) struct Taking {
 }
 
 impl Taking {
-    /// The connection, and where its descriptors go.
-    pub(super) fn new(stream: UnixStream) -> (Self, Waiting) {
+    /// The connection, of which nothing was read yet, and where its descriptors go.
+    pub(super) fn new(stream: UnixStream) -> io::Result<(Self, Waiting)> {
         let waiting = Waiting::default();
-        (Self { stream: Some(stream), waiting: waiting.clone(), pause: None }, waiting)
+        let taking = Self { stream: Some(stream), waiting: waiting.clone(), pause: None };
+        set_socket_oobinline(&taking, true)?;
+        Ok((taking, waiting))
     }
 
     fn held(&self) -> &UnixStream {
@@ -212,6 +216,15 @@ mod tests {
     use super::*;
 
     fn send(socket: &UnixStream, bytes: &[u8], descriptors: usize) {
+        send_with(socket, bytes, descriptors, SendFlags::empty()).unwrap();
+    }
+
+    fn send_with(
+        socket: &UnixStream,
+        bytes: &[u8],
+        descriptors: usize,
+        flags: SendFlags,
+    ) -> Result<usize, rustix::io::Errno> {
         let own = socket.as_fd();
         let descriptors = vec![own; descriptors];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -219,13 +232,13 @@ mod tests {
         if !descriptors.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
         }
-        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).unwrap();
+        sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
     }
 
     #[tokio::test]
     async fn bytes_and_descriptor_come_as_they_were_sent() {
         let (theirs, ours) = UnixStream::pair().unwrap();
-        let (mut taking, waiting) = Taking::new(ours);
+        let (mut taking, waiting) = Taking::new(ours).unwrap();
         let mut buffer = [0; 5];
         for descriptors in [0, 1, 0, 1] {
             send(&theirs, b"hello", descriptors);
@@ -257,7 +270,7 @@ mod tests {
         assert!(control.push(SendAncillaryMessage::ScmRights(&sent)));
         sendmsg(&theirs, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
         drop(hangs);
-        let (taking, _waiting) = Taking::new(ours);
+        let (taking, _waiting) = Taking::new(ours).unwrap();
         let (done, is_done) = std::sync::mpsc::channel();
         let dropping = std::thread::spawn(move || {
             drop(taking);
@@ -269,11 +282,29 @@ mod tests {
         assert!(dropped.is_ok(), "the drop waited for what hangs");
     }
 
+    /// The kernel drops the byte, and closes what came with it, where that is read, unless it was told not to.
+    #[tokio::test]
+    async fn what_comes_out_of_band_is_taken_as_all_else_is() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (mut taking, waiting) = Taking::new(ours).unwrap();
+        match send_with(&theirs, b"!", 1, SendFlags::OOB) {
+            // A kernel without that has nothing to protect from.
+            Err(rustix::io::Errno::OPNOTSUPP) => return,
+            sent => assert_eq!(sent.unwrap(), 1),
+        }
+        send(&theirs, b"x", 0);
+        let mut byte = [0];
+        taking.read_exact(&mut byte).await.unwrap();
+        assert_eq!((byte, waiting.take().is_some()), (*b"!", true));
+        taking.read_exact(&mut byte).await.unwrap();
+        assert_eq!((byte, waiting.take().is_some()), (*b"x", false));
+    }
+
     #[tokio::test]
     async fn more_than_one_waiting_ends_the_connection() {
         for messages in [&[2][..], &[3], &[64], &[1, 1], &[1, 0, 1]] {
             let (theirs, ours) = UnixStream::pair().unwrap();
-            let (mut taking, _waiting) = Taking::new(ours);
+            let (mut taking, _waiting) = Taking::new(ours).unwrap();
             let mut outcome = Ok(0);
             for descriptors in messages {
                 send(&theirs, b"x", *descriptors);

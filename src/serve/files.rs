@@ -319,10 +319,6 @@ impl From<ContentError> for Problem {
                 let next = format!("…/wait?version={version} of {artifact} waits for it");
                 Self::new(Kind::Internal, error_chain(&error), next)
             }
-            ContentError::Unsettled { .. } => {
-                let next = "ask again in a while, or end what does that to a hard-linked seed";
-                Self::new(Kind::Busy, error_chain(&error), next)
-            }
         }
     }
 }

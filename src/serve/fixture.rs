@@ -128,9 +128,20 @@ impl Fixture {
     }
 
     pub(super) fn with_archive(keep_archive: bool) -> Self {
+        Self::publish(keep_archive, tree())
+    }
+
+    /// With nothing but a file `large` of so many bytes.
+    pub(super) fn with_large(size: usize) -> Self {
+        let (path, content) = (RelPath::parse(b"large").unwrap(), vec![7; size]);
+        let file = entry("large", EntryType::File, None);
+        let file = Entry { size: size as u64, sha256: Some(sha256(&content)), ..file };
+        Self::publish(false, (vec![file], BTreeMap::from([(path, content)])))
+    }
+
+    fn publish(keep_archive: bool, (entries, contents): (Vec<Entry>, BTreeMap<RelPath, Vec<u8>>)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(root.path()).unwrap());
-        let (entries, contents) = tree();
         let artifact = ARTIFACT.parse().unwrap();
         let staging = store.staging(&artifact).unwrap();
         lay_out(&staging, &entries, &contents);

@@ -58,7 +58,7 @@ impl Accept for Once {
     async fn accept(&self) -> io::Result<(Taking, Peer, Waiting)> {
         let stream = self.0.lock().unwrap().take();
         let Some(stream) = stream else { return std::future::pending().await };
-        let (stream, waiting) = Taking::new(stream);
+        let (stream, waiting) = Taking::new(stream)?;
         Ok((stream, Peer::Unix { uid: 1000, gid: 1000, outside: true }, waiting))
     }
 }

@@ -122,6 +122,7 @@ impl From<CollectError> for Problem {
     fn from(error: CollectError) -> Self {
         match error {
             CollectError::Store(error) => error.into(),
+            CollectError::Busy => Self::new(Kind::Busy, error, "ask again in a while"),
             CollectError::Task(error) => error.into(),
         }
     }

@@ -104,7 +104,7 @@ impl Accept for UnixListener {
         }
         let (stream, _) = UnixListener::accept(self).await?;
         let peer = stream.peer_cred()?;
-        let (stream, waiting) = Taking::new(stream);
+        let (stream, waiting) = Taking::new(stream)?;
         // The kernel gives no number to a process that this one's PID namespace does not hold: it is in another container.
         let outside = peer.pid().is_none_or(|pid| pid == 0);
         Ok((stream, Peer::Unix { uid: peer.uid(), gid: peer.gid(), outside }, waiting))

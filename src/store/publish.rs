@@ -51,6 +51,14 @@ pub enum PublishError {
     /// Reading or removing the old one failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody wants it any more.
+    #[error("version {version} of {artifact} was given up while it was published; nothing became visible")]
+    GivenUp {
+        /// The artifact.
+        artifact: ArtifactName,
+        /// The version.
+        version: VersionName,
+    },
     /// The name is taken by other bytes.
     #[error(
         "the source gives other bytes for version {version} of {artifact} than the node has ({found}, here {held}); a \
@@ -87,6 +95,17 @@ impl Store {
         new: NewVersion,
         now: Timestamp,
     ) -> Result<Arc<ManifestHead>, PublishError> {
+        self.publish_if(staging, new, now, || true)
+    }
+
+    /// The same if it `may_come`, which is asked at last, while nothing is switched.
+    pub fn publish_if(
+        &self,
+        staging: &Staging,
+        new: NewVersion,
+        now: Timestamp,
+        may_come: impl FnOnce() -> bool,
+    ) -> Result<Arc<ManifestHead>, PublishError> {
         let held = self.head_not_vanished(&new.artifact, &new.version)?;
         if let Some(held) = held.or_else(|| self.standing(&new.artifact, &new.version))
             && held.archive.digest != new.digest
@@ -119,7 +138,7 @@ impl Store {
         fail_point("store.publish.after-sync");
         self.soundness.learn_tree(&tree, &manifest.entries)?;
         write_manifest(&staged, &manifest)?;
-        let head = self.reveal(staging, manifest)?;
+        let head = self.reveal(staging, manifest, may_come)?;
         fail_point("store.publish.before-clearing");
         staging.discard_download()?;
         fail_point("store.publish.after-clearing");
@@ -167,13 +186,21 @@ impl Store {
 
     /// Puts what is whole and durable in its place. Who opens a version that is being replaced meanwhile gets the one before,
     /// until the new one is durable and known.
-    fn reveal(&self, staging: &Staging, manifest: Manifest) -> Result<Arc<ManifestHead>, PublishError> {
+    fn reveal(
+        &self,
+        staging: &Staging,
+        manifest: Manifest,
+        may_come: impl FnOnce() -> bool,
+    ) -> Result<Arc<ManifestHead>, PublishError> {
         let head = Arc::new(manifest.head);
         let key = (head.artifact.clone(), head.version.clone());
         let (artifact, version) = (&key.0, &key.1);
         let parent = self.directory_of(artifact)?;
         // What stands there goes nowhere meanwhile, and nothing else comes there.
         let alone = lock(&self.switching);
+        if !may_come() {
+            return Err(PublishError::GivenUp { artifact: key.0, version: key.1 });
+        }
         let from = self.make_way(staging, &parent, &key)?;
         fail_point("store.publish.before-rename");
         from.dir

@@ -102,8 +102,10 @@ impl Store {
     /// The step itself, while nothing is switched. Its readers keep its bytes.
     fn put_aside(&self, artifact: &ArtifactName, version: &VersionName, reason: &Reason) -> Result<(), StoreError> {
         let head = self.head(artifact, version);
+        // What needs room comes first: on a full disk what is current stays so.
+        let place = self.place_of_version(artifact, version, reason, head.as_deref())?;
         self.unlink_current_if(artifact, version)?;
-        self.quarantine_dir(artifact, version, reason, head.as_deref())?;
+        self.move_aside(artifact, version, &place)?;
         self.quarantine_readers.put(artifact, version, self.close(artifact, version));
         self.forget(artifact, version);
         lock(&self.manifests).remove(&(artifact.clone(), version.clone()));
@@ -162,14 +164,25 @@ impl Store {
         }
     }
 
-    /// With the `head` of a version that is to be had again.
+    /// Puts a directory aside that is no version's, or not known to be one's.
     pub(super) fn quarantine_dir(
         &self,
         artifact: &ArtifactName,
         version: &VersionName,
         reason: &Reason,
-        head: Option<&ManifestHead>,
     ) -> fs::Result<()> {
+        let place = self.place_of_version(artifact, version, reason, None)?;
+        self.move_aside(artifact, version, &place)
+    }
+
+    /// Where it goes, with the `head` of a version that is to be had again.
+    fn place_of_version(
+        &self,
+        artifact: &ArtifactName,
+        version: &VersionName,
+        reason: &Reason,
+        head: Option<&ManifestHead>,
+    ) -> fs::Result<Dir> {
         let place = self.fresh_place(artifact, &version.as_component(), reason)?;
         if let Some(head) = head {
             let json = serde_json::to_vec_pretty(head)
@@ -177,9 +190,13 @@ impl Store {
             place.write_atomic(&own("repair.json"), &json, 0o600)?;
             fail_point("store.quarantine.after-head");
         }
+        Ok(place)
+    }
+
+    fn move_aside(&self, artifact: &ArtifactName, version: &VersionName, place: &Dir) -> fs::Result<()> {
         let parent = self.versions.open_dir(&artifact.as_component())?;
         fail_point("store.quarantine.before-version");
-        parent.rename(&version.as_component(), &place, &own("version"), Rename::NoReplace)?;
+        parent.rename(&version.as_component(), place, &own("version"), Rename::NoReplace)?;
         self.sizes.forget();
         fail_point("store.quarantine.after-version");
         // It is out of service. Should a power loss bring it back, it is found damaged again.

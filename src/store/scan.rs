@@ -134,7 +134,7 @@ fn read_version(
         Err(e) => return Err(e),
     };
     tracing::error!(%artifact, %version, error = %problem, "damaged version put into quarantine");
-    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem), None)?;
+    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem))?;
     Ok(None)
 }
 
@@ -159,7 +159,7 @@ fn tell_foreign(dir: &Dir, name: &RelPath) {
 }
 
 /// The version that a link of `current/` names.
-fn current_version(artifact: &ArtifactName, target: &[u8]) -> Option<VersionName> {
+pub(super) fn current_version(artifact: &ArtifactName, target: &[u8]) -> Option<VersionName> {
     let text = std::str::from_utf8(target).ok()?;
     let version =
         text.strip_prefix("../versions/")?.strip_prefix(artifact.as_str())?.strip_prefix('/')?.strip_suffix("/tree")?;

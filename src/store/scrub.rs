@@ -42,14 +42,15 @@ impl Scrubbed {
 }
 
 /// The version to read next, the least recently read first, and how long until it is due; a moment in the future (of a
-/// clock that was ahead) counts for nothing. `None` when nothing is published.
+/// clock that was ahead) counts for nothing. `None` when nothing is published but what is `put_off`.
 pub fn next_due(
     inventory: &Inventory,
+    put_off: impl Fn(&super::ManifestHead) -> bool,
     scrubbed: &Scrubbed,
     every: Duration,
     now: Timestamp,
 ) -> Option<(ArtifactName, VersionName, Duration)> {
-    let heads = inventory.values().flat_map(|holding| holding.versions.values());
+    let heads = inventory.values().flat_map(|holding| holding.versions.values()).filter(|head| !put_off(head));
     let last = |head: &super::ManifestHead| {
         // Its bytes were hashed when they came.
         let known = [Some(head.published_at), scrubbed.at(&head.artifact, &head.version)];
@@ -149,7 +150,8 @@ mod tests {
         let artifact = super::super::tests::artifact();
         let mut scrubbed = Scrubbed::default();
         let due = |scrubbed: &Scrubbed, now: i64| {
-            let (_, version, left) = next_due(&inventory, scrubbed, Duration::from_secs(50), moment(now)).unwrap();
+            let (_, version, left) =
+                next_due(&inventory, |_| false, scrubbed, Duration::from_secs(50), moment(now)).unwrap();
             (version.to_string(), left.as_secs())
         };
         assert_eq!(due(&scrubbed, 110), ("1".into(), 40));
@@ -161,7 +163,7 @@ mod tests {
         assert_eq!(due(&scrubbed, 371), ("1".into(), 29));
         // A clock that was set back keeps nothing from its turn.
         assert_eq!(due(&scrubbed, 10), ("1".into(), 0));
-        assert_eq!(next_due(&Inventory::new(), &scrubbed, Duration::ZERO, moment(0)), None);
+        assert_eq!(next_due(&Inventory::new(), |_| false, &scrubbed, Duration::ZERO, moment(0)), None);
         // Nor does one that was ahead when a version came have that read again and again.
         for version in ["1", "2", "3"] {
             scrubbed.note(&artifact, &version.parse().unwrap(), moment(50));
@@ -169,8 +171,13 @@ mod tests {
         assert_eq!(due(&scrubbed, 60), ("1".into(), 40));
         // It has its turn all the same, beside others whose times are right.
         let mixed = super::super::tests::inventory_of(&[("1", 100), ("2", 9000)]);
-        let next = next_due(&mixed, &Scrubbed::default(), Duration::from_secs(50), moment(120)).unwrap();
+        let next = next_due(&mixed, |_| false, &Scrubbed::default(), Duration::from_secs(50), moment(120)).unwrap();
         assert_eq!((next.1.to_string(), next.2), ("2".into(), Duration::ZERO));
+        let first_is_put_off = |head: &super::super::ManifestHead| head.version == next.1;
+        let next =
+            next_due(&mixed, first_is_put_off, &Scrubbed::default(), Duration::from_secs(50), moment(120)).unwrap();
+        assert_eq!(next.0, artifact);
+        assert_eq!(next.1.to_string(), "1", "another's turn");
         scrubbed.retain(&Inventory::new());
         assert_eq!(scrubbed, Scrubbed::default());
     }

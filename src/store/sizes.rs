@@ -3,6 +3,7 @@
 //! What must hold: what cannot be looked at, as on a bad block, counts for nothing. It stops no download and no collection.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -17,6 +18,11 @@ const HOLDS: u32 = 100;
 const LONGEST: Duration = Duration::from_secs(60);
 /// Sizes remembered, and things that were told of.
 const MOST: usize = 1000;
+/// About how many directories are known of that are still to be looked into.
+const MOST_AHEAD: usize = if cfg!(test) { 10 } else { 20_000 };
+
+/// As deep as a path may be that the kernel takes: each level holds a directory open.
+const DEEPEST: usize = 2048;
 
 /// Sizes that were found lately, by name.
 #[derive(Debug, Default)]
@@ -37,6 +43,15 @@ struct Found {
 struct Size {
     bytes: u64,
     holds_until: Instant,
+}
+
+/// A directory that is still to be looked into.
+struct Ahead {
+    parent: Dir,
+    name: RelPath,
+    /// So many directories in it were looked into.
+    passed: usize,
+    depth: usize,
 }
 
 impl Sizes {
@@ -80,24 +95,60 @@ impl Sizes {
     /// Bytes of the regular files in `entry`. What goes away meanwhile counts for nothing, and so does what cannot be looked
     /// at.
     pub(super) fn size_of(&self, parent: &Dir, entry: &fs::DirEntry) -> u64 {
+        if entry.kind != Kind::Dir {
+            return self.bytes_of(parent, entry);
+        }
         let mut sum = 0u64;
-        let mut ahead = vec![(parent.clone(), entry.name.clone(), entry.kind)];
-        while let Some((parent, name, kind)) = ahead.pop() {
-            match kind {
-                Kind::Dir => match parent.open_dir(&name) {
-                    Ok(dir) => {
-                        ahead.extend(self.entries(&dir).into_iter().map(|entry| (dir.clone(), entry.name, entry.kind)));
-                    }
-                    Err(error) => self.passed_over(&error),
-                },
-                Kind::File => match parent.stat(&name) {
-                    Ok(stat) => sum = sum.saturating_add(stat.map_or(0, |stat| stat.size)),
-                    Err(error) => self.passed_over(&error),
-                },
-                Kind::Symlink | Kind::Other => {}
-            }
+        let mut ahead = vec![Ahead { parent: parent.clone(), name: entry.name.clone(), passed: 0, depth: 0 }];
+        while let Some(next) = ahead.pop() {
+            let room = MOST_AHEAD.saturating_sub(ahead.len()).max(1);
+            sum = sum.saturating_add(self.look_into(next, room, &mut ahead));
         }
         sum
+    }
+
+    /// Bytes of the files in one directory, if they were not counted yet; of the directories in it so many are `ahead` then,
+    /// and it once more if there are others.
+    fn look_into(&self, this: Ahead, room: usize, ahead: &mut Vec<Ahead>) -> u64 {
+        let dir = match this.parent.open_dir(&this.name) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.passed_over(&error);
+                return 0;
+            }
+        };
+        let (mut bytes, mut seen, mut below) = (0u64, 0, Vec::new());
+        let listed = dir.each_entry(|entry| {
+            if entry.kind == Kind::Dir {
+                seen += 1;
+                if seen > this.passed && below.len() < room {
+                    below.push(Ahead { parent: dir.clone(), name: entry.name, passed: 0, depth: this.depth + 1 });
+                }
+            } else if this.passed == 0 {
+                bytes = bytes.saturating_add(self.bytes_of(&dir, &entry));
+            }
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = listed {
+            self.passed_over(&error);
+        }
+        if this.depth < DEEPEST {
+            let passed = this.passed + below.len();
+            ahead.extend((seen > passed).then_some(Ahead { passed, ..this }));
+            ahead.append(&mut below);
+        }
+        bytes
+    }
+
+    fn bytes_of(&self, parent: &Dir, entry: &fs::DirEntry) -> u64 {
+        if entry.kind != Kind::File {
+            return 0;
+        }
+        let stat = parent.stat(&entry.name).unwrap_or_else(|error| {
+            self.passed_over(&error);
+            None
+        });
+        stat.map_or(0, |stat| stat.size)
     }
 
     /// Tells, once, of what cannot be looked at. What went away meanwhile is nothing to tell of.
@@ -128,7 +179,7 @@ pub(super) fn entries(dir: &Dir) -> fs::Result<Vec<fs::DirEntry>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
     use super::*;
 
     #[test]
@@ -151,6 +202,25 @@ mod tests {
             assert!(Instant::now() < deadline, "it still holds");
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn more_directories_than_are_known_of_at_a_time_count_all() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut files = 0;
+        for above in 0..2 * MOST_AHEAD {
+            for below in 0..2 * MOST_AHEAD {
+                let dir = temp.path().join(format!("tree/{above}/{below}"));
+                std::fs::create_dir_all(&dir).unwrap();
+                std::fs::write(dir.join("file"), "1234567").unwrap();
+                files += 1;
+            }
+            std::fs::write(temp.path().join(format!("tree/{above}/file")), "1234567").unwrap();
+            files += 1;
+        }
+        let (sizes, parent) = (Sizes::default(), Dir::open(temp.path()).unwrap());
+        let entry = parent.entries().unwrap().remove(0);
+        assert_eq!(sizes.size_of(&parent, &entry), files * 7);
     }
 
     #[test]

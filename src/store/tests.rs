@@ -14,6 +14,7 @@ use crate::fs::{Dir, Meta, RelPath};
 use crate::intent::{ArtifactName, Digest, VersionName};
 
 mod claims;
+mod current;
 mod damage;
 mod readers;
 
@@ -127,6 +128,20 @@ fn what_was_published_is_there_after_a_restart_and_sound() {
     let opened = store.open_version(&artifact(), &version("2")).unwrap();
     assert_eq!(store.verify(&opened, |_| {}).unwrap(), Report { entries: 3, bytes: 3, ..Report::default() });
     assert_eq!(sys::read_dir(root.join("staging/os")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_was_given_up_while_it_was_published_does_not_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (staging, entries) = stage(&store, b"one");
+    let new = new_version("1", b"one", "recipe", entries);
+    let refused = store.publish_if(&staging, new, Timestamp::now(), || false).unwrap_err();
+    assert!(matches!(refused, PublishError::GivenUp { .. }), "{refused}");
+    assert!(store.head(&artifact(), &version("1")).is_none());
+    drop(staging);
+    publish(&store, "1", b"one");
+    assert_eq!(content_of(&store.open_version(&artifact(), &version("1")).unwrap()), b"one");
 }
 
 #[test]

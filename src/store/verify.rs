@@ -89,13 +89,21 @@ impl Store {
         reading: Reading,
         mut step: impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Report>, StoreError> {
-        let manifest = self.manifest(version)?;
+        let manifest = self.checked_manifest(version)?;
         let mut check = Check { report: Report::default(), reading, inodes: HashMap::new(), stopped: false };
         let mut expected: BTreeMap<&RelPath, &Entry> = BTreeMap::new();
+        let mut busy = None;
         for entry in &manifest.entries {
             expected.insert(&entry.path, entry);
             check.report.entries += 1;
-            let found = check.entry(version, entry, &mut step)?;
+            let found = match check.entry(version, entry, &mut step) {
+                // Who keeps one file from being read hides no other.
+                Err(StoreError::Fs(error)) if error.is_busy() => {
+                    busy.get_or_insert(error);
+                    None
+                }
+                found => found?,
+            };
             // An entry without bytes is a step, too: a tree may be all directories.
             if check.stopped || step(0).is_break() {
                 return Ok(None);
@@ -108,7 +116,10 @@ impl Store {
         if reading == Reading::All {
             check.archive(version, &manifest, &mut step)?;
         }
-        Ok((!check.stopped).then_some(check.report))
+        match busy {
+            Some(error) if !check.stopped && check.report.damaged == 0 => Err(error.into()),
+            _ => Ok((!check.stopped).then_some(check.report)),
+        }
     }
 }
 

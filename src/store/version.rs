@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::layout::{lock, own};
 use super::opening::{Dirs, Lease};
+use super::scan::current_version;
 use super::sound::Soundness;
 use super::{Manifest, ManifestError, ManifestHead, Store, StoreError};
-use crate::fs::{self, Dir, fail_point};
-use crate::intent::{ArtifactName, VersionName};
+use crate::fs::{self, Dir, Kind, fail_point};
+use crate::intent::{ArtifactName, VersionName, error_chain};
 
 /// A version held open: as long as it is, its bytes stay, whatever collection decides.
 #[derive(Debug, Clone)]
@@ -49,8 +50,8 @@ impl Version {
     }
 
     /// The manifest file as it stands on disk.
-    pub fn manifest_file(&self) -> Result<File, StoreError> {
-        Ok(self.dir.open_file(&own("manifest.json"))?)
+    pub fn manifest_file(&self) -> fs::Result<File> {
+        self.dir.open_file(&own("manifest.json"))
     }
 
     /// The bytes as downloaded; `None` when they were not kept.
@@ -134,8 +135,18 @@ impl Store {
         (manifest.head == *version.head).then_some(manifest)
     }
 
-    /// The manifest of an open version, checked; shared among those who hold it at the same time.
+    /// The manifest of an open version, checked; shared among those who hold it at the same time. A version whose manifest is
+    /// no good is reported as damaged.
     pub fn manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
+        self.checked_manifest(version).inspect_err(|error| {
+            if matches!(error, StoreError::Manifest { .. }) {
+                version.report(error_chain(error));
+            }
+        })
+    }
+
+    /// The same for who is asked whether it is damaged.
+    pub(super) fn checked_manifest(&self, version: &Version) -> Result<Arc<Manifest>, StoreError> {
         let key = (version.head.artifact.clone(), version.head.version.clone());
         if let Some(manifest) = self.known_manifest(version) {
             return Ok(manifest);
@@ -240,12 +251,28 @@ impl Store {
 
     /// Removes `current/<artifact>` where it points at `version`: it must never dangle.
     pub(super) fn unlink_current_if(&self, artifact: &ArtifactName, version: &VersionName) -> Result<(), StoreError> {
-        // Where none is known to be current the link may say anything.
-        if self.holding(artifact).current.is_some_and(|current| current != *version) {
+        let known = self.holding(artifact).current;
+        if known.as_ref().is_some_and(|current| current != version) {
             return Ok(());
         }
+        let name = artifact.as_component();
+        match self.current.stat(&name)? {
+            None => {}
+            // What somebody made in its place leads to no version.
+            Some(stat) if stat.kind != Kind::Symlink => {
+                self.note_current(artifact, None);
+                return Ok(());
+            }
+            Some(_) => {
+                // Where none is known to be current it may lead to one that was left out at the start.
+                let leads_to = current_version(artifact, &self.current.read_link(&name)?);
+                if known.is_none() && leads_to.is_some_and(|other| other != *version) {
+                    return Ok(());
+                }
+            }
+        }
         fail_point("store.current.before-unlink");
-        match self.current.remove_file(&artifact.as_component()) {
+        match self.current.remove_file(&name) {
             Err(e) if !e.is_not_found() => return Err(e.into()),
             // Known at once: whatever fails from here on, the planner switches to what is left.
             _ => self.note_current(artifact, None),
@@ -258,11 +285,13 @@ impl Store {
 
 /// The disk's fault, or a want of this machine, is no word on the bytes, but where it comes again.
 fn read_manifest(version: &Version) -> Result<Manifest, StoreError> {
-    let read = || -> Result<Result<Manifest, ManifestError>, StoreError> {
-        Ok(Manifest::read(BufReader::with_capacity(128 * 1024, version.manifest_file()?)))
+    let read = || match version.manifest_file() {
+        Ok(file) => Manifest::read(BufReader::with_capacity(128 * 1024, file)),
+        Err(error) if error.is_not_found() => Err(ManifestError::Truncated),
+        Err(error) => Err(ManifestError::Read(error.into())),
     };
-    let manifest = match read()? {
-        Err(ManifestError::Read(_)) => read()?,
+    let manifest = match read() {
+        Err(ManifestError::Read(_)) => read(),
         other => other,
     };
     manifest.map_err(|source| match source {

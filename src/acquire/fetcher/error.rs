@@ -96,6 +96,12 @@ pub enum AcquireError {
         /// Where from.
         url: Box<str>,
     },
+    /// The version's name was made of another file than the one that is there now.
+    #[error("the source file was replaced since it was asked what version it is; it is asked again")]
+    Changed {
+        /// Where from.
+        url: Box<str>,
+    },
     /// The source file cannot be opened.
     #[error("the source file cannot be opened; check `source.file.path`")]
     Open(#[source] fs::Error),
@@ -116,6 +122,8 @@ impl AcquireError {
                 matches!(error, IngestError::Changed | IngestError::Input(_) | IngestError::Thread(_))
             }
             AcquireError::Cancelled
+            | AcquireError::Unpack { source: UnpackError::Thread { .. }, .. }
+            | AcquireError::Changed { .. }
             | AcquireError::Unstable { .. }
             | AcquireError::Open(_)
             | AcquireError::SourceChanged => true,

@@ -60,7 +60,7 @@ impl Bench {
             known: Arc::default(),
             http: HttpClient::new(&settings).unwrap(),
             rules: Rules { base, cap: base, window: 6 << 18, ..Rules::new(u64::MAX) },
-            ahead: Ahead::new(6 << 18),
+            ahead: Ahead::new(9 << 18),
             large: Arc::new(Semaphore::new(1)),
             sink: keep_as_file,
         };
@@ -311,6 +311,48 @@ async fn mirrors_are_asked_in_order_and_get_no_credentials() {
     assert_eq!(first.asked()[0].header("x-token"), Some("t"));
     assert_eq!((first.asked().len(), wrong.asked().len(), good.asked().len()), (1, 1, 1));
     assert_eq!((wrong.asked()[0].header("x-token"), good.asked()[0].header("x-token")), (None, None));
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_asked_alone_gets_no_credentials() {
+    let body = body();
+    let mirror = Origin::start(served(&body)).await;
+    for declare in [http, shared] {
+        let bench = Bench::new();
+        let artifact = declare(&["http://nowhere.invalid/x".to_owned()]);
+        // As a version is had again from where it came.
+        let location = Location::Http(mirror.url("/x").parse().unwrap());
+        let resolution = Resolution { locations: vec![location], ..resolution(&artifact, vec![Digest::sha256(&body)]) };
+        let acquired = bench.fetcher.acquire(&artifact, &resolution, &bench.staging, &bench.progress, &bench.cancel);
+        acquired.await.unwrap();
+    }
+    assert!(mirror.asked().len() > 2, "over several connections, too");
+    assert!(mirror.asked().iter().all(|asked| asked.header("x-token").is_none()));
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_since_it_gave_its_name_is_not_taken_for_it() {
+    let bench = Bench::new();
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&path, "first").unwrap();
+    let source = FileSource { path: path.path().to_str().unwrap().into(), latest: None, checksums: None };
+    let mut artifact = artifact(Source::File(source));
+    artifact.spec.version = VersionWish::Latest;
+    let latest = || bench.fetcher.resolve(&artifact, &VersionWish::Latest, &bench.cancel);
+    let acquire = async |resolution: &Resolution| {
+        bench.fetcher.acquire(&artifact, resolution, &bench.staging, &bench.progress, &bench.cancel).await
+    };
+    let before = latest().await.unwrap();
+    assert_eq!(acquire(&before).await.unwrap().version, *before.version().unwrap());
+    std::fs::write(&path, "the second").unwrap();
+    let error = acquire(&before).await.unwrap_err();
+    assert!(matches!(error, AcquireError::Changed { .. }) && error.is_transient(), "{error}");
+    // Where a digest tells the bytes, it does so.
+    let demanded = Resolution { demanded: vec![Digest::sha256(b"the second")], ..before };
+    acquire(&demanded).await.unwrap();
+    let after = latest().await.unwrap();
+    assert_ne!(after.version(), demanded.version());
+    acquire(&after).await.unwrap();
 }
 
 #[tokio::test]

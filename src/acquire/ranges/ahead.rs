@@ -1,5 +1,6 @@
 //! What bodies that several connections read may hold ahead of their readers: so many bytes for all of the node, and each body
-//! an equal share of them, so that a slow one leaves the others theirs.
+//! an equal share of them, so that a slow one leaves the others theirs. Half a share is nobody's: it is there for the next one,
+//! however long those that came before keep what they have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -47,7 +48,7 @@ impl Share {
         if more == 0 {
             return true;
         }
-        if bytes > self.ahead.most / self.ahead.bodies.load(Relaxed).max(1) {
+        if bytes > self.ahead.most * 2 / (2 * self.ahead.bodies.load(Relaxed) + 1) {
             return false;
         }
         let Ok(got) = self.ahead.room.clone().try_acquire_many_owned(more) else { return false };
@@ -79,21 +80,22 @@ mod tests {
 
     #[test]
     fn one_that_came_first_leaves_the_next_its_share() {
-        let ahead = Ahead::new(100);
+        let ahead = Ahead::new(150);
         let mut slow = ahead.share();
-        assert!(slow.reserve(100), "alone it has all");
+        assert!(slow.reserve(100) && !slow.reserve(101), "alone it has two thirds");
         let mut fast = ahead.share();
-        assert!(!fast.reserve(10) && fast.reserve(0));
-        // As the slow one reads, the other gets what that gives back.
+        // However long the slow one keeps what it has.
+        assert!(fast.reserve(50) && !fast.reserve(60));
+        // As it reads, the other gets what that gives back.
         slow.keep(90);
         assert!(!slow.reserve(100) && slow.reserve(90));
-        assert!(fast.reserve(10));
+        assert!(fast.reserve(60) && !fast.reserve(61));
         slow.keep(40);
-        assert!(fast.reserve(50) && !fast.reserve(60) && slow.reserve(50));
-        assert_eq!(ahead.left(), 0);
+        assert!(slow.reserve(60));
+        assert_eq!(ahead.left(), 30);
         drop(slow);
         assert!(fast.reserve(100));
         drop(fast);
-        assert_eq!(ahead.left(), 100);
+        assert_eq!(ahead.left(), 150);
     }
 }

@@ -13,8 +13,6 @@ use crate::intent::HttpSource;
 pub(in crate::acquire) struct Origin<'a> {
     pub http: HttpClient,
     pub source: &'a HttpSource,
-    /// Whose credentials the declared headers are.
-    pub declared: Url,
     /// The address that the body was asked for at.
     pub url: Url,
 }
@@ -31,9 +29,9 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     /// Asks for a range, with If-Range.
     pub(super) async fn send(&self, ask: Ask) -> Result<Response, HttpError> {
-        let Origin { http, source, declared, url } = &self.origin;
+        let Origin { http, source, url } = &self.origin;
         // Read for each request, as ever.
-        let credentials = Credentials::read(source, declared).await?;
+        let credentials = Credentials::read(source).await?;
         let text = format!("bytes={}-{}", ask.from, ask.to - 1);
         let range = HeaderValue::from_str(&text).unwrap_or_else(|e| unreachable!("digits: {e}"));
         tracing::debug!(url = redacted(url), range = text, "requesting");

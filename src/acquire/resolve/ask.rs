@@ -150,6 +150,14 @@ impl<'a> Declared<'a> {
     }
 }
 
+/// What a version's archive is called by its document; `None` where only a sums file knows.
+pub(super) fn file_name(artifact: &Artifact, version: &VersionName) -> Option<String> {
+    let declared = Declared::of(&artifact.source);
+    let fill = Fill { version: Some(version), file: None };
+    let address = if declared.is_http() { fill.url(declared.archive) } else { fill.path(declared.archive) };
+    last_segment(&address.ok()?, declared.is_http())
+}
+
 /// What a sums file said.
 struct Listed {
     address: String,
@@ -275,8 +283,7 @@ impl Question<'_> {
         match &answer.locations[0] {
             Location::File(path) => {
                 let stat = file::stat(path).await?;
-                let nanos = i32::try_from(stat.mtime.1).unwrap_or_default();
-                let time = jiff::Timestamp::new(stat.mtime.0, nanos).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+                let time = file::time_of(&stat);
                 answer.resolved_from.last_modified = Some(time.to_string());
                 Ok(Some(by_time_and_size(time, stat.size)))
             }
@@ -305,10 +312,7 @@ impl Question<'_> {
     /// Asks, and asks again after a while when that may help.
     async fn again(&mut self, url: &Url, ask: Ask) -> Result<Answer, ResolveError> {
         if let Source::Http(source) = self.declared.source {
-            // Only its origin counts, which is the same for all versions.
-            let archive = Url::parse(&source.url.replace("{version}", "0").replace("{file}", "0")).ok();
-            let refused = || ResolveError::Address { address: redacted_text(&source.url).into() };
-            self.credentials = Credentials::read(source, &archive.ok_or_else(refused)?).await?;
+            self.credentials = Credentials::read(source).await?;
         }
         let mut failures = 0;
         loop {

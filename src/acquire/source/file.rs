@@ -31,6 +31,12 @@ pub(in crate::acquire) async fn stat(path: &Path) -> fs::Result<Stat> {
     joined(&mut tokio::task::spawn_blocking(move || fs::stat_path(&path))).await
 }
 
+/// When a file was written to last; what is no time counts as the beginning of all.
+pub(in crate::acquire) fn time_of(stat: &Stat) -> jiff::Timestamp {
+    let nanos = i32::try_from(stat.mtime.1).unwrap_or_default();
+    jiff::Timestamp::new(stat.mtime.0, nanos).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
 /// A file that is read once from start to end, and that must not change meanwhile.
 #[derive(Debug)]
 pub(in crate::acquire) struct Watched {
@@ -46,6 +52,11 @@ impl Watched {
         let file = fs::open_read(path)?;
         let before = Dir::stat_file(&file, path)?;
         Ok(Self { file, path: path.to_path_buf(), before })
+    }
+
+    /// When it was written to last.
+    pub(in crate::acquire) fn time(&self) -> jiff::Timestamp {
+        time_of(&self.before)
     }
 
     /// Bytes it held when it was opened.

@@ -36,8 +36,8 @@ pub(in crate::acquire) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the declared headers; they belong to the origin of the archive's own address, `url`.
-    pub(in crate::acquire) async fn read(source: &HttpSource, url: &Url) -> Result<Self, HttpError> {
+    /// Reads the declared headers; they belong to the origin of `source.http.url`, wherever else the bytes come from.
+    pub(in crate::acquire) async fn read(source: &HttpSource) -> Result<Self, HttpError> {
         let mut headers = HeaderMap::new();
         for (name, declared) in &source.headers {
             let bytes = match declared {
@@ -58,7 +58,9 @@ impl Credentials {
             value.set_sensitive(true);
             headers.insert(key, value);
         }
-        Ok(Self { origin: Some(without_user(url)), headers, named: Named::by(source) })
+        // Only its origin counts, which is the same for all versions.
+        let url = Url::parse(&source.url.replace("{version}", "0").replace("{file}", "0")).ok();
+        Ok(Self { origin: url.as_ref().map(without_user), headers, named: Named::by(source) })
     }
 
     fn headers_for(&self, url: &Url) -> HeaderMap {

@@ -320,6 +320,7 @@ mod tests {
         Large {
             turns: Arc::new(Semaphore::new(turns)),
             abort: Arc::new(AtomicBool::new(false)),
+            over: Arc::new(AtomicBool::new(false)),
             progress: Arc::default(),
         }
     }
@@ -353,10 +354,13 @@ mod tests {
             assert!(decoded(archive, &one).unwrap() > SIZE);
             assert_eq!(one.turns.available_permits(), 1);
         }
-        none.abort.store(true, Relaxed);
-        for archive in &wide {
-            let error = decoded(archive, &none).unwrap_err();
-            assert!(matches!(error, Halt::Failed(UnpackError::Read { .. })), "{error:?}");
+        for end in [&none.abort, &none.over] {
+            end.store(true, Relaxed);
+            for archive in &wide {
+                let error = decoded(archive, &none).unwrap_err();
+                assert!(matches!(error, Halt::Failed(UnpackError::Read { .. })), "{error:?}");
+            }
+            end.store(false, Relaxed);
         }
     }
 

@@ -29,6 +29,8 @@ pub(in crate::acquire) struct Large {
     pub turns: Arc<Semaphore>,
     /// Set when nobody wants the archive any more.
     pub abort: Arc<AtomicBool>,
+    /// Set when no more of it is read: it is refused, or what was to come does not.
+    pub over: Arc<AtomicBool>,
     /// Where to say that it waits.
     pub progress: Arc<Progress>,
 }
@@ -37,7 +39,7 @@ impl Large {
     fn wait(&self) -> Result<OwnedSemaphorePermit, Interrupted> {
         self.progress.crowded(|| {
             loop {
-                if self.abort.load(Relaxed) {
+                if self.abort.load(Relaxed) || self.over.load(Relaxed) {
                     return Err(Interrupted);
                 }
                 if let Ok(turn) = self.turns.clone().try_acquire_owned() {

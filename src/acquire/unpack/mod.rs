@@ -24,7 +24,7 @@ mod tree;
 mod write;
 
 use std::io::Read;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use self::policy::{Policy, Verdict};
 use self::stream::Stream;
@@ -86,13 +86,18 @@ pub(super) fn unpack_in_turn(
             .name("decode".into())
             .spawn_scoped(scope, move || codec::decode(archive, format, large, &feed))
             .map_err(|source| UnpackError::Thread { source })?;
-        let writer = Writer::new(recipe, tree, donors, progress, abort)?;
         // Both take the stream whole and drop it before the scope ends: the decoder never waits for a reader that is
         // gone.
-        match format {
+        let writer = Writer::new(recipe, tree, donors, progress, abort).map_err(UnpackError::from);
+        let unpacked = writer.and_then(|writer| match format {
             UnpackFormat::None => unpack_file(stream, recipe, file_name, writer),
             _ => unpack_tar(stream, recipe, writer),
+        });
+        // Nor does it wait for memory that nobody needs.
+        if let Some(large) = large {
+            large.over.store(true, Relaxed);
         }
+        unpacked
     })
 }
 

@@ -77,7 +77,7 @@ async fn the_end_of_a_repair_leaves_the_next_one_to_be_done() {
     let artifact = shared.world().catalog.artifacts[&name].clone();
     let (wish, resolution) = (VersionWish::Exact(version.clone()), {
         let url = crate::acquire::Location::recorded(&head.source_url).unwrap();
-        crate::acquire::Resolution::recorded(&head, url)
+        crate::acquire::Resolution::recorded(&artifact, &head, url)
     });
     for _ in 0..2 {
         let mut turn = shared.turn(&name).await;

@@ -35,3 +35,24 @@ fn whether_a_passed_directory_is_a_targets_parent_is_told_though_it_does_not_ans
     looks.join().unwrap().unwrap();
     assert_eq!(told, Ok(false));
 }
+
+#[test]
+fn a_target_whose_directory_does_not_answer_in_time_is_not_that_one_and_holds_up_no_other() {
+    let house = House::new();
+    fs::create_dir(house.at("far")).unwrap();
+    let far = crate::hung::Hung::at(&house.at("far"), Vec::new());
+    far.hang(true);
+    let own = Dir::open(&house.at("")).unwrap();
+    let (tell, told) = mpsc::channel();
+    let seeder = house.seeder.clone();
+    let asks = std::thread::spawn(move || {
+        let soon = Duration::from_millis(100);
+        for (target, limit) in [("far/deep/data", soon), ("far/deep/other", soon), ("data", PATIENCE)] {
+            tell.send(seeder.is_parent_within(&own, &path(target), limit)).unwrap();
+        }
+    });
+    let told: Vec<_> = (0..3).map(|_| told.recv_timeout(PATIENCE)).collect();
+    far.hang(false);
+    asks.join().unwrap();
+    assert_eq!(told, [Ok(false), Ok(false), Ok(true)]);
+}

@@ -27,6 +27,57 @@ fn what_seedcache_did_not_make_stays_unless_forced() {
 }
 
 #[test]
+fn what_is_no_file_is_no_list() {
+    for what in ["a directory", "a symlink", "a fifo"] {
+        let house = House::new();
+        let (v1, v2) = (house.publish("v1", &platform("v1")), house.publish("v2", &platform("v2")));
+        let put = |target: &str| {
+            let list = house.at(target).join(".seedcache-owned");
+            let _ = fs::remove_file(&list);
+            match what {
+                "a directory" => fs::create_dir(&list).unwrap(),
+                "a symlink" => symlink("elsewhere", &list).unwrap(),
+                _ => rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    &list,
+                    rustix::fs::FileType::Fifo,
+                    rustix::fs::Mode::from_raw_mode(0o644),
+                    0,
+                )
+                .unwrap(),
+            }
+        };
+        house.seed(&v1, Link::Copy);
+        put("pod/data");
+        house.seed(&v2, Link::Copy);
+        assert_eq!(shape(&house.at("pod/data")), expected(&platform("v2")), "{what}");
+        // What is not ours is replaced when that is wanted.
+        fs::create_dir_all(house.at("pod/foreign/precious")).unwrap();
+        put("pod/foreign");
+        let error = house.ask(&v1, &to("pod/foreign", Link::Copy)).unwrap_err();
+        assert!(matches!(error, SeedError::NotOurs { .. }), "{what}: {error}");
+        house.ask(&v1, &Request { link: Link::Copy, ..forced("pod/foreign") }).unwrap();
+        assert_eq!(shape(&house.at("pod/foreign")), expected(&platform("v1")), "{what}");
+        // Where a list is to be written it takes its place, or that is refused before anything else is done.
+        let inside = Request { swap: Some(Swap::InPlace), ..to("pod/inside", Link::Copy) };
+        house.ask(&v1, &inside).unwrap();
+        put("pod/inside");
+        let swapped = house.ask(&v2, &inside);
+        let stamp = if what == "a directory" {
+            let Err(SeedError::Fs(error)) = swapped else { panic!("{swapped:?}") };
+            assert!(error.path.ends_with("pod/inside/.seedcache-owned"), "{error}");
+            "v1"
+        } else {
+            assert!(swapped.unwrap().changed);
+            assert!(fs::symlink_metadata(house.at("pod/inside/.seedcache-owned")).unwrap().is_file(), "{what}");
+            assert!(!house.at("pod/inside/elsewhere").exists());
+            "v2"
+        };
+        assert_eq!(fs::read_to_string(house.at("pod/inside/platform/etc/version")).unwrap(), format!("{stamp}\n"));
+    }
+}
+
+#[test]
 fn a_copy_of_a_seed_is_not_ours_and_a_moved_one_is() {
     let house = House::new();
     let version = house.publish("v1", &platform("v1"));

@@ -26,7 +26,7 @@ fn held(fixture: &Fixture) -> Arc<Held> {
 
 fn pair() -> (UnixStream, Sending<Taking>, Outbox) {
     let (theirs, ours) = UnixStream::pair().unwrap();
-    let (sending, outbox) = Sending::new(Taking::new(ours).0);
+    let (sending, outbox) = Sending::new(Taking::new(ours).unwrap().0);
     (theirs, sending, outbox)
 }
 
@@ -345,7 +345,7 @@ async fn what_sendfile_refuses_is_read_and_sent() {
     let (held, big, file) = (held(&fixture), big(&fixture), tempfile::NamedTempFile::new().unwrap());
     let appended = File::options().append(true).open(file.path()).unwrap();
     assert_eq!(send_file(&appended, held.file(), 0, 10).map_err(|error| is_refusal(&error)), Err(true));
-    let (mut sending, outbox) = Sending::new(Refusing { stream: Taking::new(ours).0, appended });
+    let (mut sending, outbox) = Sending::new(Refusing { stream: Taking::new(ours).unwrap().0, appended });
     let stand_in = outbox.put(held.clone(), 3, PIECE);
     let writing = tokio::spawn(async move {
         let mut rest = stand_in;

@@ -1,5 +1,7 @@
 //! What is damaged on disk is found, told apart and put aside.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 #[test]
@@ -180,18 +182,22 @@ fn a_current_link_removed_by_hand_does_not_hold_up_quarantine() {
 }
 
 #[test]
-fn a_quarantine_that_fails_leaves_no_current_that_is_not_linked() {
+fn a_manifest_that_is_gone_is_damage_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
     let store = Store::open(&root).unwrap();
     publish(&store, "1", b"one");
-    store.switch_current(&artifact(), &version("1")).unwrap();
-    // In the way of the artifact's place in quarantine.
-    sys::write(root.join("quarantine/os"), "").unwrap();
-    let reason = Reason::new("verify", &std::io::Error::other("bad"));
-    store.quarantine_version(&artifact(), &version("1"), &reason).unwrap_err();
-    assert!(!root.join("current/os").exists());
-    assert_eq!(store.holding(&artifact()).current, None, "the planner must see that there is a link to make");
+    let opened = store.open_version(&artifact(), &version("1")).unwrap();
+    sys::remove_file(root.join("versions/os/1/manifest.json")).unwrap();
+    let found = store.manifest(&opened).unwrap_err();
+    assert!(matches!(found, StoreError::Manifest { source: ManifestError::Truncated, .. }), "{found:?}");
+    // A symlink cannot be opened, now or later.
+    std::os::unix::fs::symlink("elsewhere", root.join("versions/os/1/manifest.json")).unwrap();
+    let found = store.manifest(&opened).unwrap_err();
+    assert!(matches!(found, StoreError::Manifest { source: ManifestError::Read(_), .. }), "{found:?}");
+    let reported = store.damage_reports().now_or_never().expect("both are one damage, reported");
+    assert_eq!(reported.len(), 1);
+    assert!(store.quarantine_damaged(&opened, &Reason::new("read", &found), || ()).unwrap());
 }
 
 #[test]
@@ -402,4 +408,11 @@ fn a_lease_that_a_pod_has_on_a_file_is_no_damage() {
     assert!(matches!(&told, StoreError::Fs(error) if error.is_busy()), "{told:?}");
     drop(lease);
     assert_eq!(store.verify(&opened, |_| {}).unwrap().damaged, 0);
+    // Nor does it hide what else is damaged.
+    let _lease = crate::fs::Leased::new(&root.join("versions/os/1/tree/d/f"));
+    let link = root.join("versions/os/1/tree/d/l");
+    sys::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &link).unwrap();
+    let found = store.verify(&opened, |_| {}).unwrap().damage;
+    assert!(found.iter().any(|damage| damage.path == path("d/l")), "{found:?}");
 }

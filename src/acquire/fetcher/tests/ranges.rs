@@ -20,7 +20,7 @@ async fn fetched(
     assert!(bench.read("archive.part").unwrap() == body);
     let snapshot = bench.progress.snapshot();
     assert_eq!((snapshot.bytes, snapshot.total_bytes), (body.len() as u64, Some(body.len() as u64)));
-    assert_eq!(bench.fetcher.ahead.left(), 6 << 18, "room ahead is given back");
+    assert_eq!(bench.fetcher.ahead.left(), 9 << 18, "room ahead is given back");
     origin.asked()
 }
 
@@ -205,7 +205,7 @@ async fn a_cancelled_download_keeps_what_is_in_order() {
     bench.leaves(&["archive.part", "download.json"]);
     let kept = bench.read("archive.part").unwrap();
     assert!(kept.len() >= 7 * RANGE && kept[..] == body[..kept.len()], "{}", kept.len());
-    assert_eq!(bench.fetcher.ahead.left(), 6 << 18);
+    assert_eq!(bench.fetcher.ahead.left(), 9 << 18);
 
     let before = origin.asked().len();
     let restarted = Bench { staging: bench.staging.clone(), ..Bench::new() };
