@@ -185,7 +185,7 @@ impl Download<'_> {
     async fn ask(&self, location: usize, range: Option<Range>) -> Result<Response, HttpError> {
         let url = &self.urls[location];
         // Read for each request: a token may have been replaced while this one failed.
-        let credentials = Credentials::read(self.source).await?;
+        let credentials = Credentials::read(self.source, self.resolution.version()).await?;
         let mut headers = HeaderMap::new();
         if let Some(Range { from, if_range }) = range {
             let text = format!("bytes={from}-");
@@ -222,7 +222,8 @@ impl Download<'_> {
     async fn receive(&mut self, transfer: Transfer, response: Response) -> Result<(Transfer, Step), AcquireError> {
         let location = transfer.location();
         let url = self.urls[location].clone();
-        let origin = Origin { http: self.http.clone(), source: self.source, url: url.clone() };
+        let (http, version) = (self.http.clone(), self.resolution.version());
+        let origin = Origin { http, source: self.source, version, url: url.clone() };
         let mut body = Body::new(origin, &self.joins, self.rules.window, transfer.shareable(), response);
         let mut pending = BytesMut::new();
         let mut transfer = transfer;

@@ -19,6 +19,8 @@ const HELD: usize = 32;
 const AT_ONCE: usize = 1000;
 /// So often as many are read, however small a directory says that it is.
 const READINGS: u64 = 1000;
+/// So often a directory is listed anew, at most: once for each in it that is deeper than those that are held open.
+const RELISTINGS: u64 = 100_000;
 const DIR_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What is mounted in a tree is not the tree's: removal ends there with EXDEV.
@@ -64,8 +66,9 @@ struct Left {
     dirs: Vec<Vec<u8>>,
     /// There may be names that have not been read.
     more: bool,
-    /// So often some of them may still be read: somebody may go on making names, and keeps what he makes.
+    /// So often some of them may still be read, and all anew: somebody may go on making names, and keeps what he makes.
     readings: u64,
+    relistings: u64,
 }
 
 /// One on the way to it.
@@ -87,10 +90,13 @@ impl Above {
     /// Holds nothing of it but which it is.
     fn let_go(&mut self) {
         self.fd = None;
-        if !std::mem::take(&mut self.left.dirs).is_empty() {
-            self.left.more = true;
-            self.left.readings = self.left.readings.max(READINGS);
+        let Left { dirs, more, readings, relistings } = &mut self.left;
+        if std::mem::take(dirs).is_empty() && !*more {
+            return;
         }
+        *more = *relistings > 0;
+        *relistings = relistings.saturating_sub(1);
+        *readings = (*readings).max(1);
     }
 }
 
@@ -116,7 +122,7 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         if level.left.more {
             let readings = level.left.readings.saturating_sub(1);
             let (dirs, more) = empty_of_files(&level.fd)?;
-            level.left = Left { dirs, more: more && readings > 0, readings };
+            level.left = Left { dirs, more: more && readings > 0, readings, ..level.left };
             continue;
         }
         let Some(Above { name, fd, inode, left }) = above.pop() else { break };
@@ -185,7 +191,7 @@ fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
     // File systems count two bytes for a name at least, if they count names at all.
     let names = u64::try_from(sys::fstat(&fd)?.st_size).unwrap_or_default() / 2;
     let readings = (names / AT_ONCE as u64).max(READINGS);
-    let left = Left { dirs: Vec::new(), more: true, readings };
+    let left = Left { dirs: Vec::new(), more: true, readings, relistings: RELISTINGS };
     Ok(Some(Level { name: name.to_vec(), fd, left }))
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use globset::GlobBuilder;
-use regex::Regex;
 
+use super::pattern::version_pattern;
 use super::problem::Problem;
 use super::{
     Algorithm, Checksums, Connections, HeaderValue, Latest, LatestFrom, SeedValue, Source, Spec, Unpack, UnpackFormat,
@@ -149,7 +149,7 @@ fn addresses(source: &Source, declared: &Declared<'_>) -> Result<(), Wrong> {
 
 fn pattern(declared: &Declared<'_>) -> Result<(), Wrong> {
     let Some(pattern) = declared.latest.and_then(|latest| latest.pattern.as_ref()) else { return Ok(()) };
-    match Regex::new(pattern) {
+    match version_pattern(pattern) {
         Err(e) => declared.wrong("latest.pattern", not_a_pattern(&e)),
         Ok(regex) if regex.captures_len() > 1 && !regex.capture_names().flatten().any(|name| name == "version") => {
             declared.wrong("latest.pattern", Problem::PatternGroup)

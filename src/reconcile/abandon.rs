@@ -61,17 +61,19 @@ impl Shared {
         may_go: impl FnOnce() -> bool,
     ) -> Result<bool, crate::fs::Error> {
         let Some(head) = self.world().repairs.head(artifact, version) else { return Ok(false) };
+        let mut taken = None;
         let is_so = || {
             if self.store.head(artifact, version).is_some() || !may_go() {
                 return false;
             }
-            let mut world = self.world();
-            let is_so = world.repairs.is_of(&head);
             // From here on it does not come, however far its step is.
-            world.repairs.remove(&head);
-            is_so
+            taken = self.world().repairs.take(&head);
+            taken.is_some()
         };
-        let noted = self.store.repaired(&head, is_so).inspect_err(|_| self.world().repairs.add(head.clone()));
+        let noted = self.store.repaired(&head, is_so);
+        if let (Err(_), Some(repair)) = (&noted, taken) {
+            self.world().repairs.put_back(repair);
+        }
         if !noted? {
             return Ok(false);
         }

@@ -86,7 +86,7 @@ impl Recheck {
         let key = (head.artifact.clone(), head.version.clone());
         if !self.watched.contains_key(&key) {
             let opened = shared.store.open_version(&key.0, &key.1);
-            // One that is gone, or whose manifest is damaged, is for those who want it to find so.
+            // One that is gone is for those who want it to find so; a damaged manifest is reported.
             let Ok(telltales) = opened.and_then(|version| shared.store.telltales(&version)) else { return false };
             let watched = Watched { head: head.clone(), telltales, course: Course::default(), not_before: now };
             self.watched.insert(key.clone(), watched);

@@ -12,7 +12,7 @@ use crate::store::ManifestHead;
 pub(super) struct Repairs(BTreeMap<ArtifactName, BTreeMap<VersionName, Repair>>);
 
 #[derive(Debug, Clone)]
-struct Repair {
+pub(super) struct Repair {
     head: Arc<ManifestHead>,
     failures: u32,
     next_try: Option<Moment>,
@@ -56,14 +56,26 @@ impl Repairs {
     }
 
     pub(super) fn remove(&mut self, head: &Arc<ManifestHead>) {
-        if self.is_of(head)
-            && let Some(of) = self.0.get_mut(&head.artifact)
-        {
-            of.remove(&head.version);
-            if of.is_empty() {
-                self.0.remove(&head.artifact);
-            }
+        drop(self.take(head));
+    }
+
+    /// The same, to be put back as it was.
+    pub(super) fn take(&mut self, head: &Arc<ManifestHead>) -> Option<Repair> {
+        if !self.is_of(head) {
+            return None;
         }
+        let of = self.0.get_mut(&head.artifact)?;
+        let taken = of.remove(&head.version);
+        if of.is_empty() {
+            self.0.remove(&head.artifact);
+        }
+        taken
+    }
+
+    /// Unless the version was found damaged anew meanwhile.
+    pub(super) fn put_back(&mut self, repair: Repair) {
+        let head = &repair.head;
+        self.0.entry(head.artifact.clone()).or_default().entry(head.version.clone()).or_insert(repair);
     }
 
     /// No step is needed for it any more, or one is again.
@@ -72,6 +84,9 @@ impl Repairs {
             && let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version))
         {
             repair.is_here = is_here;
+            if is_here {
+                repair.error = None;
+            }
         }
     }
 

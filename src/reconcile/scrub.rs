@@ -14,13 +14,14 @@ use jiff::Timestamp;
 use super::recheck::Recheck;
 use super::run::Shared;
 use crate::intent::{ArtifactName, ScrubSettings, VersionName, error_chain};
-use crate::store::{ManifestHead, Pace, Report, StoreError, Version, next_due};
+use crate::store::{Inventory, ManifestHead, Pace, Report, StoreError, Version, next_due};
 
 /// Looked at least this often for what is due: versions come and go.
 const ROUND: Duration = Duration::from_secs(60);
 /// Never sooner: a version that cannot be read must not be tried in a loop.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What could not be read or be taken out of service has another turn after so long, and keeps no other from its own.
+/// What could not be read or be taken out of service has another turn after so long, and each time after twice as long, up to
+/// `scrub.every`: it keeps no other from its own.
 const LATER: Duration = Duration::from_secs(600);
 /// The lowest share of the processor.
 const NICE: i32 = 19;
@@ -69,6 +70,34 @@ fn step_back() {
     }
 }
 
+/// Versions that could not be checked: when they were tried last, and how often.
+#[derive(Debug, Default)]
+struct PutOff(BTreeMap<(ArtifactName, VersionName), (Duration, u32)>);
+
+impl PutOff {
+    fn note(&mut self, artifact: ArtifactName, version: VersionName, now: Duration) {
+        let (at, times) = self.0.entry((artifact, version)).or_default();
+        (*at, *times) = (now, times.saturating_add(1));
+    }
+
+    fn forget(&mut self, artifact: &ArtifactName, version: &VersionName) {
+        self.0.remove(&(artifact.clone(), version.clone()));
+    }
+
+    fn retain(&mut self, inventory: &Inventory) {
+        self.0.retain(|(artifact, version), _| {
+            inventory.get(artifact).is_some_and(|holding| holding.versions.contains_key(version))
+        });
+    }
+
+    /// Whether it is not to be tried yet.
+    fn holds(&self, head: &ManifestHead, now: Duration, every: Duration) -> bool {
+        let Some((at, times)) = self.0.get(&(head.artifact.clone(), head.version.clone())) else { return false };
+        let wait = LATER.saturating_mul(1 << (times - 1).min(20)).min(every.max(LATER));
+        now.saturating_sub(*at) < wait
+    }
+}
+
 pub(super) struct Scrub {
     pub(super) shared: Arc<Shared>,
     settings: ScrubSettings,
@@ -94,13 +123,14 @@ impl Scrub {
     fn run(&self, recheck: &RefCell<Recheck>) {
         let store = &self.shared.store;
         let mut scrubbed = store.scrubbed();
-        let mut put_off: BTreeMap<(ArtifactName, VersionName), Instant> = BTreeMap::new();
+        let mut put_off = PutOff::default();
         let mut pause = Duration::ZERO;
         while self.idle(pause, recheck).is_continue() {
             let inventory = store.inventory();
             scrubbed.retain(&inventory);
-            put_off.retain(|_, since| since.elapsed() < LATER);
-            let is_put_off = |head: &ManifestHead| put_off.contains_key(&(head.artifact.clone(), head.version.clone()));
+            put_off.retain(&inventory);
+            let now = self.began.elapsed();
+            let is_put_off = |head: &ManifestHead| put_off.holds(head, now, self.settings.every.0);
             let Some((artifact, version, left)) =
                 next_due(&inventory, is_put_off, &scrubbed, self.settings.every.0, Timestamp::now())
             else {
@@ -115,15 +145,15 @@ impl Scrub {
             match self.check(&artifact, &version, recheck) {
                 Ok(Checked::Stopped) => break,
                 Err(StoreError::NoVersion { .. }) => continue,
-                Ok(Checked::Sound) => {}
+                Ok(Checked::Sound) => put_off.forget(&artifact, &version),
                 // It may still be there.
                 Ok(Checked::Damaged) => {
-                    put_off.insert((artifact, version), Instant::now());
+                    put_off.note(artifact, version, self.began.elapsed());
                     continue;
                 }
                 Err(error) => {
                     tracing::error!(%artifact, %version, error = error_chain(&error), "version cannot be scrubbed yet");
-                    put_off.insert((artifact, version), Instant::now());
+                    put_off.note(artifact, version, self.began.elapsed());
                     continue;
                 }
             }
@@ -208,5 +238,31 @@ impl Scrub {
         let what = format!("{} entries are damaged, the first {}: {}", report.damaged, first.path, first.what);
         self.shared.take_out_sometime(version, "scrub", what);
         Ok(Checked::Damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_checked_is_tried_less_and_less_often() {
+        let (head, every) = (ManifestHead::sample("os", "1"), LATER * 5);
+        let mut put_off = PutOff::default();
+        let mut now = Duration::from_secs(7);
+        assert!(!put_off.holds(&head, now, every));
+        for wait in [1, 2, 4, 5, 5] {
+            put_off.note(head.artifact.clone(), head.version.clone(), now);
+            now += LATER * wait;
+            assert!(put_off.holds(&head, now - Duration::from_secs(1), every));
+            assert!(!put_off.holds(&head, now, every), "after {wait}");
+        }
+        put_off.note(head.artifact.clone(), head.version.clone(), now);
+        put_off.forget(&head.artifact, &head.version);
+        assert!(!put_off.holds(&head, now, every));
+        put_off.note(head.artifact.clone(), head.version.clone(), now);
+        put_off.retain(&Inventory::new());
+        assert!(!put_off.holds(&head, now, every), "it is gone");
     }
 }

@@ -10,9 +10,6 @@ use crate::fs::{Dir, HandleError, LinkMode};
 use crate::intent::Link;
 use crate::store::Version;
 
-/// How long the mending of a directory on record waits for who has it locked.
-const BRIEFLY: Duration = Duration::from_secs(1);
-
 impl Seeder {
     /// A directory on record.
     pub fn open_filled(&self, filled: &Filled) -> Result<Dir, FillError> {
@@ -24,18 +21,19 @@ impl Seeder {
     }
 
     /// Mends a directory on record, after its version was had again; `false` where it holds that version no more. One at
-    /// a time for one directory. Blocks.
+    /// a time for one directory; who has it locked is waited for up to `patience`. Blocks.
     pub fn mend_filled(
         &self,
         version: &Version,
         filled: &Filled,
         dir: Dir,
+        patience: Duration,
         progress: &SeedProgress,
     ) -> Result<bool, FillError> {
         let target = || filled.target.clone().into();
         // Its pod may be swapping another version in.
-        let Some(_alone) = dir.lock(BRIEFLY)? else {
-            return Err(SeedError::Locked { target: target(), seconds: BRIEFLY.as_secs() }.into());
+        let Some(_alone) = dir.lock(patience)? else {
+            return Err(SeedError::Locked { target: target(), seconds: patience.as_secs() }.into());
         };
         let owner = dir.stat_self()?;
         let peer = Peer { uid: owner.uid, gid: owner.gid };

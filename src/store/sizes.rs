@@ -18,11 +18,13 @@ const HOLDS: u32 = 100;
 const LONGEST: Duration = Duration::from_secs(60);
 /// Sizes remembered, and things that were told of.
 const MOST: usize = 1000;
-/// About how many directories are known of that are still to be looked into.
-const MOST_AHEAD: usize = if cfg!(test) { 10 } else { 20_000 };
-
-/// As deep as a path may be that the kernel takes: each level holds a directory open.
-const DEEPEST: usize = 2048;
+/// Bytes of names of directories that are still to be looked into: somebody may have made as many as there is room for. What is
+/// beyond that counts for nothing, as does what is beyond the next two.
+const ROOM: usize = if cfg!(test) { 10_000 } else { 32 << 20 };
+/// Entries that are looked at.
+const MOST_ENTRIES: u64 = 10_000_000;
+/// As long as a path may get below what is measured: twice what the kernel takes. Each level on the way holds a directory open.
+const LONGEST_PATH: usize = 8192;
 
 /// Sizes that were found lately, by name.
 #[derive(Debug, Default)]
@@ -49,9 +51,45 @@ struct Size {
 struct Ahead {
     parent: Dir,
     name: RelPath,
-    /// So many directories in it were looked into.
-    passed: usize,
-    depth: usize,
+    /// Bytes of its path.
+    path: usize,
+}
+
+impl Ahead {
+    /// Bytes that it takes in memory, about.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.as_bytes().len()
+    }
+}
+
+/// What is measured, as far as it was looked at.
+#[derive(Default)]
+struct Walk {
+    bytes: u64,
+    entries: u64,
+    ahead: Vec<Ahead>,
+    /// What those take in memory.
+    weight: usize,
+    /// Not all was looked at.
+    is_cut: bool,
+}
+
+impl Walk {
+    fn push(&mut self, ahead: Ahead) {
+        let weight = self.weight + ahead.weight();
+        if weight > ROOM || ahead.path > LONGEST_PATH {
+            self.is_cut = true;
+            return;
+        }
+        self.weight = weight;
+        self.ahead.push(ahead);
+    }
+
+    fn pop(&mut self) -> Option<Ahead> {
+        let next = self.ahead.pop()?;
+        self.weight -= next.weight();
+        Some(next)
+    }
 }
 
 impl Sizes {
@@ -98,46 +136,41 @@ impl Sizes {
         if entry.kind != Kind::Dir {
             return self.bytes_of(parent, entry);
         }
-        let mut sum = 0u64;
-        let mut ahead = vec![Ahead { parent: parent.clone(), name: entry.name.clone(), passed: 0, depth: 0 }];
-        while let Some(next) = ahead.pop() {
-            let room = MOST_AHEAD.saturating_sub(ahead.len()).max(1);
-            sum = sum.saturating_add(self.look_into(next, room, &mut ahead));
+        let mut walk = Walk::default();
+        let mut next = Some(Ahead { parent: parent.clone(), name: entry.name.clone(), path: 0 });
+        while let Some(this) = next {
+            self.look_into(&this, &mut walk);
+            next = walk.pop();
         }
-        sum
+        if walk.is_cut && self.is_news(parent.path_of(&entry.name)) {
+            let path = parent.path_of(&entry.name).display().to_string();
+            tracing::warn!(path, "more is in it than is measured; the rest counts as empty");
+        }
+        walk.bytes
     }
 
-    /// Bytes of the files in one directory, if they were not counted yet; of the directories in it so many are `ahead` then,
-    /// and it once more if there are others.
-    fn look_into(&self, this: Ahead, room: usize, ahead: &mut Vec<Ahead>) -> u64 {
+    fn look_into(&self, this: &Ahead, walk: &mut Walk) {
         let dir = match this.parent.open_dir(&this.name) {
             Ok(dir) => dir,
-            Err(error) => {
-                self.passed_over(&error);
-                return 0;
-            }
+            Err(error) => return self.passed_over(&error),
         };
-        let (mut bytes, mut seen, mut below) = (0u64, 0, Vec::new());
         let listed = dir.each_entry(|entry| {
+            if walk.entries == MOST_ENTRIES {
+                walk.is_cut = true;
+                return ControlFlow::Break(());
+            }
+            walk.entries += 1;
             if entry.kind == Kind::Dir {
-                seen += 1;
-                if seen > this.passed && below.len() < room {
-                    below.push(Ahead { parent: dir.clone(), name: entry.name, passed: 0, depth: this.depth + 1 });
-                }
-            } else if this.passed == 0 {
-                bytes = bytes.saturating_add(self.bytes_of(&dir, &entry));
+                let path = this.path + 1 + entry.name.as_bytes().len();
+                walk.push(Ahead { parent: dir.clone(), name: entry.name, path });
+            } else {
+                walk.bytes = walk.bytes.saturating_add(self.bytes_of(&dir, &entry));
             }
             ControlFlow::Continue(())
         });
         if let Err(error) = listed {
             self.passed_over(&error);
         }
-        if this.depth < DEEPEST {
-            let passed = this.passed + below.len();
-            ahead.extend((seen > passed).then_some(Ahead { passed, ..this }));
-            ahead.append(&mut below);
-        }
-        bytes
     }
 
     fn bytes_of(&self, parent: &Dir, entry: &fs::DirEntry) -> u64 {
@@ -156,16 +189,21 @@ impl Sizes {
         if error.is_not_found() {
             return;
         }
-        let mut told = lock(&self.told);
-        if told.len() >= MOST {
-            told.clear();
-        }
-        if told.insert(error.path.clone()) {
+        if self.is_news(error.path.clone()) {
             tracing::warn!(
                 error = error_chain(error),
                 "what the store has there cannot be looked at, and counts as empty"
             );
         }
+    }
+
+    /// Whether nothing was told of this path yet.
+    fn is_news(&self, path: PathBuf) -> bool {
+        let mut told = lock(&self.told);
+        if told.len() >= MOST {
+            told.clear();
+        }
+        told.insert(path)
     }
 }
 
@@ -205,22 +243,37 @@ mod tests {
     }
 
     #[test]
-    fn more_directories_than_are_known_of_at_a_time_count_all() {
+    fn a_tree_counts_all_and_one_that_is_made_to_cost_much_counts_a_part() {
         let temp = tempfile::tempdir().unwrap();
-        let mut files = 0;
-        for above in 0..2 * MOST_AHEAD {
-            for below in 0..2 * MOST_AHEAD {
-                let dir = temp.path().join(format!("tree/{above}/{below}"));
-                std::fs::create_dir_all(&dir).unwrap();
-                std::fs::write(dir.join("file"), "1234567").unwrap();
-                files += 1;
-            }
-            std::fs::write(temp.path().join(format!("tree/{above}/file")), "1234567").unwrap();
-            files += 1;
+        let parent = Dir::open(temp.path()).unwrap();
+        let measured = |name: &str| {
+            let sizes = Sizes::default();
+            let entry = parent.entries().unwrap().into_iter().find(|entry| entry.name.as_bytes() == name.as_bytes());
+            (sizes.size_of(&parent, &entry.unwrap()), sizes.told.into_inner().unwrap().len())
+        };
+        let make = |path: String| {
+            std::fs::create_dir_all(temp.path().join(&path)).unwrap();
+            std::fs::write(temp.path().join(path).join("file"), "1234567").unwrap();
+        };
+        for n in 0..400 {
+            make(format!("tree/{}/{n}", n % 20));
         }
-        let (sizes, parent) = (Sizes::default(), Dir::open(temp.path()).unwrap());
-        let entry = parent.entries().unwrap().remove(0);
-        assert_eq!(sizes.size_of(&parent, &entry), files * 7);
+        assert_eq!(measured("tree"), (400 * 7, 0));
+        for n in 0..400 {
+            make(format!("wide/{n:0>200}"));
+        }
+        let (bytes, told) = measured("wide");
+        assert!(bytes > 0 && bytes < 400 * 7 && told == 1, "{bytes}");
+        make(format!("deep/{}", ["d"; 1000].join("/")));
+        assert_eq!(measured("deep"), (7, 0));
+        // Longer than any path.
+        let mut here = parent.open_dir(&"deep".parse().unwrap()).unwrap();
+        let name: RelPath = "d".repeat(255).parse().unwrap();
+        for _ in 0..40 {
+            here.make_dir(&name, 0o700).unwrap();
+            here = here.open_dir(&name).unwrap();
+        }
+        assert_eq!(measured("deep"), (7, 1));
     }
 
     #[test]

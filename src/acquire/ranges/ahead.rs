@@ -1,6 +1,6 @@
 //! What bodies that several connections read may hold ahead of their readers: so many bytes for all of the node, and each body
-//! an equal share of them, so that a slow one leaves the others theirs. Half a share is nobody's: it is there for the next one,
-//! however long those that came before keep what they have.
+//! an equal share of them, so that a slow one leaves the others theirs. Half a share is nobody's, as shares are with one body
+//! more: whoever comes next finds some, however long those that came before keep what they have.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,10 +48,13 @@ impl Share {
         if more == 0 {
             return true;
         }
-        if bytes > self.ahead.most * 2 / (2 * self.ahead.bodies.load(Relaxed) + 1) {
+        let Ahead { room, most, bodies } = &self.ahead;
+        let half = most / (2 * bodies.load(Relaxed) + 1);
+        let left = (room.available_permits() as u64).checked_sub(more.into());
+        if bytes > half * 2 || left.is_none_or(|left| left < half) {
             return false;
         }
-        let Ok(got) = self.ahead.room.clone().try_acquire_many_owned(more) else { return false };
+        let Ok(got) = room.clone().try_acquire_many_owned(more) else { return false };
         match &mut self.permit {
             Some(permit) => permit.merge(got),
             None => self.permit = Some(got),
@@ -84,14 +87,17 @@ mod tests {
         let mut slow = ahead.share();
         assert!(slow.reserve(100) && !slow.reserve(101), "alone it has two thirds");
         let mut fast = ahead.share();
-        // However long the slow one keeps what it has.
-        assert!(fast.reserve(50) && !fast.reserve(60));
+        // However long the slow one keeps what it has, there is some for the next, and for the one after it.
+        assert!(fast.reserve(20) && !fast.reserve(21));
+        let mut third = ahead.share();
+        assert!(third.reserve(9) && !third.reserve(10));
+        drop(third);
         // As it reads, the other gets what that gives back.
         slow.keep(90);
         assert!(!slow.reserve(100) && slow.reserve(90));
-        assert!(fast.reserve(60) && !fast.reserve(61));
+        assert!(fast.reserve(30) && !fast.reserve(31));
         slow.keep(40);
-        assert!(slow.reserve(60));
+        assert!(slow.reserve(60) && !slow.reserve(61) && fast.reserve(60));
         assert_eq!(ahead.left(), 30);
         drop(slow);
         assert!(fast.reserve(100));

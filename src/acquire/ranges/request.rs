@@ -7,12 +7,14 @@ use reqwest::{Response, Url};
 use super::plan::Ask;
 use crate::acquire::source::http::{Credentials, HttpClient, content_encoding};
 use crate::acquire::source::{HttpError, redacted};
-use crate::intent::HttpSource;
+use crate::intent::{HttpSource, VersionName};
 
 /// Who is asked.
 pub(in crate::acquire) struct Origin<'a> {
     pub http: HttpClient,
     pub source: &'a HttpSource,
+    /// The version that is fetched, where it is known.
+    pub version: Option<&'a VersionName>,
     /// The address that the body was asked for at.
     pub url: Url,
 }
@@ -29,9 +31,9 @@ pub(super) struct Request<'a> {
 impl Request<'_> {
     /// Asks for a range, with If-Range.
     pub(super) async fn send(&self, ask: Ask) -> Result<Response, HttpError> {
-        let Origin { http, source, url } = &self.origin;
+        let Origin { http, source, version, url } = &self.origin;
         // Read for each request, as ever.
-        let credentials = Credentials::read(source).await?;
+        let credentials = Credentials::read(source, *version).await?;
         let text = format!("bytes={}-{}", ask.from, ask.to - 1);
         let range = HeaderValue::from_str(&text).unwrap_or_else(|e| unreachable!("digits: {e}"));
         tracing::debug!(url = redacted(url), range = text, "requesting");

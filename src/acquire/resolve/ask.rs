@@ -312,7 +312,7 @@ impl Question<'_> {
     /// Asks, and asks again after a while when that may help.
     async fn again(&mut self, url: &Url, ask: Ask) -> Result<Answer, ResolveError> {
         if let Source::Http(source) = self.declared.source {
-            self.credentials = Credentials::read(source).await?;
+            self.credentials = Credentials::read(source, None).await?;
         }
         let mut failures = 0;
         loop {

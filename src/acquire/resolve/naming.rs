@@ -1,6 +1,6 @@
 //! Texts and validators to version names. Pure.
 
-use crate::intent::{Digest, NameError, VersionName};
+use crate::intent::{Digest, NameError, VersionName, version_pattern};
 
 /// Why a text gives no version name.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(in crate::acquire) fn find_version(pattern: Option<&str>, text: &str) -> Res
     let found = match pattern {
         None => text,
         Some(pattern) => {
-            let regex = regex::Regex::new(pattern).map_err(NamingError::Pattern)?;
+            let regex = version_pattern(pattern).map_err(NamingError::Pattern)?;
             std::iter::once(text)
                 .chain(text.lines().map(str::trim))
                 .find_map(|piece| {

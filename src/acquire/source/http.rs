@@ -19,7 +19,7 @@ use super::redirect::{self, Named, Way};
 use super::{redacted, without_user};
 use crate::acquire::transfer::{Head, Validators};
 use crate::fs;
-use crate::intent::{FetchSettings, HeaderValue as Declared, HttpSource};
+use crate::intent::{FetchSettings, HeaderValue as Declared, HttpSource, VersionName};
 
 /// Bytes of a file with a header's value.
 const HEADER_LIMIT: u64 = 64 * 1024;
@@ -36,8 +36,12 @@ pub(in crate::acquire) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the declared headers; they belong to the origin of `source.http.url`, wherever else the bytes come from.
-    pub(in crate::acquire) async fn read(source: &HttpSource) -> Result<Self, HttpError> {
+    /// Reads the declared headers; they belong to the origin of `source.http.url`, wherever else the bytes come from, which may
+    /// be another one for each version.
+    pub(in crate::acquire) async fn read(
+        source: &HttpSource,
+        version: Option<&VersionName>,
+    ) -> Result<Self, HttpError> {
         let mut headers = HeaderMap::new();
         for (name, declared) in &source.headers {
             let bytes = match declared {
@@ -58,8 +62,9 @@ impl Credentials {
             value.set_sensitive(true);
             headers.insert(key, value);
         }
-        // Only its origin counts, which is the same for all versions.
-        let url = Url::parse(&source.url.replace("{version}", "0").replace("{file}", "0")).ok();
+        // Only its origin counts.
+        let version = version.map_or("0", VersionName::as_str);
+        let url = Url::parse(&source.url.replace("{version}", version).replace("{file}", "0")).ok();
         Ok(Self { origin: url.as_ref().map(without_user), headers, named: Named::by(source) })
     }
 

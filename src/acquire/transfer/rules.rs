@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// Bytes ahead of a reader, see [`Rules::window`]: with it, and with a range more, a warm-up stays below 64 MiB.
+/// Bytes ahead of a reader, see [`Rules::window`].
 pub(in crate::acquire) const WINDOW: u32 = 24 << 20;
-/// What all bodies together may be ahead: one takes no more than a window, and leaves the next some.
+/// What all bodies together may be ahead: one takes no more than a window, and leaves the next some. Each has a
+/// range more.
 pub(in crate::acquire) const AHEAD: u32 = WINDOW / 2 * 3;
 
 /// The bounds of a download.

@@ -206,7 +206,7 @@ fn a_directory_on_record_is_mended_only_while_it_holds_that_version() {
     let record = house.seeder.filled().remove(0);
     let mend = || {
         let dir = house.seeder.open_filled(&record).unwrap();
-        house.seeder.mend_filled(&v1, &record, dir, &SeedProgress::default())
+        house.seeder.mend_filled(&v1, &record, dir, std::time::Duration::ZERO, &SeedProgress::default())
     };
     let unix = at.join("platform/kernel/unix");
     fs::remove_file(&unix).unwrap();

@@ -94,3 +94,13 @@ async fn silence_and_trickles_have_an_end() {
     assert!(matches!(get(&client, &origin.url("/trickle")).await, Err(HttpError::Stalled { .. })));
     assert!(matches!(get(&client, &origin.url("/mute")).await, Err(HttpError::Silent { .. })));
 }
+
+#[tokio::test]
+async fn headers_belong_to_the_origin_that_the_version_has() {
+    let source = serde_json::json!({ "url": "https://{version}.h/x/{version}.tgz", "headers": { "X-Token": "t" } });
+    let source: HttpSource = serde_json::from_value(source).unwrap();
+    let version = "v1".parse().unwrap();
+    let credentials = Credentials::read(&source, Some(&version)).await.unwrap();
+    let has = |url: &str| credentials.headers_for(&url.parse().unwrap()).contains_key("x-token");
+    assert!(has("https://v1.h/any") && !has("https://v2.h/x/v1.tgz") && !has("http://v1.h/any"));
+}
