@@ -80,24 +80,23 @@ impl Repairs {
 
     /// No step is needed for it any more, or one is again.
     pub(super) fn set_here(&mut self, head: &Arc<ManifestHead>, is_here: bool) {
-        if self.is_of(head)
-            && let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version))
-        {
-            repair.is_here = is_here;
-            if is_here {
-                repair.error = None;
-            }
+        let Some(repair) = self.of_head(head) else { return };
+        repair.is_here = is_here;
+        if is_here {
+            repair.error = None;
         }
     }
 
     pub(super) fn failed(&mut self, head: &Arc<ManifestHead>, error: String, next_try: impl FnOnce(u32) -> Moment) {
-        if self.is_of(head)
-            && let Some(repair) = self.0.get_mut(&head.artifact).and_then(|of| of.get_mut(&head.version))
-        {
-            repair.failures = repair.failures.saturating_add(1);
-            repair.next_try = Some(next_try(repair.failures));
-            repair.error = Some(error);
-        }
+        let Some(repair) = self.of_head(head) else { return };
+        repair.failures = repair.failures.saturating_add(1);
+        repair.next_try = Some(next_try(repair.failures));
+        repair.error = Some(error);
+    }
+
+    fn of_head(&mut self, head: &Arc<ManifestHead>) -> Option<&mut Repair> {
+        let repair = self.0.get_mut(&head.artifact)?.get_mut(&head.version)?;
+        Arc::ptr_eq(&repair.head, head).then_some(repair)
     }
 
     fn of_artifact(&self, name: &ArtifactName) -> impl Iterator<Item = &Repair> {
