@@ -130,6 +130,17 @@ pub enum SeedAskError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl SeedAskError {
+    /// The same may go well later without anybody's help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            SeedAskError::Wait(_) | SeedAskError::Store(_) => true,
+            SeedAskError::Seed(error) => error.may_pass(),
+            _ => false,
+        }
+    }
+}
+
 /// Why a verification was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyAskError {

@@ -9,15 +9,12 @@ use super::run::{Reconciler, Shared, World};
 use super::turns::{BRIEFLY, Spot};
 use super::{SeedProgressState, SeedState, State, WaitError};
 use crate::fs::{self, LinkMode};
-use crate::intent::{ArtifactName, VersionName, error_chain};
-use crate::seed::{FillError, FillRequest, Filled, Filling, PATIENCE, SeedError, SeedProgress};
-use crate::store::{Claim, Claims, Holding, ManifestHead, StoreError, Version};
+use crate::intent::{ArtifactName, VersionName};
+use crate::seed::{FillError, FillRequest, Filled, Filling, SeedError, SeedProgress};
+use crate::store::{Claim, Claims, Holding, StoreError, Version};
 
 /// How long a fill waits for a version that is found damaged to be had again.
 const REPAIR: Duration = Duration::from_secs(120);
-
-/// How long the mending of a directory on record waits for who has it locked, once all others are mended.
-const LOCKED: Duration = Duration::from_secs(1);
 
 /// By when a client has swapped what was filled for it into its target, and removed what stood there.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -65,13 +62,22 @@ pub enum FillAskError {
 }
 
 impl FillAskError {
-    fn busy(target: String, waited: Duration) -> Self {
+    pub(super) fn busy(target: String, waited: Duration) -> Self {
         FillAskError::Busy { target, seconds: waited.as_secs() }
     }
 
     /// Somebody else is at the directory.
-    fn is_of_another(&self) -> bool {
+    pub(super) fn is_of_another(&self) -> bool {
         matches!(self, FillAskError::Busy { .. } | FillAskError::Fill(FillError::Seed(SeedError::Locked { .. })))
+    }
+
+    /// The same may go well later without anybody's help.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            FillAskError::Wait(_) | FillAskError::Store(_) | FillAskError::Fs(_) => true,
+            FillAskError::Fill(FillError::Seed(error)) => error.may_pass(),
+            FillAskError::Fill(FillError::Refused(_)) | FillAskError::Busy { .. } | FillAskError::Task(_) => false,
+        }
     }
 }
 
@@ -180,66 +186,10 @@ impl Shared {
         self.tasks.spawn_blocking(work).await?
     }
 
-    fn take_out_if_damaged(&self, version: &Version, error: &FillError) {
+    pub(super) fn take_out_if_damaged(&self, version: &Version, error: &FillError) {
         if let FillError::Seed(SeedError::StoreDamaged { path, what, .. }) = error {
             self.take_out_sometime(version, "seed", format!("{path}: {what}"));
         }
-    }
-
-    /// Directories whose files are the damaged inodes of a version get those of the one that was had again: first those that
-    /// nobody is at.
-    pub(super) async fn mend_filled(self: &Arc<Self>, head: &ManifestHead) {
-        let shared = self.clone();
-        let Ok(filled) = self.tasks.spawn_blocking(move || shared.seeder.filled()).await else { return };
-        let linked = |filled: &Filled| {
-            filled.mode == LinkMode::Hardlink && filled.artifact == head.artifact && filled.version == head.version
-        };
-        let mut left: Vec<Filled> = filled.into_iter().filter(linked).collect();
-        for (turn, lock) in [(Duration::ZERO, Duration::ZERO), (PATIENCE, LOCKED)] {
-            let is_last = !lock.is_zero();
-            for filled in std::mem::take(&mut left) {
-                let Err(error) = self.mend_one_filled(filled.clone(), turn, lock).await else { continue };
-                if let FillAskError::Wait(WaitError::ShuttingDown) = error {
-                    return;
-                }
-                if !is_last && error.is_of_another() {
-                    left.push(filled);
-                    continue;
-                }
-                tracing::error!(artifact = %head.artifact, target = filled.target, error = error_chain(&error),
-                    "filled directory of a repaired version not mended; have its pod seed it again");
-            }
-        }
-    }
-
-    /// Waits so long for the turn there, and for who has it locked.
-    async fn mend_one_filled(
-        self: &Arc<Self>,
-        filled: Filled,
-        turn: Duration,
-        lock: Duration,
-    ) -> Result<(), FillAskError> {
-        let (shared, record) = (self.clone(), filled.clone());
-        let opened = move || -> Result<_, FillAskError> {
-            let dir = shared.seeder.open_filled(&record)?;
-            let stamp = dir.stat_self()?.stamp;
-            Ok((dir, Spot::Directory { dev: stamp.dev, ino: stamp.ino, near: true }))
-        };
-        let (dir, spot) = self.tasks.spawn_blocking(opened).await??;
-        let turn = tokio::select! {
-            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(spot, turn) => turn,
-        };
-        let turn = turn.map_err(|waited| FillAskError::busy(filled.target.clone(), waited))?;
-        let shared = self.clone();
-        let work = move || {
-            let version = shared.store.open_version(&filled.artifact, &filled.version)?;
-            let mended = shared.seeder.mend_filled(&version, &filled, dir, lock, &SeedProgress::default());
-            mended.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
-            drop(turn);
-            Ok(())
-        };
-        self.tasks.spawn_blocking(work).await?
     }
 
     /// Takes a new look at the filled directories. Blocks.

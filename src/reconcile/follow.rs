@@ -52,7 +52,7 @@ impl Shared {
             let holds = Some((record.version.clone(), record.tree_digest.clone()));
             self.change(&declared, |facts| {
                 (facts.holds, facts.values, facts.stale) = (holds, values, false);
-                (facts.failures, facts.next_try) = (0, None);
+                facts.succeeded();
             });
         }
         let mut world = self.world();

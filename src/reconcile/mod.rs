@@ -12,6 +12,7 @@ mod filling;
 mod follow;
 mod lease;
 mod linking;
+mod mending;
 mod pin;
 mod plan;
 mod recheck;

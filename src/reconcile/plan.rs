@@ -46,6 +46,8 @@ pub(super) struct SeedFacts {
     pub(super) holds: Option<(VersionName, Digest)>,
     /// Tries that failed since the last success.
     pub(super) failures: u32,
+    /// Why the last one did.
+    pub(super) error: Option<String>,
     /// When to try again after a failure.
     pub(super) next_try: Option<Moment>,
     /// What its rendered files are rendered from has changed.
@@ -55,6 +57,11 @@ pub(super) struct SeedFacts {
 }
 
 impl SeedFacts {
+    /// It was seeded.
+    pub(super) fn succeeded(&mut self) {
+        (self.failures, self.error, self.next_try) = (0, None, None);
+    }
+
     /// Whether it holds this very tree.
     pub(super) fn has(&self, head: &ManifestHead) -> bool {
         self.holds.as_ref().is_some_and(|(version, tree)| (version, tree) == (&head.version, &head.tree_digest))

@@ -10,16 +10,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::SeedAskError;
-use super::ask::Caller;
 use super::fetch::Turn;
 use super::plan::{self, Moment};
 use super::run::Shared;
 use super::step::StepError;
 use crate::acquire::{Location, Naming, Resolution, ResolveError};
-use crate::fs::{LinkMode, RelPath};
 use crate::intent::{Artifact, VersionWish, error_chain};
-use crate::seed::{self, Record};
 use crate::store::{ManifestHead, Reason, StoreError, Version};
 
 /// How long to wait before a report that could not be acted on is taken up again.
@@ -113,11 +109,11 @@ impl Shared {
         if let Err(error) = outcome {
             return self.not_repaired(artifact, head, &error, cancel);
         }
-        self.mend_seeds(artifact, head).await;
-        // Pods may keep their directories locked: the artifact does not wait for them.
+        let left = self.mend_targets(head, self.targets_of(head).await).await;
+        // Pods may keep their directories locked, and disks fail for long: the artifact does not wait for them.
         self.world().repairs.set_here(head, true);
         self.rest(artifact, cancel);
-        self.mend_filled(head).await;
+        self.mend_until_done(head, left).await;
         if self.cancel.is_cancelled() {
             // Not all may be mended: the next start goes on.
             return;
@@ -239,54 +235,6 @@ impl Shared {
         let resolution = Resolution { naming: Naming::Known(head.version.clone()), demanded, ..found };
         self.fetch_and_publish(artifact, &wish, &resolution, Some(head), turn, cancel).await.map(drop)
     }
-
-    /// Targets whose files are the damaged inodes get the good ones. A declared one that fails is tried again.
-    async fn mend_seeds(self: &Arc<Self>, artifact: &Arc<Artifact>, head: &ManifestHead) {
-        let seeder = self.seeder.clone();
-        let Ok(records) = tokio::task::spawn_blocking(move || seeder.records()).await else { return };
-        for record in records.into_iter().filter(|record| is_of(record, head)) {
-            if let Err(error) = self.mend_seed(artifact, head, &record.target).await {
-                tracing::error!(artifact = %head.artifact, target = %record.target, error = error_chain(&error),
-                    "seed of a repaired version not mended; seed it again");
-                self.update(artifact, |tracked| {
-                    if let Some(facts) = tracked.facts.seeds.get_mut(&record.target) {
-                        facts.holds = None;
-                    }
-                });
-            }
-        }
-    }
-
-    pub(super) async fn mend_seed(
-        self: &Arc<Self>,
-        artifact: &Artifact,
-        head: &ManifestHead,
-        target: &RelPath,
-    ) -> Result<(), SeedAskError> {
-        let caller = Caller::none();
-        let turn = self.turn_at(target, caller.patience).await?;
-        // Whoever had the turn before may have seeded another version there.
-        let (seeder, target_) = (self.seeder.clone(), target.clone());
-        let record = self.tasks.spawn_blocking(move || seeder.record(&target_)).await?;
-        if !record.is_some_and(|record| is_of(&record, head)) {
-            return Ok(());
-        }
-        let declared = artifact.seeds.iter().find(|seed| seed.target == *target);
-        let request = seed::Request {
-            target: target.clone(),
-            link: declared.map(|seed| seed.link).unwrap_or_default(),
-            swap: declared.and_then(|seed| seed.swap),
-            force: false,
-            rendered: None,
-            only_rendered: false,
-        };
-        self.seed_in_turn(turn, head.artifact.clone(), head.version.clone(), request, caller).await.map(drop)
-    }
-}
-
-/// Whether a target holds a version's own files.
-fn is_of(record: &Record, head: &ManifestHead) -> bool {
-    record.mode == LinkMode::Hardlink && record.artifact == head.artifact && record.version == head.version
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ pub(super) struct Repair {
     head: Arc<ManifestHead>,
     failures: u32,
     next_try: Option<Moment>,
-    /// Why the last try failed.
+    /// Why the last try failed, at the version or at mending.
     error: Option<String>,
-    /// The version is on the node again, and what is left is to mend what pods hold of it.
+    /// The version is on the node again, and what is left is to mend what is held of it.
     is_here: bool,
 }
 
@@ -82,8 +82,13 @@ impl Repairs {
     pub(super) fn set_here(&mut self, head: &Arc<ManifestHead>, is_here: bool) {
         let Some(repair) = self.of_head(head) else { return };
         repair.is_here = is_here;
-        if is_here {
-            repair.error = None;
+        repair.error = None;
+    }
+
+    /// The version is here, but not all that was made of it is mended.
+    pub(super) fn not_mended(&mut self, head: &Arc<ManifestHead>, error: String) {
+        if let Some(repair) = self.of_head(head) {
+            repair.error = Some(error);
         }
     }
 
@@ -126,10 +131,19 @@ impl Repairs {
         self.0.get(name).is_some_and(|of| of.contains_key(version))
     }
 
-    /// Why a version could not be had again.
+    /// Why a version could not be had again, or what was made of it not be mended.
     pub(super) fn error(&self, name: &ArtifactName) -> Option<String> {
-        let failed = self.of_artifact(name).find_map(|repair| Some((&repair.head.version, repair.error.as_ref()?)));
-        failed.map(|(version, error)| format!("version {version} was damaged and cannot be fetched again: {error}"))
+        let failed = |repair: &Repair| {
+            let (version, error) = (&repair.head.version, repair.error.as_ref()?);
+            Some(match repair.is_here {
+                false => format!("version {version} was damaged and cannot be fetched again: {error}"),
+                true => format!(
+                    "version {version} was damaged and is here again, but not all that was seeded from it is mended; tried \
+                     again: {error}"
+                ),
+            })
+        };
+        self.of_artifact(name).find_map(failed)
     }
 }
 
@@ -169,6 +183,12 @@ mod tests {
         repairs.set_here(&second, true);
         assert_eq!(due(&repairs, "os", 0), (None, Some(10)), "it is on the node");
         assert!(!repairs.is_hopeful(&os) && repairs.holds(&os, &"2".parse().unwrap()));
+        repairs.remove(&first);
+        repairs.not_mended(&second, "no room".into());
+        assert_eq!(due(&repairs, "os", 0), (None, None), "who mends tries again");
+        assert!(repairs.error(&os).unwrap().contains("version 2 was damaged and is here again"));
+        repairs.add(first.clone());
+        repairs.failed(&first, "no".into(), |_| Moment::from_secs(10));
         repairs.set_here(&second, false);
         assert_eq!(due(&repairs, "os", 0), (Some("2".into()), Some(10)), "it went before the repair was over");
         repairs.remove(&second);

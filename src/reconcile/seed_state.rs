@@ -72,8 +72,8 @@ pub(super) fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState
         .iter()
         .map(|seed| {
             let record = record_of(&seed.target);
-            let error = seen.tracked.and_then(|t| t.seeds.get(&seed.target)).and_then(|last| last.error.clone());
             let facts = seen.tracked.and_then(|t| t.facts.seeds.get(&seed.target));
+            let error = facts.and_then(|facts| facts.error.clone());
             let stands = facts.is_some_and(|facts| !facts.stale && current.is_some_and(|head| facts.has(head)));
             let state = match &error {
                 Some(_) => State::Failed,

@@ -165,13 +165,6 @@ pub(super) struct Failure {
     pub(super) at: Timestamp,
 }
 
-/// What the last try at a declared target gave.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct LastSeed {
-    /// Why it failed; `None` when it did not.
-    pub(super) error: Option<String>,
-}
-
 /// All that an artifact's state is told from.
 pub(super) struct Seen<'a> {
     pub(super) artifact: Option<&'a Artifact>,

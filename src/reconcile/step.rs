@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::WaitError;
 use super::ask::{Caller, Held};
 use super::follow::Declared;
-use super::plan::{self, Failing, Judgement, SeedFacts, Step};
+use super::plan::{self, Failing, Judgement, Step};
 use super::room::RoomError;
 use super::run::Shared;
-use super::state::{Failure, LastSeed};
+use super::state::Failure;
 use super::tracked::Tracked;
 use super::turns::Turn;
 use crate::acquire::{AcquireError, Resolution, ResolveError};
@@ -299,9 +299,9 @@ impl Shared {
             return self.not_seeded(artifact, target, error_chain(&error));
         }
         self.update(artifact, |tracked| {
-            let SeedFacts { busy, failures, next_try, .. } = tracked.facts.seeds.entry(target.clone()).or_default();
-            (*busy, *failures, *next_try) = (false, 0, None);
-            tracked.seeds.insert(target, LastSeed { error: None });
+            let facts = tracked.facts.seeds.entry(target).or_default();
+            facts.busy = false;
+            facts.succeeded();
         });
     }
 
@@ -309,12 +309,11 @@ impl Shared {
         tracing::warn!(artifact = %artifact.name, %target, error, "declared target not seeded");
         let now = self.now();
         self.update(artifact, |tracked| {
-            let facts = tracked.facts.seeds.entry(target.clone()).or_default();
+            let facts = tracked.facts.seeds.entry(target).or_default();
             facts.busy = false;
             facts.failures = facts.failures.saturating_add(1);
             let wait = plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64());
-            facts.next_try = Some(now + wait);
-            tracked.seeds.insert(target, LastSeed { error: Some(error) });
+            (facts.error, facts.next_try) = (Some(error), Some(now + wait));
         });
     }
 

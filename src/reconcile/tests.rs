@@ -246,6 +246,22 @@ async fn bad_bytes_are_told_of_also_where_they_cannot_be_put_aside() {
     node.stop().await;
 }
 
+#[tokio::test]
+async fn a_declared_target_that_failed_is_well_once_it_was_seeded_by_hand() {
+    let root = tempfile::tempdir().unwrap();
+    let in_the_way = root.path().join("seeds/pod/mine");
+    std::fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+    std::fs::write(&in_the_way, "of another").unwrap();
+    let store = Arc::new(Store::open(&root.path().join("store")).unwrap());
+    let node = Running::start_on(root, store, "  seeds: [{target: pod, swap: exchange}]\n", Running::fetcher());
+    node.wait().await.unwrap();
+    let seed = || node.reconciler.state(&"thing".parse().unwrap()).unwrap().seeds.remove(0);
+    until("it to fail", || seed().state == State::Failed).await;
+    node.reconciler.seed(SeedAsk { force: true, ..ask("pod") }, Arc::default()).await.unwrap();
+    assert_eq!(seed().state, State::Ready, "{:?}", seed());
+    node.stop().await;
+}
+
 fn staged(root: &tempfile::TempDir) -> std::path::PathBuf {
     Path::new(root.path()).join("store/staging/thing")
 }

@@ -1,15 +1,13 @@
 //! What the runner knows of one declared artifact, and how it changes as a step begins and ends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{Facts, Step};
-use super::state::{Failure, LastSeed};
+use super::state::Failure;
 use crate::acquire::Progress;
-use crate::fs::RelPath;
 use crate::intent::{Digest, VersionName, VersionWish};
 
 /// What is known of one declared artifact.
@@ -28,7 +26,6 @@ pub(super) struct Tracked {
     /// So many of them are waited for.
     pub(super) awaited: u64,
     pub(super) running: Option<Running>,
-    pub(super) seeds: BTreeMap<RelPath, LastSeed>,
     pub(super) cancel: CancellationToken,
     /// Ends the step of the source that is being carried out, and that alone.
     pub(super) step: CancellationToken,
@@ -54,7 +51,6 @@ impl Tracked {
             answers: 0,
             awaited: 0,
             running: None,
-            seeds: BTreeMap::new(),
             step: cancel.child_token(),
             cancel,
         }

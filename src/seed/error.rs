@@ -212,6 +212,19 @@ pub enum SeedError {
 }
 
 impl SeedError {
+    /// The same may go well later without anybody's help.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            SeedError::Fs(_)
+                | SeedError::Store(_)
+                | SeedError::NoSpace { .. }
+                | SeedError::Busy { .. }
+                | SeedError::Unsettled { .. }
+                | SeedError::StoreDamaged { .. }
+        )
+    }
+
     /// A full disk told as what it means for the target.
     pub(super) fn at(self, target: PathBuf) -> Self {
         match self {

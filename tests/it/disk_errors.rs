@@ -1,6 +1,7 @@
 //! Errors from the disk at the places that matter most, one by one: the step fails, what was there goes on, and all comes
 //! right by itself. The campaign (`tests/faults/disk.rs`) does this at every place.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,7 +13,7 @@ use crate::fixture::node::{Node, Over};
 use crate::fixture::releases::Releases;
 use crate::fixture::syscalls::{Fault, Supervisor, Watch, supervised};
 use crate::fixture::tree::{Demand, assert_same};
-use crate::fixture::{PATIENCE, calls, noise, until};
+use crate::fixture::{PATIENCE, calls, noise, scratch, until};
 
 /// In which a node must come back once the cause is gone. It is also what tells a retry from a next refresh.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -262,6 +263,53 @@ fn what_could_not_be_collected_is_collected_soon() {
         node.cli(&["refresh", "app", "--wait"]).ok();
         until("the collection to fail", PATIENCE, || (watch.hits() == 1).then_some(()));
         node.wait_state("app", "v1 to go", LIMIT, |state| state["versions"].as_array().unwrap().len() == 1);
+    });
+}
+
+/// Seeds that nobody seeds again: one by hand, and a pod's directory.
+#[test]
+fn what_could_not_be_mended_after_a_repair_is_mended_once_it_can_be() {
+    supervised(|supervisor| {
+        let dir = scratch();
+        let (root, pods) = (dir.path().join("root"), dir.path().join("pods"));
+        std::fs::create_dir(&pods).unwrap();
+        let releases = Releases::with("v1");
+        let mut node = Node::builder().root(&root).document("app.yaml", &releases.document()).start();
+        node.wait_ready("app");
+        let targets = [root.join("hand"), pods.join("pod")];
+        for target in &targets {
+            let said = node.cli(&["seed", "app", target.to_str().unwrap(), "--link", "hardlink"]);
+            assert_eq!(said.code, 0, "{}", said.all());
+        }
+        let watch = supervisor.watch(&dir.path().canonicalize().unwrap());
+        for (path, errno, restart) in [
+            ("root/hand/noise", Errno::IO, false),
+            ("root/hand/noise", Errno::ROFS, true),
+            ("pods/pod/noise", Errno::NOSPC, false),
+            ("pods/pod/noise", Errno::DQUOT, true),
+        ] {
+            let stored = node.tree("app", "v1").join("noise");
+            std::fs::set_permissions(&stored, std::fs::Permissions::from_mode(0o644)).unwrap();
+            std::fs::write(&stored, "damaged").unwrap();
+            watch.fail(Fault { times: usize::MAX, ..fault("rename", path, errno) });
+            node.cli(&["verify", "app", "--repair"]);
+            let told = |state: &Value| state["lastError"].as_str().is_some_and(|said| said.contains("is here again"));
+            node.wait_state("app", "it to be told", PATIENCE, told);
+            if restart {
+                node.kill9();
+                node.start();
+                node.wait_state("app", "it to be told again", PATIENCE, told);
+            }
+            assert!(watch.heal() > 0);
+            node.wait_state("app", "all to be mended", LIMIT, |state| state["lastError"].is_null());
+            for target in &targets {
+                assert_same(&node.tree("app", "v1"), target, Demand::CONTENT);
+            }
+            assert_eq!(node.cli(&["verify", "app"]).code, 0);
+            let quarantined = std::fs::read_dir(node.store().join("quarantine/app")).unwrap();
+            let open = quarantined.filter(|place| place.as_ref().unwrap().path().join("repair.json").exists());
+            assert_eq!(open.count(), 0);
+        }
     });
 }
 

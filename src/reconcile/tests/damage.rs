@@ -38,9 +38,8 @@ async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
     let linked = SeedAsk { link: Some(crate::intent::Link::Hardlink), ..ask("mine") };
     let seeded = node.reconciler.seed(linked, Arc::default()).await.unwrap();
     let (shared, name) = (&node.reconciler.shared, "thing".parse::<ArtifactName>().unwrap());
-    let artifact = shared.world().catalog.artifacts[&name].clone();
     let repaired = crate::store::ManifestHead::sample("thing", "repaired");
-    shared.mend_seed(&artifact, &repaired, &"mine".parse().unwrap()).await.unwrap();
+    shared.mend_target(&repaired, &"mine".parse().unwrap()).await.unwrap();
     let state = node.reconciler.state(&name).unwrap();
     assert_eq!(state.seeds[0].version, Some(seeded.version));
     node.stop().await;

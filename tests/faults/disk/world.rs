@@ -249,8 +249,8 @@ impl World {
     }
 
     fn at_newest(&self) -> bool {
-        // The newest two, and those that `hand` and the pod hold.
-        self.at(self.newest) && self.held().len() <= 4
+        // The newest two, and those that `hand`, the pod and the lease hold.
+        self.at(self.newest) && self.held().len() <= 5
     }
 
     fn older(&self) -> u32 {

@@ -1,0 +1,194 @@
+//! What was seeded from a damaged version gets the files of the one that was had again: targets, and directories of pods.
+//!
+//! What fails for the disk's sake is tried until it is mended, and the repair is not over before. What only the owner of
+//! a target can mend is left to them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SeedAskError;
+use super::ask::Caller;
+use super::filling::FillAskError;
+use super::plan::{self, Failing};
+use super::run::Shared;
+use super::turns::Spot;
+use super::wait::WaitError;
+use crate::fs::{LinkMode, RelPath};
+use crate::intent::error_chain;
+use crate::seed::{self, Filled, PATIENCE, Record, SeedProgress};
+use crate::store::ManifestHead;
+
+/// How long the mending of a directory on record waits for who has it locked, once all others are mended.
+const LOCKED: Duration = Duration::from_secs(1);
+
+/// What could not be mended and is tried again, and why not.
+#[derive(Debug)]
+pub(super) struct Left<T> {
+    of: Vec<T>,
+    error: Option<String>,
+}
+
+impl<T> Left<T> {
+    fn none() -> Self {
+        Self { of: Vec::new(), error: None }
+    }
+
+    fn push(&mut self, one: T, error: String) {
+        self.of.push(one);
+        self.error = Some(error);
+    }
+}
+
+impl Shared {
+    /// Targets whose files are a version's own.
+    pub(super) async fn targets_of(self: &Arc<Self>, head: &ManifestHead) -> Vec<RelPath> {
+        let seeder = self.seeder.clone();
+        let records = self.tasks.spawn_blocking(move || seeder.records()).await.unwrap_or_default();
+        records.into_iter().filter(|record| is_of(record, head)).map(|record| record.target).collect()
+    }
+
+    /// Targets whose files are the damaged inodes get the good ones.
+    pub(super) async fn mend_targets(self: &Arc<Self>, head: &ManifestHead, targets: Vec<RelPath>) -> Left<RelPath> {
+        let mut left = Left::none();
+        for target in targets {
+            let Err(error) = self.mend_target(head, &target).await else { continue };
+            let (artifact, text) = (&head.artifact, error_chain(&error));
+            // A declared one may have to be seeded with another version by now.
+            if let Some(tracked) = self.world().tracked.get_mut(artifact)
+                && let Some(facts) = tracked.facts.seeds.get_mut(&target)
+            {
+                facts.holds = None;
+            }
+            self.changed();
+            match error.may_pass() {
+                true => {
+                    tracing::warn!(%artifact, %target, error = text, "seed of a repaired version not mended; tried again");
+                    left.push(target, text);
+                }
+                false => {
+                    tracing::error!(%artifact, %target, error = text,
+                        "seed of a repaired version not mended; seed it again");
+                }
+            }
+        }
+        left
+    }
+
+    pub(super) async fn mend_target(
+        self: &Arc<Self>,
+        head: &ManifestHead,
+        target: &RelPath,
+    ) -> Result<(), SeedAskError> {
+        let caller = Caller::none();
+        let turn = self.turn_at(target, caller.patience).await?;
+        // Whoever had the turn before may have seeded another version there.
+        let (seeder, target_) = (self.seeder.clone(), target.clone());
+        let record = self.tasks.spawn_blocking(move || seeder.record(&target_)).await?;
+        if !record.is_some_and(|record| is_of(&record, head)) {
+            return Ok(());
+        }
+        let declared = self.world().catalog.artifacts.get(&head.artifact).cloned();
+        let declared = declared.iter().flat_map(|artifact| &artifact.seeds).find(|seed| seed.target == *target);
+        let request = seed::Request {
+            target: target.clone(),
+            link: declared.map(|seed| seed.link).unwrap_or_default(),
+            swap: declared.and_then(|seed| seed.swap),
+            force: false,
+            rendered: None,
+            only_rendered: false,
+        };
+        self.seed_in_turn(turn, head.artifact.clone(), head.version.clone(), request, caller).await.map(drop)
+    }
+
+    /// Mends the directories of pods, and the targets that are left, until all is mended, the version is gone or damaged
+    /// anew, or the node stops.
+    pub(super) async fn mend_until_done(self: &Arc<Self>, head: &Arc<ManifestHead>, mut targets: Left<RelPath>) {
+        let mut directories = self.mend_directories(head, self.directories_of(head).await).await;
+        for failures in 1.. {
+            let is_here = self.store.head(&head.artifact, &head.version).is_some() && self.world().repairs.is_of(head);
+            let Some(error) = targets.error.or(directories.error).filter(|_| is_here) else { return };
+            self.world().repairs.not_mended(head, error);
+            self.changed();
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(plan::back_off(Failing::Passing, failures, fastrand::f64())) => {}
+            }
+            targets = self.mend_targets(head, targets.of).await;
+            directories = self.mend_directories(head, directories.of).await;
+        }
+    }
+
+    /// Directories of pods whose files are a version's own.
+    async fn directories_of(self: &Arc<Self>, head: &ManifestHead) -> Vec<Filled> {
+        let shared = self.clone();
+        let filled = self.tasks.spawn_blocking(move || shared.seeder.filled()).await.unwrap_or_default();
+        let linked = |filled: &Filled| {
+            filled.mode == LinkMode::Hardlink && filled.artifact == head.artifact && filled.version == head.version
+        };
+        filled.into_iter().filter(linked).collect()
+    }
+
+    /// The same for them: first those that nobody is at.
+    async fn mend_directories(self: &Arc<Self>, head: &ManifestHead, mut directories: Vec<Filled>) -> Left<Filled> {
+        let mut left = Left::none();
+        for (turn, lock) in [(Duration::ZERO, Duration::ZERO), (PATIENCE, LOCKED)] {
+            let is_last = !lock.is_zero();
+            for filled in std::mem::take(&mut directories) {
+                let Err(error) = self.mend_directory(filled.clone(), turn, lock).await else { continue };
+                if let FillAskError::Wait(WaitError::ShuttingDown) = error {
+                    return left;
+                }
+                if !is_last && error.is_of_another() {
+                    directories.push(filled);
+                    continue;
+                }
+                let (artifact, target, text) = (&head.artifact, filled.target.clone(), error_chain(&error));
+                match error.may_pass() {
+                    true => {
+                        tracing::warn!(%artifact, target, error = text,
+                            "filled directory of a repaired version not mended; tried again");
+                        left.push(filled, text);
+                    }
+                    false => tracing::error!(%artifact, target, error = text,
+                        "filled directory of a repaired version not mended; have its pod seed it again"),
+                }
+            }
+        }
+        left
+    }
+
+    /// Waits so long for the turn there, and for who has it locked.
+    async fn mend_directory(
+        self: &Arc<Self>,
+        filled: Filled,
+        turn: Duration,
+        lock: Duration,
+    ) -> Result<(), FillAskError> {
+        let (shared, record) = (self.clone(), filled.clone());
+        let opened = move || -> Result<_, FillAskError> {
+            let dir = shared.seeder.open_filled(&record)?;
+            let stamp = dir.stat_self()?.stamp;
+            Ok((dir, Spot::Directory { dev: stamp.dev, ino: stamp.ino, near: true }))
+        };
+        let (dir, spot) = self.tasks.spawn_blocking(opened).await??;
+        let turn = tokio::select! {
+            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
+            turn = self.turns.enter(spot, turn) => turn,
+        };
+        let turn = turn.map_err(|waited| FillAskError::busy(filled.target.clone(), waited))?;
+        let shared = self.clone();
+        let work = move || {
+            let version = shared.store.open_version(&filled.artifact, &filled.version)?;
+            let mended = shared.seeder.mend_filled(&version, &filled, dir, lock, &SeedProgress::default());
+            mended.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
+            drop(turn);
+            Ok(())
+        };
+        self.tasks.spawn_blocking(work).await?
+    }
+}
+
+/// Whether a target holds a version's own files.
+fn is_of(record: &Record, head: &ManifestHead) -> bool {
+    record.mode == LinkMode::Hardlink && record.artifact == head.artifact && record.version == head.version
+}
