@@ -45,6 +45,7 @@ mod armed {
         "store.json.after-aside",
         "store.publish.before-taking-back",
         "store.publish.after-taking-back",
+        "store.quarantine.after-here",
     ];
 
     /// Every other fail point, in the order of the rooms.

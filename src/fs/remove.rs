@@ -1,11 +1,11 @@
 //! Removal of whole trees by descriptor: no symlink is followed, no mount is entered, nothing outside is touched, however
 //! the tree is changed meanwhile. However deep it is, it takes a few descriptors and none of the stack; however many names
-//! there are, a few of them are in memory.
+//! there are, a few of them are in memory. What is very deep is moved to the top first.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{self as sys, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::beneath::again;
@@ -15,6 +15,8 @@ use super::{Dir, RelPath, Result};
 
 /// Directories that are held open on the way down. Those above them are found again by `..`, and listed anew.
 const HELD: usize = 32;
+/// A directory so many levels down is moved to the top of the tree before it is entered: each level takes memory.
+const DEEPEST: usize = 10_000;
 /// About how many names of a directory are read at a time.
 const AT_ONCE: usize = 1000;
 /// So often as many are read, however small a directory says that it is.
@@ -64,8 +66,10 @@ struct Level {
 struct Left {
     /// Directories in it.
     dirs: Vec<Vec<u8>>,
-    /// There may be names that have not been read.
+    /// There are names to be read.
     more: bool,
+    /// There may be some that were not read, and are not: somebody goes on making them.
+    unread: bool,
     /// So often some of them may still be read, and all anew: somebody may go on making names, and keeps what he makes.
     readings: u64,
     relistings: u64,
@@ -89,9 +93,12 @@ impl Above {
 
     /// Holds nothing of it but which it is.
     fn let_go(&mut self) {
-        self.fd = None;
-        let Left { dirs, more, readings, relistings } = &mut self.left;
-        if std::mem::take(dirs).is_empty() && !*more {
+        // Not listed since it was let go of.
+        if self.fd.take().is_none() {
+            return;
+        }
+        let Left { dirs, more, unread, readings, relistings } = &mut self.left;
+        if std::mem::take(dirs).is_empty() && !*more && !*unread {
             return;
         }
         *more = *relistings > 0;
@@ -108,10 +115,20 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     // Those above the lowest, which alone is worked in.
     let mut above: Vec<Above> = Vec::new();
     let Some(mut level) = enter(parent, name)? else { return Ok(()) };
+    let (mut top, mut lifted): (Option<OwnedFd>, u64) = (None, 0);
     loop {
         if let Some(next) = level.left.dirs.pop() {
             change()?;
+            if above.len() >= DEEPEST
+                && let Some(top) = &top
+            {
+                lift(&level, &next, top.as_fd(), &mut above[0].left, &mut lifted)?;
+                continue;
+            }
             if let Some(below) = enter(level.fd.as_fd(), &next)? {
+                if above.is_empty() && top.is_none() {
+                    top = Some(level.fd.try_clone()?);
+                }
                 above.push(Above::of(std::mem::replace(&mut level, below))?);
                 if let Some(far) = above.len().checked_sub(HELD + 1) {
                     above[far].let_go();
@@ -121,8 +138,8 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         }
         if level.left.more {
             let readings = level.left.readings.saturating_sub(1);
-            let (dirs, more) = empty_of_files(&level.fd)?;
-            level.left = Left { dirs, more: more && readings > 0, readings, ..level.left };
+            let (dirs, unread) = empty_of_files(&level.fd)?;
+            level.left = Left { dirs, more: unread && readings > 0, unread, readings, ..level.left };
             continue;
         }
         let Some(Above { name, fd, inode, left }) = above.pop() else { break };
@@ -131,6 +148,29 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         level = Level { name, fd, left };
     }
     remove_empty(parent, &level.name)
+}
+
+/// Moves a directory to the top of the tree, under a name that none has there.
+fn lift(level: &Level, name: &[u8], top: BorrowedFd<'_>, left: &mut Left, lifted: &mut u64) -> io::Result<()> {
+    loop {
+        let to = format!(".lifted-{lifted}").into_bytes();
+        *lifted += 1;
+        let rename = || sys::renameat_with(&level.fd, name, top, &*to, RenameFlags::NOREPLACE);
+        let moved = match rename() {
+            // What it is in is written in it.
+            Err(Errno::ACCESS) => let_owner_in(level.fd.as_fd(), name).and_then(|()| rename()),
+            moved => moved,
+        };
+        match moved {
+            Ok(()) if left.dirs.len() < AT_ONCE => left.dirs.push(to),
+            // It is read there.
+            Ok(()) => (left.more, left.readings) = (true, left.readings.max(1)),
+            Err(Errno::EXIST) => continue,
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        return Ok(());
+    }
 }
 
 /// Whether what was to be unlinked is a directory.
@@ -191,7 +231,7 @@ fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Level>> {
     // File systems count two bytes for a name at least, if they count names at all.
     let names = u64::try_from(sys::fstat(&fd)?.st_size).unwrap_or_default() / 2;
     let readings = (names / AT_ONCE as u64).max(READINGS);
-    let left = Left { dirs: Vec::new(), more: true, readings, relistings: RELISTINGS };
+    let left = Left { dirs: Vec::new(), more: true, unread: true, readings, relistings: RELISTINGS };
     Ok(Some(Level { name: name.to_vec(), fd, left }))
 }
 
@@ -300,6 +340,46 @@ mod tests {
         }
         top.remove_tree(&"tree".parse().unwrap()).unwrap();
         assert_eq!(top.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn a_directory_is_listed_anew_only_where_it_was_since() {
+        let temp = tempfile::tempdir().unwrap();
+        let fd = || sys::open(temp.path(), DIR_FLAGS, Mode::empty()).unwrap();
+        let left = Left { dirs: vec![b"x".to_vec()], more: false, unread: false, readings: 0, relistings: 2 };
+        let mut above = Above::of(Level { name: Vec::new(), fd: fd(), left }).unwrap();
+        for _ in 0..3 {
+            above.let_go();
+            assert_eq!((above.left.more, above.left.readings, above.left.relistings), (true, 1, 1));
+        }
+        (above.fd, above.left.more, above.left.readings) = (Some(fd()), false, 0);
+        above.let_go();
+        assert!(!above.left.more, "all was read, and is gone");
+        (above.fd, above.left.unread) = (Some(fd()), true);
+        above.let_go();
+        assert_eq!((above.left.more, above.left.relistings), (true, 0));
+    }
+
+    #[test]
+    fn what_is_very_deep_is_moved_to_the_top() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = Dir::open(temp.path()).unwrap();
+        for name in ["top", ".lifted-0", "level", "level/below"] {
+            top.make_dir(&name.parse().unwrap(), 0o700).unwrap();
+        }
+        let fd = |name: &str| sys::open(temp.path().join(name), DIR_FLAGS, Mode::empty()).unwrap();
+        let none = || Left { dirs: Vec::new(), more: false, unread: false, readings: 0, relistings: 0 };
+        let (level, top_fd) = (Level { name: Vec::new(), fd: fd("level"), left: none() }, fd("."));
+        let (mut left, mut lifted) = (none(), 0);
+        lift(&level, b"below", top_fd.as_fd(), &mut left, &mut lifted).unwrap();
+        assert_eq!((&*left.dirs, left.more), (&[b".lifted-1".to_vec()][..], false));
+        lift(&level, b"below", top_fd.as_fd(), &mut left, &mut lifted).unwrap();
+        assert_eq!(left.dirs.len(), 1, "it is gone");
+        left.dirs = vec![Vec::new(); AT_ONCE];
+        std::fs::create_dir(temp.path().join("level/below")).unwrap();
+        lift(&level, b"below", top_fd.as_fd(), &mut left, &mut lifted).unwrap();
+        assert_eq!((left.dirs.len(), left.more, left.readings), (AT_ONCE, true, 1));
+        assert!(temp.path().join(".lifted-3").exists() && !temp.path().join("level/below").exists());
     }
 
     #[test]

@@ -94,9 +94,18 @@ impl Shared {
             let store = &shared.store;
             let mut new = new_version(&artifact, acquired);
             let at = repaired.as_deref().map_or_else(Timestamp::now, |head| as_it_was(&mut new, head));
-            // A damaged version may have been removed on demand meanwhile.
-            let is_wanted = |head: &Arc<ManifestHead>| shared.world().repairs.holds(&head.artifact, &head.version);
-            let may_come = || repaired.as_ref().is_none_or(is_wanted);
+            // What is damaged comes back with its own bytes or not at all.
+            let damaged = || shared.world().repairs.head(&new.artifact, &new.version);
+            if let Some(held) = damaged().map(|head| head.archive.digest.clone()).filter(|held| *held != new.digest) {
+                staging.discard_tree().and_then(|()| staging.discard_download())?;
+                return Err(StepError::OtherBytes { version: new.version, found: new.digest, held });
+            }
+            let (key, digest) = ((new.artifact.clone(), new.version.clone()), new.digest.clone());
+            let may_come = || match shared.world().repairs.head(&key.0, &key.1) {
+                Some(head) => head.archive.digest == digest,
+                // It may have been removed on demand meanwhile.
+                None => repaired.is_none(),
+            };
             // The same bytes under the same recipe: a source that cannot be asked what it has, only for all of it.
             if let Some(head) = store.head(&new.artifact, &new.version)
                 && head.archive.digest == new.digest

@@ -74,9 +74,10 @@ impl FillAskError {
     /// The same may go well later without anybody's help.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            FillAskError::Wait(_) | FillAskError::Store(_) | FillAskError::Fs(_) => true,
+            FillAskError::Wait(_) | FillAskError::Store(_) | FillAskError::Busy { .. } => true,
+            FillAskError::Fs(error) => error.is_of_disk(),
             FillAskError::Fill(FillError::Seed(error)) => error.may_pass(),
-            FillAskError::Fill(FillError::Refused(_)) | FillAskError::Busy { .. } | FillAskError::Task(_) => false,
+            FillAskError::Fill(FillError::Refused(_)) | FillAskError::Task(_) => false,
         }
     }
 }
@@ -165,9 +166,17 @@ impl Shared {
             let version = shared.store.open_version(&artifact, &version)?;
             let progress = Arc::default();
             let begun = shared.fills.begin(&artifact, &request.target, &progress);
-            let filled = shared.seeder.fill(&version, &request, &progress);
+            let fill = |version: &Version| {
+                let filled = shared.seeder.fill(version, &request, &progress);
+                filled.inspect_err(|error| shared.take_out_if_damaged(version, error))
+            };
+            let mut filling = fill(&version)?;
+            if let Filling::Seeded(seeded, _) = &filling
+                && let Some(anew) = shared.had_anew(&version, seeded.mode)?
+            {
+                filling = fill(&anew)?;
+            }
             drop((begun, linker));
-            let filling = filled.inspect_err(|error| shared.take_out_if_damaged(&version, error))?;
             let uid = request.peer.uid;
             match &filling {
                 Filling::Seeded(seeded, record) => {

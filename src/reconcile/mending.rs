@@ -16,7 +16,7 @@ use super::wait::WaitError;
 use crate::fs::{LinkMode, RelPath};
 use crate::intent::error_chain;
 use crate::seed::{self, Filled, PATIENCE, Record, SeedProgress};
-use crate::store::ManifestHead;
+use crate::store::{ManifestHead, StoreError, Version};
 
 /// How long the mending of a directory on record waits for who has it locked, once all others are mended.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -105,17 +105,48 @@ impl Shared {
     pub(super) async fn mend_until_done(self: &Arc<Self>, head: &Arc<ManifestHead>, mut targets: Left<RelPath>) {
         let mut directories = self.mend_directories(head, self.directories_of(head).await).await;
         for failures in 1.. {
-            let is_here = self.store.head(&head.artifact, &head.version).is_some() && self.world().repairs.is_of(head);
+            let is_here = self.is_here_again(head) && !self.cancel.is_cancelled();
             let Some(error) = targets.error.or(directories.error).filter(|_| is_here) else { return };
-            self.world().repairs.not_mended(head, error);
-            self.changed();
-            tokio::select! {
-                () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(plan::back_off(Failing::Passing, failures, fastrand::f64())) => {}
-            }
+            self.let_go_of_damaged(head).await;
+            self.not_yet(head, error, failures).await;
             targets = self.mend_targets(head, targets.of).await;
             directories = self.mend_directories(head, directories.of).await;
         }
+    }
+
+    /// What was put in the place of a version while it was handed on by hard links: that may have been for damage, and whoever
+    /// mended what is on record could not know of it. From here on it is on record.
+    pub(super) fn had_anew(&self, version: &Version, mode: LinkMode) -> Result<Option<Version>, StoreError> {
+        let head = version.head();
+        match self.store.head(&head.artifact, &head.version) {
+            Some(now) if mode == LinkMode::Hardlink && !Arc::ptr_eq(&now, head) => {
+                self.store.open_version(&head.artifact, &head.version).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells why a repair is not over though the version is here, and waits until that is tried again.
+    pub(super) async fn not_yet(&self, head: &Arc<ManifestHead>, error: String, failures: u32) {
+        self.world().repairs.not_mended(head, error);
+        self.changed();
+        tokio::select! {
+            () = self.cancel.cancelled() => {}
+            () = tokio::time::sleep(plan::back_off(Failing::Passing, failures, fastrand::f64())) => {}
+        }
+    }
+
+    /// What is in quarantine is needed no more once the version is here: it takes room that mending may need.
+    async fn let_go_of_damaged(self: &Arc<Self>, head: &Arc<ManifestHead>) {
+        let (shared, head) = (self.clone(), head.clone());
+        let let_go = move || {
+            if let Err(error) = shared.store.let_go_of_damaged(&head, || shared.is_here_again(&head)) {
+                tracing::warn!(artifact = %head.artifact, version = %head.version, error = error_chain(&error),
+                    "damaged version not removed from quarantine; tried again");
+            }
+        };
+        // A panic is told by its hook.
+        let _ = self.tasks.spawn_blocking(let_go).await;
     }
 
     /// Directories of pods whose files are a version's own.

@@ -269,16 +269,22 @@ pub(super) enum Judgement {
     },
 }
 
-/// Judges a resolution.
-pub(super) fn judge(artifact: &Artifact, resolution: &Resolution, holding: &Holding) -> Judgement {
+/// Judges a resolution by what is on the node, and by what is `damaged` and to be had again: that has its bytes, too.
+pub(super) fn judge<'a>(
+    artifact: &Artifact,
+    resolution: &Resolution,
+    holding: &Holding,
+    mut damaged: impl Iterator<Item = &'a Arc<ManifestHead>>,
+) -> Judgement {
     let recipe = recipe_digest(&artifact.unpack);
-    let Some(head) = holding.newest_first().into_iter().find(|head| resolution.names(head)) else {
+    let here = holding.newest_first().into_iter().find(|head| resolution.names(head));
+    let Some(head) = here.or_else(|| damaged.find(|head| resolution.names(head))) else {
         return Judgement::Fetch;
     };
     if let Some((found, held)) = contradiction(&resolution.demanded, head) {
         return Judgement::OtherBytes { version: head.version.clone(), found, held };
     }
-    if head.recipe == recipe { Judgement::Here(head.version.clone()) } else { Judgement::Fetch }
+    if here.is_some() && head.recipe == recipe { Judgement::Here(head.version.clone()) } else { Judgement::Fetch }
 }
 
 /// The digests that the document itself demands.
@@ -510,7 +516,7 @@ mod tests {
         let here = holding(&["1"], Some("1"));
         let steps = planned(&exact, &Facts { seeds: seeded("1"), ..Facts::default() }, &here, Duration::ZERO);
         assert_eq!(steps, ["resolve 1"]);
-        assert_eq!(judge(&exact, &resolution("1", vec![]), &here), Judgement::Fetch);
+        assert_eq!(judge(&exact, &resolution("1", vec![]), &here, [].iter()), Judgement::Fetch);
     }
 
     #[test]
@@ -518,10 +524,15 @@ mod tests {
         let exact = artifact("1", None);
         let here = holding(&["1"], Some("1"));
         let held = Digest::sha256(b"1");
-        assert_eq!(judge(&exact, &resolution("1", vec![held.clone()]), &here), Judgement::Here(v("1")));
+        assert_eq!(judge(&exact, &resolution("1", vec![held.clone()]), &here, [].iter()), Judgement::Here(v("1")));
         let found = Digest::sha256(b"other");
-        let judged = judge(&exact, &resolution("1", vec![found.clone()]), &here);
-        assert_eq!(judged, Judgement::OtherBytes { version: v("1"), found: found.clone(), held });
+        let judged = judge(&exact, &resolution("1", vec![found.clone()]), &here, [].iter());
+        let other = Judgement::OtherBytes { version: v("1"), found: found.clone(), held: held.clone() };
+        assert_eq!(judged, other);
+        let damaged = || here.versions.values();
+        let judged =
+            |digest: &Digest| judge(&exact, &resolution("1", vec![digest.clone()]), &Holding::default(), damaged());
+        assert_eq!((judged(&found), judged(&held)), (other, Judgement::Fetch), "it is to be had again");
         let mut declared = exact;
         declared.spec.sha256 = Some(found);
         let steps = planned(&declared, &Facts { seeds: seeded("1"), ..Facts::default() }, &here, Duration::ZERO);

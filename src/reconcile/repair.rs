@@ -114,14 +114,19 @@ impl Shared {
         self.world().repairs.set_here(head, true);
         self.rest(artifact, cancel);
         self.mend_until_done(head, left).await;
-        if self.cancel.is_cancelled() {
-            // Not all may be mended: the next start goes on.
-            return;
-        }
-        let (shared, head_) = (self.clone(), head.clone());
-        let noted = tokio::task::spawn_blocking(move || shared.note_repaired(&head_)).await;
-        if let Err(error) = noted {
-            tracing::error!(error = error_chain(&error), "repair not noted");
+        for failures in 1.. {
+            if self.cancel.is_cancelled() {
+                // Not all may be mended: the next start goes on.
+                return;
+            }
+            let (shared, head_) = (self.clone(), head.clone());
+            let noted = tokio::task::spawn_blocking(move || shared.note_repaired(&head_)).await;
+            let Err(error) = noted.map_err(StepError::from).and_then(|noted| noted.map_err(StepError::from)) else {
+                break;
+            };
+            tracing::warn!(artifact = %head.artifact, version = %head.version, error = error_chain(&error),
+                "repair not noted; tried again");
+            self.not_yet(head, error_chain(&error), failures).await;
         }
         // If it was not, since the version went away meanwhile, it is to be had again.
         self.world().repairs.set_here(head, false);
@@ -129,18 +134,18 @@ impl Shared {
     }
 
     /// A repair is done, unless the version was found damaged again meanwhile: that is another one. Blocks.
-    pub(super) fn note_repaired(&self, head: &Arc<ManifestHead>) {
-        let is_done = || self.store.head(&head.artifact, &head.version).is_some() && self.world().repairs.is_of(head);
-        match self.store.repaired(head, is_done) {
-            Ok(false) => return,
-            Ok(true) => {}
-            Err(error) => {
-                tracing::warn!(error = error_chain(&error), "repair not noted; it is looked at after a restart");
-            }
+    pub(super) fn note_repaired(&self, head: &Arc<ManifestHead>) -> crate::fs::Result<()> {
+        if self.store.repaired(head, || self.is_here_again(head))? {
+            self.counts.repaired.inc();
+            tracing::info!(artifact = %head.artifact, version = %head.version, "version repaired");
+            self.world().repairs.remove(head);
         }
-        self.counts.repaired.inc();
-        tracing::info!(artifact = %head.artifact, version = %head.version, "version repaired");
-        self.world().repairs.remove(head);
+        Ok(())
+    }
+
+    /// Whether the version of this very repair is on the node.
+    pub(super) fn is_here_again(&self, head: &Arc<ManifestHead>) -> bool {
+        self.store.head(&head.artifact, &head.version).is_some() && self.world().repairs.is_of(head)
     }
 
     /// A try to have a damaged version again failed.
@@ -156,8 +161,12 @@ impl Shared {
         tracing::warn!(artifact = %head.artifact, version = %head.version, error = %text,
             "damaged version cannot be fetched again yet");
         let next_try = |failures| now + plan::back_off(failing, failures, fastrand::f64());
-        self.world().repairs.failed(head, text, next_try);
-        self.rest(artifact, cancel);
+        // While it is mended the artifact is busy with other things.
+        let was_here = self.world().repairs.failed(head, text, next_try);
+        match was_here {
+            true => self.changed(),
+            false => self.rest(artifact, cancel),
+        }
     }
 
     /// The try is over, unless it was given up and something else is done for the artifact by now.
@@ -182,7 +191,8 @@ impl Shared {
             () = cancel.cancelled() => return Err(StepError::Resolve(ResolveError::Cancelled)),
             turn = self.turn(&artifact.name) => turn,
         };
-        if self.store.head(&head.artifact, &head.version).is_some() {
+        let here = self.store.head(&head.artifact, &head.version);
+        if here.is_some_and(|here| here.archive.digest == head.archive.digest) {
             return Ok(());
         }
         let wish = VersionWish::Exact(head.version.clone());

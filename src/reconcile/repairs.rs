@@ -92,11 +92,18 @@ impl Repairs {
         }
     }
 
-    pub(super) fn failed(&mut self, head: &Arc<ManifestHead>, error: String, next_try: impl FnOnce(u32) -> Moment) {
-        let Some(repair) = self.of_head(head) else { return };
+    /// A try failed, and is made again. Whether the version was here already.
+    pub(super) fn failed(
+        &mut self,
+        head: &Arc<ManifestHead>,
+        error: String,
+        next_try: impl FnOnce(u32) -> Moment,
+    ) -> bool {
+        let Some(repair) = self.of_head(head) else { return false };
         repair.failures = repair.failures.saturating_add(1);
         repair.next_try = Some(next_try(repair.failures));
         repair.error = Some(error);
+        std::mem::take(&mut repair.is_here)
     }
 
     fn of_head(&mut self, head: &Arc<ManifestHead>) -> Option<&mut Repair> {

@@ -73,11 +73,13 @@ pub(super) fn seed_states(name: &ArtifactName, seen: &Seen<'_>) -> Vec<SeedState
         .map(|seed| {
             let record = record_of(&seed.target);
             let facts = seen.tracked.and_then(|t| t.facts.seeds.get(&seed.target));
-            let error = facts.and_then(|facts| facts.error.clone());
             let stands = facts.is_some_and(|facts| !facts.stale && current.is_some_and(|head| facts.has(head)));
+            let holds = stands && record.is_some();
+            // What failed may have been another version.
+            let error = facts.and_then(|facts| facts.error.clone()).filter(|_| !holds);
             let state = match &error {
                 Some(_) => State::Failed,
-                None if stands && record.is_some() => State::Ready,
+                None if holds => State::Ready,
                 None if seen.seeding.contains_key(&seed.target) => State::Warming,
                 None => State::Pending,
             };

@@ -2,25 +2,21 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::WaitError;
-use super::ask::{Caller, Held};
-use super::follow::Declared;
+use super::ask::Caller;
 use super::plan::{self, Failing, Judgement, Step};
 use super::room::RoomError;
 use super::run::Shared;
 use super::state::Failure;
 use super::tracked::Tracked;
-use super::turns::Turn;
 use crate::acquire::{AcquireError, Resolution, ResolveError};
 use crate::fs::RelPath;
 use crate::intent::{Artifact, Digest, VersionName, VersionWish, error_chain};
-use crate::seed::{self, SeedError, Seeded};
+use crate::seed;
 use crate::store::{PublishError, StoreError};
 
 /// Why a step of the source failed.
@@ -126,7 +122,7 @@ impl Shared {
             return;
         }
         let judged = outcome.map_err(StepError::from).map(|resolution| {
-            let judgement = plan::judge(artifact, &resolution, &self.store.holding(&artifact.name));
+            let judgement = self.judge_resolution(artifact, &resolution);
             (resolution, judgement)
         });
         match judged {
@@ -159,6 +155,12 @@ impl Shared {
         }
     }
 
+    /// Judges a resolution, also by what is damaged and to be had again.
+    fn judge_resolution(&self, artifact: &Artifact, resolution: &Resolution) -> Judgement {
+        let holding = self.store.holding(&artifact.name);
+        plan::judge(artifact, resolution, &holding, self.world().repairs.heads(&artifact.name))
+    }
+
     fn wish(&self, artifact: &Artifact) -> VersionWish {
         plan::wish(artifact, self.store.pin_of(&artifact.name).as_ref())
     }
@@ -175,8 +177,7 @@ impl Shared {
             () = cancel.cancelled() => return,
             mut turn = self.turn(&artifact.name) => {
                 // Whoever had the turn before may have brought it: given up, but too late to be stopped.
-                let holding = self.store.holding(&artifact.name);
-                if let Judgement::Here(version) = plan::judge(artifact, resolution, &holding) {
+                if let Judgement::Here(version) = self.judge_resolution(artifact, resolution) {
                     return self.succeeded(artifact, wish, Some(version), cancel);
                 }
                 self.fetch_and_publish(artifact, wish, resolution, None, &mut turn, cancel).await
@@ -315,81 +316,5 @@ impl Shared {
             let wait = plan::back_off(Failing::Passing, facts.failures.max(3), fastrand::f64());
             (facts.error, facts.next_try) = (Some(error), Some(now + wait));
         });
-    }
-
-    /// Seeds one target; a few at once, the rest wait their turn. Not where the directory that the caller holds turns out
-    /// to be another than the one above the target.
-    pub(super) async fn seed_one(
-        self: &Arc<Self>,
-        artifact: crate::intent::ArtifactName,
-        version: VersionName,
-        request: seed::Request,
-        caller: Caller,
-    ) -> Result<Seeded, super::SeedAskError> {
-        let turn = self.turn_at(&request.target, caller.patience).await?;
-        self.seed_in_turn(turn, artifact, version, request, caller).await
-    }
-
-    /// A turn to seed a target, with nobody else at it.
-    pub(super) async fn turn_at(&self, target: &RelPath, patience: Duration) -> Result<Turn, super::SeedAskError> {
-        let turn = tokio::select! {
-            () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
-            turn = self.turns.enter(target, patience) => turn,
-        };
-        Ok(turn.map_err(|waited| SeedError::Busy { target: target.clone(), seconds: waited.as_secs() })?)
-    }
-
-    /// The same with the turn that the caller has.
-    pub(super) async fn seed_in_turn(
-        self: &Arc<Self>,
-        turn: Turn,
-        artifact: crate::intent::ArtifactName,
-        version: VersionName,
-        mut request: seed::Request,
-        caller: Caller,
-    ) -> Result<Seeded, super::SeedAskError> {
-        let Caller { held, progress, .. } = caller;
-        let shared = self.clone();
-        let work = move || {
-            // Until it is on record.
-            let linker = shared.linking.begin(&artifact, &version, request.link);
-            let version = shared.store.open_version(&artifact, &version)?;
-            if let Some(Held { parent, given }) = held
-                && !shared.seeder.is_parent_of(&parent, &request.target)
-            {
-                let head = version.head().clone();
-                return Err(super::SeedAskError::NotBelowRoot { target: given, head });
-            }
-            let declared = shared.declared(&artifact, &request.target);
-            let values = match &declared {
-                Some(Declared { seed, .. }) => {
-                    let (files, values) = shared.renderer.render(seed, version.head()).map_err(SeedError::from)?;
-                    request.rendered = Some(files);
-                    values
-                }
-                None => None,
-            };
-            let under_way = shared.under_way.begin(artifact, request.target.clone(), progress.clone());
-            let seeded = shared.seeder.seed(&version, &request, &progress).inspect_err(|error| {
-                if let SeedError::StoreDamaged { path, what, .. } = error {
-                    shared.take_out_sometime(&version, "seed", format!("{path}: {what}"));
-                }
-            })?;
-            if let Some(record) = shared.seeder.record(&request.target) {
-                shared.note_seeded(record, declared, values);
-            }
-            tracing::info!(artifact = %seeded.artifact, version = %seeded.version, target = %seeded.target,
-                mode = %seeded.mode, reason = seeded.reason, files = seeded.files, bytes = seeded.bytes,
-                changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
-            drop((under_way, linker));
-            shared.changed();
-            if seeded.changed {
-                shared.tasks.spawn(shared.clone().remove_retired());
-            }
-            // Held to the end, and what was done is noted, also when whoever asked has gone away.
-            drop(turn);
-            Ok(seeded)
-        };
-        self.tasks.spawn_blocking(work).await?
     }
 }

@@ -259,6 +259,18 @@ async fn a_declared_target_that_failed_is_well_once_it_was_seeded_by_hand() {
     until("it to fail", || seed().state == State::Failed).await;
     node.reconciler.seed(SeedAsk { force: true, ..ask("pod") }, Arc::default()).await.unwrap();
     assert_eq!(seed().state, State::Ready, "{:?}", seed());
+    // As after a version that it could not be seeded with, and a pin back to this one.
+    let fail = |holds: bool| {
+        let mut world = node.reconciler.shared.world();
+        let tracked = world.tracked.get_mut(&"thing".parse().unwrap()).unwrap();
+        let facts = tracked.facts.seeds.get_mut(&"pod".parse().unwrap()).unwrap();
+        (facts.error, facts.busy) = (Some("no room".into()), true);
+        facts.holds = facts.holds.take().filter(|_| holds);
+    };
+    fail(true);
+    assert_eq!(seed().state, State::Ready);
+    fail(false);
+    assert_eq!((seed().state, seed().reason), (State::Failed, Some("no room".into())));
     node.stop().await;
 }
 

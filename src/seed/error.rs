@@ -214,15 +214,17 @@ pub enum SeedError {
 impl SeedError {
     /// The same may go well later without anybody's help.
     pub fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            SeedError::Fs(_)
-                | SeedError::Store(_)
-                | SeedError::NoSpace { .. }
-                | SeedError::Busy { .. }
-                | SeedError::Unsettled { .. }
-                | SeedError::StoreDamaged { .. }
-        )
+        match self {
+            // Others come of what the owner of the target did there.
+            SeedError::Fs(error) => error.is_of_disk(),
+            SeedError::Store(_)
+            | SeedError::NoSpace { .. }
+            | SeedError::Busy { .. }
+            | SeedError::Locked { .. }
+            | SeedError::Unsettled { .. }
+            | SeedError::StoreDamaged { .. } => true,
+            _ => false,
+        }
     }
 
     /// A full disk told as what it means for the target.

@@ -89,6 +89,10 @@ impl FilledRow {
             // What cannot be looked at is not forgotten for that.
             Err(_) => return true,
         };
+        // Removed, and held open by somebody.
+        if dir.stat_self().is_ok_and(|stat| stat.links == 0) {
+            return false;
+        }
         let own =
             Wanted { artifact: &self.mark.artifact, version: &self.mark.version, tree_digest: &self.mark.tree_digest };
         match self.mark_of(&dir) {

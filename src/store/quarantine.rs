@@ -151,6 +151,26 @@ impl Store {
         Ok(true)
     }
 
+    /// Removes the bytes of a version in quarantine that is on the node again, if that `is_so`; that it is still to be mended
+    /// stays noted.
+    pub fn let_go_of_damaged(&self, head: &ManifestHead, is_so: impl FnOnce() -> bool) -> fs::Result<()> {
+        let alone = lock(&self.switching);
+        let (artifact, name) = (head.artifact.as_component(), head.version.as_component());
+        let place = match self.quarantine.open_dir(&artifact).and_then(|parent| parent.open_dir(&name)) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            place => place?,
+        };
+        if !is_so() || place.stat(&own("version"))?.is_none() {
+            return Ok(());
+        }
+        place.write_atomic(&own("here"), b"", 0o600)?;
+        fail_point("store.quarantine.after-here");
+        self.drain(&place, &own("version"), || self.quarantine_readers.take(&artifact, &name))?;
+        drop(alone);
+        self.tidy();
+        Ok(())
+    }
+
     /// Where the archive of a version in quarantine is, if it was kept.
     pub fn quarantined_archive(&self, head: &ManifestHead) -> fs::Result<Option<PathBuf>> {
         let place = || {
@@ -164,14 +184,16 @@ impl Store {
         }
     }
 
-    /// Puts a directory aside that is no version's, or not known to be one's.
+    /// Puts a directory aside that does not say which version it is. With the `head` that the index knows of it, it is to be
+    /// had again.
     pub(super) fn quarantine_dir(
         &self,
         artifact: &ArtifactName,
         version: &VersionName,
         reason: &Reason,
+        head: Option<&ManifestHead>,
     ) -> fs::Result<()> {
-        let place = self.place_of_version(artifact, version, reason, None)?;
+        let place = self.place_of_version(artifact, version, reason, head)?;
         self.move_aside(artifact, version, &place)
     }
 
@@ -233,8 +255,8 @@ fn dirs(entries: Vec<fs::DirEntry>) -> impl Iterator<Item = fs::DirEntry> {
 
 /// What `place` says is to be had again.
 fn pending_repair(place: &Dir) -> fs::Result<Option<ManifestHead>> {
-    // Without the version it never got here, and is found again where it is.
-    if place.stat(&own("version"))?.is_none() {
+    // Without the version it never got here, and is found again where it is; unless it was let go of.
+    if place.stat(&own("version"))?.is_none() && place.stat(&own("here"))?.is_none() {
         return Ok(None);
     }
     match place.read(&own("repair.json"), REPAIR_LIMIT) {

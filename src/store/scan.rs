@@ -111,10 +111,11 @@ fn read_version(
 ) -> fs::Result<Option<Arc<ManifestHead>>> {
     let name = own("manifest.json");
     let stamp = dir.stat(&name)?.map(|stat| stat.stamp);
-    if let (Some(row), Some(stamp)) = (rows.remove(&(artifact.clone(), version.clone())), stamp)
+    let row = rows.remove(&(artifact.clone(), version.clone()));
+    if let (Some(row), Some(stamp)) = (&row, stamp)
         && row.stamp == stamp
     {
-        return Ok(Some(Arc::new(row.head)));
+        return Ok(Some(Arc::new(row.head.clone())));
     }
     let read = dir.open_file(&name).map(|file| Manifest::read(BufReader::with_capacity(128 * 1024, file)));
     let problem: ManifestError = match read {
@@ -134,7 +135,8 @@ fn read_version(
         Err(e) => return Err(e),
     };
     tracing::error!(%artifact, %version, error = %problem, "damaged version put into quarantine");
-    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem))?;
+    let known = row.as_ref().map(|row| &row.head);
+    store.quarantine_dir(artifact, version, &Reason::new("manifest", &problem), known)?;
     Ok(None)
 }
 

@@ -10,7 +10,7 @@ use crate::fixture::archive::app;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::origin::{Fault, Origin};
 use crate::fixture::{BIG_PATIENCE, PATIENCE, until};
-use crate::hostile::{Case, Expect, OUTSIDE, cases, compress, paths};
+use crate::hostile::{Case, Expect, OUTSIDE, cases, compress, names, paths};
 use crate::report::{Asked, Part, Row};
 use crate::volatile_disk::VolatileDisk;
 
@@ -39,12 +39,37 @@ impl Trial {
 
 #[derive(Default)]
 struct Found {
-    refused: u64,
-    refusals: u64,
-    taken: u64,
-    takings: u64,
+    /// Refused with the entry named.
+    named: Tally,
+    /// Refused where none could be.
+    nameless: Tally,
+    taken: Tally,
     outside: u64,
     links: u64,
+}
+
+/// How many came out as they must.
+#[derive(Default)]
+struct Tally {
+    right: u64,
+    all: u64,
+}
+
+impl Tally {
+    fn add(&mut self, right: bool) {
+        self.all += 1;
+        self.right += u64::from(right);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.right == self.all
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.right, self.all)
+    }
 }
 
 fn run(asked: Asked) -> Vec<Row> {
@@ -57,8 +82,9 @@ fn run(asked: Asked) -> Vec<Row> {
     node.wait_ready("app");
     let mut found = Found::default();
     for _ in 0..asked.runs.unwrap_or(1) {
-        for (at, batch) in trials().chunks(BATCH).enumerate() {
-            eprintln!("{} of {}", at * BATCH, trials().len());
+        let trials = trials();
+        for (at, batch) in trials.chunks(BATCH).enumerate() {
+            eprintln!("{} of {}", at * BATCH, trials.len());
             try_all(&node, &origin, batch, at, &mut found);
         }
     }
@@ -86,15 +112,17 @@ fn folded() -> Row {
 }
 
 fn row(what: &str, found: &Found) -> Row {
-    let Found { refused, refusals, taken, takings, outside, links } = found;
+    let Found { named, nameless, taken, outside, links } = found;
+    // Not every row has archives that can name none.
+    let without = if nameless.all > 0 { format!(", {nameless} that had none to name") } else { String::new() };
     Row {
-        fault: format!("{what}, {} ({takings} that only look so)", refusals + takings),
+        fault: format!("{what}, {} ({} that only look so)", named.all + nameless.all + taken.all, taken.all),
         figure: format!(
-            "files outside {outside}, escaping links left {links}, refused with the entry named {refused} of {refusals}, \
-             taken {taken} of {takings}"
+            "files outside {outside}, escaping links left {links}, refused with the entry named {named}{without}, \
+             taken {taken}"
         ),
         reach: "0; 0; all; all",
-        reached: (*outside, *links) == (0, 0) && refused == refusals && taken == takings,
+        reached: (*outside, *links) == (0, 0) && [named, nameless, taken].into_iter().all(Tally::is_whole),
     }
 }
 
@@ -160,17 +188,17 @@ fn judge(node: &Node, trial: &Trial, name: &str, state: &Value, found: &mut Foun
     let error = state["lastError"].as_str().unwrap_or_default();
     match trial.case.expect {
         Expect::Refused { kind, entry } => {
-            found.refusals += 1;
-            let right = state["state"] != "Ready" && error.contains(words_of(kind)) && error.contains(entry);
-            found.refused += u64::from(right);
+            let told = words_of(kind).iter().all(|words| error.contains(words)) && names(error, entry);
+            let right = state["state"] != "Ready" && told;
+            let tally = if entry.is_some() { &mut found.named } else { &mut found.nameless };
+            tally.add(right);
             if !right {
                 eprintln!("{}: expected {kind} of {entry:?}: {state}", trial.shown());
             }
         }
         Expect::Taken(paths) => {
-            found.takings += 1;
             let right = state["state"] == "Ready" && entries(node, name) == paths;
-            found.taken += u64::from(right);
+            found.taken.add(right);
             if !right {
                 eprintln!("{}: expected {paths:?}: {state}", trial.shown());
             }
@@ -178,18 +206,63 @@ fn judge(node: &Node, trial: &Trial, name: &str, state: &Value, found: &mut Foun
     }
 }
 
-/// What the error says of each kind.
-fn words_of(kind: &str) -> &'static str {
-    match kind.split('/').next() {
-        Some("Refused") => "is refused: ",
-        Some("Malformed") => "is malformed: ",
-        Some("Truncated") => "is cut short",
-        Some("TrailingBytes") => "bytes follow the end of the archive",
-        Some("Decode") => "is no sound",
-        Some("NotTar") => "no tar: ",
-        Some("Empty") => "none is left to unpack",
+/// What the error says of each kind: that it is one, and the reason.
+fn words_of(kind: &str) -> [&'static str; 2] {
+    let (error, reason) = kind.split_once('/').unwrap_or((kind, ""));
+    let error = match error {
+        "Refused" => "is refused: ",
+        "Malformed" => "is malformed: ",
+        "Truncated" => "is cut short",
+        "TrailingBytes" => "bytes follow the end of the archive",
+        "Decode" => "is no sound",
+        "NotTar" => "no tar: ",
+        "Empty" => "none is left to unpack",
         _ => panic!("{kind} is not known"),
-    }
+    };
+    let reason = match reason {
+        "" => "",
+        "Path/Absolute" => "its path cannot be used: the path is absolute",
+        "Path/Parent" => "its path cannot be used: the path has a `..` component",
+        "Path/NameTooLong" => "its path cannot be used: a component of the path is longer than",
+        "Path/PathTooLong" => "its path cannot be used: the path is longer than",
+        "NoName" => "it has no name",
+        "Top" => "it stands for the archive's top",
+        "Special" => "only directories, regular files and links are unpacked",
+        "SetId" => "has a set-user-id or set-group-id bit",
+        "SymlinkTarget" => "the target of the symlink is empty",
+        "SymlinkEscapes" => "the symlink leads out of the tree",
+        "SymlinkByOtherName" => "takes that for an entry whose name differs in case",
+        "Maze" => "lead through each other more often than in any real tree",
+        "HardLinkPath/Absolute" => "which cannot be a path in the tree: the path is absolute",
+        "HardLinkPath/Parent" => "which cannot be a path in the tree: the path has a `..` component",
+        "HardLinkPath/Empty" => "which cannot be a path in the tree: the path is empty",
+        "HardLinkTarget" => "which is no regular file or symlink earlier in the archive",
+        "BelowSymlink" => "which an earlier entry made a symlink",
+        "BelowFile" => "which an earlier entry made a file",
+        "Duplicate" => "the archive holds it twice",
+        "SameName" => "takes its name for that of another entry",
+        "Depth" => "`unpack.limits.depth`",
+        "Bytes" => "`unpack.limits.bytes`",
+        "Ratio" => "`unpack.limits.ratio`",
+        "Checksum" => "its checksum does not match",
+        "Number" => "is no number, or one out of range",
+        "Type" => "its type '",
+        "Nul" => "a NUL byte within its name or link target",
+        "TooLong" => "its extended header is longer than any real one",
+        "Record" => "a record that is not of the form",
+        "Value" => "its extended header has a bad value for",
+        "Twice" => "its extended header has two values for",
+        "Global" => "the archive's global header sets",
+        "Size" => "bytes, its extended header",
+        "Mixed" => "it has extended headers that contradict each other",
+        "Dangling" => "an extended header is followed by no entry",
+        "Content" => "it says to have content",
+        "Slash" => "its name ends in a slash",
+        "Map" => "its map does not fit its sizes",
+        "Sparse" => "it is a sparse file of a form that is not known",
+        _ => panic!("{kind} is not known"),
+    };
+    [error, reason]
 }
 
 /// The paths of a version, as errors show them.

@@ -1,5 +1,5 @@
-//! Lying origins: each lie of the table many times over, in forms that chance decides, over one address, with a mirror and
-//! over several connections; with a digest, with a weak one, and with none, where only what the origin says tells.
+//! Lying origins: each lie of the table many times over, in forms that chance decides, over one address, with a mirror, by
+//! a mirror and over several connections; with a digest, with a weak one, and with none, where only the origin's word tells.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,20 +15,22 @@ pub(crate) const PART: Part = Part {
     run: |asked| vec![lying(asked.runs.unwrap_or(200))],
 };
 
-/// Of so many runs of a lie, told in these ways besides [`Way::Alone`]: few with several connections, since those take large
-/// archives.
+/// Of so many runs of a lie, told in these ways besides the first that it is told in: few with several connections, since
+/// those take large archives.
 fn share(way: Way, lie: &Lie, runs: u64) -> u64 {
+    let first = Way::ALL.into_iter().find(|way| way.expects(lie).is_some());
     let of = |way: Way| {
         let some = match way {
-            Way::Alone => return 0,
+            _ if Some(way) == first => return 0,
+            Way::Alone => 0,
             Way::Shared => runs.div_ceil(20),
-            Way::UndigestedShared => runs / 20,
+            Way::UndigestedShared | Way::LyingMirror => runs / 20,
             Way::Mirrored | Way::Undigested => runs / 5,
             Way::Weak | Way::UndigestedMirrored | Way::File => runs / 10,
         };
         if way.expects(lie).is_some() { some } else { 0 }
     };
-    if way == Way::Alone { runs - Way::ALL.into_iter().map(of).sum::<u64>() } else { of(way) }
+    if Some(way) == first { runs - Way::ALL.into_iter().map(of).sum::<u64>() } else { of(way) }
 }
 
 #[derive(Default)]

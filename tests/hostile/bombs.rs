@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::builder::Tar;
-use super::compress::xz_asking;
+use super::compress::{ENCODERS, Encode, xz_asking};
 
 /// One bomb.
 pub(crate) struct Bomb {
@@ -25,6 +25,13 @@ const ENTRIES: &str = "unpack.limits.entries";
 /// Below this no ratio counts.
 const RATIO_FREE: u64 = 16 << 20;
 const ZEROS: u64 = 24 << 20;
+/// In each compression: one file over the limit on bytes, several, and entries over theirs.
+const LIMITED: [[&str; 3]; 4] = [
+    ["one file over the limit, gzip", "files over the limit, gzip", "entries, gzip"],
+    ["one file over the limit, zstd", "files over the limit, zstd", "entries, zstd"],
+    ["one file over the limit, xz", "files over the limit, xz", "entries, xz"],
+    ["one file over the limit, bzip2", "files over the limit, bzip2", "entries, bzip2"],
+];
 
 /// All of them.
 pub(crate) fn bombs() -> Vec<Bomb> {
@@ -37,10 +44,9 @@ pub(crate) fn bombs() -> Vec<Bomb> {
     ];
     let hole = Tar::default().pax(&holes).file("x", &Tar::default().content(b"0\n").0).end();
     // Compressed, or the origin's Content-Length alone would refuse them.
-    let files = |count: usize, size: usize| {
+    let files = |encode: Encode, count: usize, size: usize| {
         let content = vec![b'x'; size];
-        let tar = (0..count).fold(Tar::default(), |tar, at| tar.file(&format!("f{at}"), &content)).end();
-        gzip_of(|out| write(out, &tar))
+        encode(&(0..count).fold(Tar::default(), |tar, at| tar.file(&format!("f{at}"), &content)).end())
     };
     let mut doubling = Tar::default().symlink("l0", "./.");
     for n in 1..1000 {
@@ -49,7 +55,15 @@ pub(crate) fn bombs() -> Vec<Bomb> {
     let many = |name, archive, entry| Bomb { name, archive, limits: "entries: 5000", says: ENTRIES, entry, allowed: 0 };
     let large =
         |name, archive, entry| Bomb { name, archive, limits: "bytes: 8MiB", says: BYTES, entry, allowed: 8 << 20 };
-    vec![
+    let plain = collected(flood(5_001, |at| format!("{at:x}")));
+    let limited = ENCODERS.into_iter().zip(LIMITED).flat_map(|((_, encode), [file, several, entries])| {
+        [
+            large(file, files(encode, 1, 9 << 20), "`f0`"),
+            large(several, files(encode, 9, 1 << 20), "`f8`"),
+            many(entries, encode(&plain), "`1388`"),
+        ]
+    });
+    let others = vec![
         ratio("gzip", gzip_of(zeros)),
         ratio("zstd", zstd_of(20, zeros)),
         ratio("zstd with a window of 128 MiB", zstd_of(27, zeros)),
@@ -64,9 +78,6 @@ pub(crate) fn bombs() -> Vec<Bomb> {
             entry: "PaxHeaders",
             allowed: 0,
         },
-        large("one file over the limit", files(1, 9 << 20), "`f0`"),
-        large("files over the limit", files(9, 1 << 20), "`f8`"),
-        many("entries", gzip_of(flood(5_001, |at| format!("{at:x}"))), "`1388`"),
         many(
             "directories that no entry lists",
             gzip_of(flood(300, |at| format!("{at:x}/{}f", "d/".repeat(40)))),
@@ -86,7 +97,8 @@ pub(crate) fn bombs() -> Vec<Bomb> {
             entry: "`l",
             allowed: 0,
         },
-    ]
+    ];
+    others.into_iter().chain(limited).collect()
 }
 
 /// Archives that are sound, and ask for as much memory as is given to any: the last entry refuses them.

@@ -1,7 +1,7 @@
 //! Entries of kinds and modes that no tree has, and archives that end too early, too late or not at all.
 
 use super::builder::Tar;
-use super::{Case, refused, taken, tar};
+use super::{Case, nameless, refused, taken, tar};
 
 pub(super) fn cases() -> Vec<Case> {
     [kinds(), modes(), ends()].into_iter().flatten().collect()
@@ -119,7 +119,7 @@ fn ends() -> Vec<Case> {
             "Truncated",
             "`last`",
         ),
-        refused("nothing", Tar::default().end(), "Empty", ""),
+        nameless("nothing", Tar::default().end(), "Empty"),
         taken("one block of an end", file().raw(&[0; 512]).0, &["first", "last"]),
         taken("an end that is no whole block", file().raw(&[0; 700]).0, &["first", "last"]),
         taken("a mebibyte of end", file().raw(&vec![0; 1 << 20]).0, &["first", "last"]),

@@ -9,7 +9,7 @@ const MIXED: &str = "Malformed/Mixed";
 const HUGE: &str = "64424509440";
 
 pub(super) fn cases() -> Vec<Case> {
-    [in_records(), in_content(), in_headers(), huge()].into_iter().flatten().collect()
+    [in_records(), in_content(), in_headers(), said_twice(), huge()].into_iter().flatten().collect()
 }
 
 /// Formats 0.0 and 0.1.
@@ -210,6 +210,63 @@ fn in_headers() -> Vec<Case> {
             "`holes`",
         ),
         taken("old, with blocks of map", tar().old_sparse("holes", 1 << 20, &many, &stored).end(), &["first", "holes"]),
+    ]
+}
+
+/// Its size and its name stand in two records each; real archives have the second name, made up from the first.
+fn said_twice() -> Vec<Case> {
+    const TWICE: &str = "Malformed/Twice";
+    let with = |more: &[(&str, &str)]| {
+        let records = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.name", "holes"),
+            ("GNU.sparse.realsize", "4096"),
+        ];
+        let content = [Tar::default().content(b"1\n1024\n512\n").0, vec![7; 512]].concat();
+        tar().pax(&[&records[..], more].concat()).file("GNUSparseFile.0/holes", &content).end()
+    };
+    let path = |path: &str| with(&[("path", path)]);
+    let named = |name, other: &str| refused(name, path(other), TWICE, "`holes`");
+    let made_up = |name, other: &str| taken(name, path(other), &["first", "holes"]);
+    vec![
+        named("1.0, another path", "other"),
+        named("1.0, a path that leads out", "../escaped"),
+        named("1.0, a path that is only like a made-up one", "GNUSparseFile.x/holes"),
+        made_up("1.0, the same path", "holes"),
+        made_up("1.0, a made-up path", "./GNUSparseFile.4711/holes"),
+        made_up("1.0, a made-up path of another directory", "before/it/was/moved/GNUSparseFile.4711/holes"),
+        made_up("1.0, a made-up path that is cut", &("d/".repeat(45) + "GNUSparseF")),
+        refused("1.0, two sizes", with(&[("GNU.sparse.size", "8192")]), TWICE, "PaxHeaders/x"),
+        taken("1.0, a size twice", with(&[("GNU.sparse.size", "4096")]), &["first", "holes"]),
+        refused(
+            "0.1, two sizes",
+            tar()
+                .pax(&[
+                    ("GNU.sparse.size", "4096"),
+                    ("GNU.sparse.realsize", "512"),
+                    ("GNU.sparse.name", "holes"),
+                    ("GNU.sparse.map", "0,512"),
+                ])
+                .file("GNUSparseFile.0/holes", &[7; 512])
+                .end(),
+            TWICE,
+            "PaxHeaders/x",
+        ),
+        refused(
+            "0.1, another path",
+            tar()
+                .pax(&[
+                    ("path", "other"),
+                    ("GNU.sparse.size", "512"),
+                    ("GNU.sparse.name", "holes"),
+                    ("GNU.sparse.map", "0,512"),
+                ])
+                .file("x", &[7; 512])
+                .end(),
+            TWICE,
+            "`holes`",
+        ),
     ]
 }
 

@@ -1,5 +1,5 @@
 //! The wall clock jumps by years, either way, under the real daemon (libfaketime; the monotonic clock stays as it is):
-//! nothing goes early, no lease ends, sources are asked neither more nor less often than before.
+//! nothing goes early, no lease ends, sources are asked neither more nor less often than before, and downloads go on.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::archive::app;
 use crate::fixture::node::{Node, Over, version_row};
-use crate::fixture::origin::Fault;
+use crate::fixture::origin::{Fault, Request};
 use crate::fixture::releases::Releases;
 use crate::fixture::system::tool;
 use crate::fixture::{PATIENCE, until};
@@ -64,6 +64,24 @@ impl Clocked {
     /// The clock jumps while no daemon runs.
     fn jump_and_restart(&mut self, days: i64) {
         self.node.terminate();
+        self.come_up(days);
+    }
+
+    /// The same over a reboot, as far as what was noted can tell.
+    fn jump_and_reboot(&mut self, days: i64) {
+        self.node.terminate();
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let noted = ["clock.json", "leases.json"].map(|note| self.node.store().join(note));
+        // There is no note of leases where nobody had one.
+        for note in noted.into_iter().filter(|note| note.exists()) {
+            let text = std::fs::read_to_string(&note).unwrap();
+            assert!(text.contains(boot.trim()), "{text}");
+            std::fs::write(note, text.replace(boot.trim(), "another")).unwrap();
+        }
+        self.come_up(days);
+    }
+
+    fn come_up(&mut self, days: i64) {
         self.set(days);
         self.node.start();
         self.node.wait_ready("app");
@@ -81,6 +99,16 @@ impl Clocked {
         let state = self.node.state("app");
         state["versions"].as_array().unwrap().iter().map(|v| v["version"].as_str().unwrap().to_owned()).collect()
     }
+
+    /// Why a version is kept.
+    fn why(&self, version: &str) -> String {
+        self.node.cli(&["gc"]).ok();
+        // The scrub, whose turn has come by that clock, may be at it.
+        until(&format!("{version} to be read no more"), PATIENCE, || {
+            let kept = version_row(&self.node.state("app"), version)["kept"].as_str().unwrap().to_owned();
+            (kept != "being read").then_some(kept)
+        })
+    }
 }
 
 /// Takes versions one after the other.
@@ -93,6 +121,18 @@ fn take(clocked: &Clocked, releases: &Releases, versions: &[&str]) {
     }
 }
 
+/// Has bytes come that are not what their sums say; where those are from then on. The source leads to v3 again.
+fn quarantine(clocked: &Clocked, releases: &Releases) -> PathBuf {
+    releases.publish_with_sum("bad", &app("bad", 20_000), &"0".repeat(64));
+    releases.point_to("bad");
+    clocked.node.cli(&["refresh", "app", "--wait"]).exits(1);
+    let quarantined = clocked.node.store().join("quarantine/app/.download/archive");
+    assert!(quarantined.exists());
+    releases.point_to("v3");
+    clocked.node.cli(&["refresh", "app", "--wait"]).ok();
+    quarantined
+}
+
 const YEARS: i64 = 3650;
 
 #[test]
@@ -102,13 +142,7 @@ fn a_clock_that_jumps_takes_nothing_away_and_floods_nobody() {
     let mut clocked = Clocked::start("scrub: {every: 24h}", &releases.document_with("app", true, retain));
     clocked.node.wait_ready("app");
     take(&clocked, &releases, &["v2", "v3"]);
-    releases.publish_with_sum("bad", &app("bad", 20_000), &"0".repeat(64));
-    releases.point_to("bad");
-    clocked.node.cli(&["refresh", "app", "--wait"]).exits(1);
-    let quarantined = clocked.node.store().join("quarantine/app/.download/archive");
-    assert!(quarantined.exists());
-    releases.point_to("v3");
-    clocked.node.cli(&["refresh", "app", "--wait"]).ok();
+    let quarantined = quarantine(&clocked, &releases);
     clocked.put("leases/job", &json!({"version": "v1", "ttl": "10m"}));
     let asked = || releases.origin.requests("/latest").len();
     let before = asked();
@@ -143,30 +177,88 @@ fn a_restart_by_a_clock_that_was_years_ahead_makes_nothing_old() {
     let mut clocked = Clocked::start("", &releases.document_with("app", true, retain));
     clocked.node.wait_ready("app");
     take(&clocked, &releases, &["v2"]);
-    let why = |clocked: &Clocked| {
-        clocked.node.cli(&["gc"]).ok();
-        // The scrub, whose turn has come by that clock, may be at it.
-        until("v1 to be read no more", PATIENCE, || {
-            let kept = version_row(&clocked.node.state("app"), "v1")["kept"].as_str().unwrap().to_owned();
-            (kept != "being read").then_some(kept)
-        })
-    };
-    assert_eq!(why(&clocked), "younger than 1h");
+    assert_eq!(clocked.why("v1"), "younger than 1h");
     let jumped = "the clock has made no jump for less than 1h";
     clocked.jump_and_restart(YEARS);
-    assert_eq!(why(&clocked), jumped);
+    assert_eq!(clocked.why("v1"), jumped);
     clocked.jump_and_restart(0);
-    assert_eq!(why(&clocked), "younger than 1h");
-    // The same over a reboot.
-    clocked.node.terminate();
-    let note = clocked.node.store().join("clock.json");
-    let mut noted: Value = serde_json::from_slice(&std::fs::read(&note).unwrap()).unwrap();
-    noted["at"]["boot"] = "another".into();
-    std::fs::write(&note, noted.to_string()).unwrap();
-    clocked.set(YEARS);
-    clocked.node.start();
+    assert_eq!(clocked.why("v1"), "younger than 1h");
+    clocked.jump_and_reboot(YEARS);
+    assert_eq!(clocked.why("v1"), jumped);
+}
+
+#[test]
+fn a_start_by_a_clock_from_before_everything_takes_nothing_away() {
+    let releases = Releases::with("v1");
+    let retain = "  retain: {versions: 1, for: 1h}\n";
+    let mut clocked = Clocked::start("", &releases.document_with("app", true, retain));
     clocked.node.wait_ready("app");
-    assert_eq!(why(&clocked), jumped);
+    take(&clocked, &releases, &["v2", "v3"]);
+    let quarantined = quarantine(&clocked, &releases);
+    clocked.put("leases/job", &json!({"version": "v2", "ttl": "1h"}));
+    let stays = |clocked: &Clocked, days: i64| {
+        assert_eq!(clocked.why("v1"), "younger than 1h", "{days} days");
+        assert_eq!(clocked.held(), ["v3", "v2", "v1"], "{days} days");
+        assert!(quarantined.exists(), "{days} days");
+        let state = clocked.node.state("app");
+        assert_eq!((&state["current"], &state["leases"][0]["holder"]), (&json!("v3"), &json!("job")), "{days} days");
+        // Not for the years that the clock went back, either.
+        let ends: jiff::Timestamp = state["leases"][0]["expiresAt"].as_str().unwrap().parse().unwrap();
+        let wall = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(days * 24);
+        let left = ends.duration_since(wall).as_secs();
+        assert!((1..=3600).contains(&left), "{days} days: the lease has {left} s left");
+    };
+    clocked.jump_and_restart(-YEARS);
+    stays(&clocked, -YEARS);
+    clocked.jump_and_reboot(-2 * YEARS);
+    stays(&clocked, -2 * YEARS);
+    take(&clocked, &releases, &["v4"]);
+    assert_eq!(clocked.held().len(), 4, "what comes by that clock takes nothing's place");
+}
+
+/// A node that has v1, and the origin of its v2, which says nothing more after so many bytes.
+fn silent_after(bytes: u64, settings: &str) -> (Clocked, Releases) {
+    let releases = Releases::with("v1");
+    let clocked = Clocked::start(settings, &releases.document());
+    clocked.node.wait_ready("app");
+    releases.publish("v2", &app("v2", 500_000));
+    releases.origin.always(&Releases::path("v2"), Fault::StallAfter(bytes));
+    releases.point_to("v2");
+    clocked.node.cli(&["refresh", "app"]).ok();
+    until("a part of v2", PATIENCE, || gets(&releases).last().filter(|get| get.sent == bytes).map(|_| ()));
+    (clocked, releases)
+}
+
+fn gets(releases: &Releases) -> Vec<Request> {
+    let requests = releases.origin.requests(&Releases::path("v2")).into_iter();
+    requests.filter(|request| request.method == "GET").collect()
+}
+
+#[test]
+fn a_download_under_way_is_not_given_up_for_a_jump() {
+    // An hour of silence is allowed: none passes here but by the wall clock.
+    let (clocked, releases) = silent_after(100_000, "fetch: {stallTimeout: 1h}");
+    for days in [YEARS, -YEARS, 0] {
+        clocked.jump(days);
+        let state = clocked.node.state("app");
+        assert_eq!((&state["progress"]["version"], &state["lastError"]), (&json!("v2"), &Value::Null), "{days} days");
+    }
+    releases.origin.heal(&Releases::path("v2"));
+    clocked.node.wait_state("app", "v2 is current", PATIENCE, |state| state["current"] == "v2");
+    assert_eq!(gets(&releases).len(), 1, "it went on where it was");
+}
+
+#[test]
+fn a_download_that_is_silent_is_given_up_whatever_the_clock_says() {
+    let (clocked, releases) = silent_after(1_000, "fetch: {stallTimeout: 2s}");
+    for days in [-YEARS, YEARS] {
+        clocked.jump(days);
+        let before = gets(&releases).len();
+        until("the next try", PATIENCE, || (gets(&releases).len() > before).then_some(()));
+    }
+    releases.origin.heal(&Releases::path("v2"));
+    clocked.node.cli(&["refresh", "app", "--wait"]).ok();
+    assert_eq!(clocked.node.state("app")["current"], "v2");
 }
 
 #[test]

@@ -295,6 +295,8 @@ fn what_could_not_be_mended_after_a_repair_is_mended_once_it_can_be() {
             node.cli(&["verify", "app", "--repair"]);
             let told = |state: &Value| state["lastError"].as_str().is_some_and(|said| said.contains("is here again"));
             node.wait_state("app", "it to be told", PATIENCE, told);
+            let damaged = node.store().join("quarantine/app/v1/version");
+            until("the damaged bytes to take no room", PATIENCE, || (!damaged.exists()).then_some(()));
             if restart {
                 node.kill9();
                 node.start();

@@ -1,9 +1,10 @@
 //! Who is told what: host paths are for operators, and browsers are answered under names of the daemon alone.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
 
 use serde_json::json;
 
@@ -11,13 +12,13 @@ use crate::fixture::http::Response;
 use crate::fixture::node::{Node, Over};
 use crate::fixture::releases::Releases;
 use crate::fixture::system::{run_as_root, tool};
-use crate::fixture::{PATIENCE, scratch};
+use crate::fixture::{PATIENCE, scratch, until};
 
 const TOKEN: &str = "t0ken";
 const BEARER: [(&str, &str); 1] = [("Authorization", "Bearer t0ken")];
 
 /// A node on which much is wrong, each with a path in what is told of it.
-fn troubled(releases: &Releases, elsewhere: &std::path::Path) -> Node {
+fn troubled(releases: &Releases, elsewhere: &Path) -> Node {
     fs::write(elsewhere.join("token"), TOKEN).unwrap();
     let source = |name: &str, source: &str| {
         format!(
@@ -133,6 +134,63 @@ fn events(node: &Node) -> String {
         assert_ne!(reader.read_line(&mut told).unwrap(), 0, "{told}");
     }
     told
+}
+
+#[test]
+fn files_of_the_store_that_cannot_be_read_tell_no_path_either() {
+    let releases = Releases::with("v1");
+    let node = Node::start_with(&releases.document());
+    node.wait_ready("app");
+    let version = "/v1/artifacts/app/versions/v1";
+    let (file, tree) = (format!("{version}/files/VERSION"), format!("{version}/tree.tar"));
+    let root = node.root().to_str().unwrap();
+    let hides = |told: &str| assert!(!told.contains(root), "{told}");
+    let read = || {
+        let answer = node.get(&file);
+        hides(&answer.text());
+        answer
+    };
+    // The daemon finds such damage by itself and has the version again: it is done anew until somebody was told of it.
+    let spoiled = |replace: fn(&Path), what: &str, is_told: &dyn Fn() -> bool| {
+        until(what, PATIENCE, || {
+            spoil(&node.tree("app", "v1"), replace);
+            is_told().then_some(())
+        });
+    };
+    let led_out: fn(&Path) = |path| drop(symlink("/etc/passwd", path));
+    spoiled(led_out, "a symlink in a file's place", &|| read().text().contains("the daemon's log says more"));
+    // It is an error of which operators are told the path.
+    spoiled(led_out, "the path of what cannot be opened", &|| {
+        node.try_request(Over::Socket, "GET", &file, &[], None).unwrap().text().contains(root)
+    });
+    spoiled(led_out, "an archive that is cut short", &|| {
+        hides(&raw(&node, &tree));
+        node.log_text().contains("body cut short")
+    });
+    spoiled(|_| {}, "a file that is gone", &|| read().status == 500);
+    for path in ["/v1/artifacts/app", "/v1/artifacts/app/wait?timeout=0", "/readyz?artifact=app", "/metrics"] {
+        hides(&node.get(path).text());
+    }
+}
+
+/// Takes a file out of a tree of the store, where it is there, and has something come in its place.
+fn spoil(tree: &Path, replace: fn(&Path)) {
+    let path = tree.join("VERSION");
+    // It may be on its way to quarantine, or back.
+    let _ = fs::set_permissions(tree, fs::Permissions::from_mode(0o755));
+    if fs::remove_file(&path).is_ok() {
+        replace(&path);
+    }
+}
+
+/// All that is answered over TCP, however it ends.
+fn raw(node: &Node, path: &str) -> String {
+    let mut stream = TcpStream::connect(node.url().trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+    let mut told = Vec::new();
+    let _ = stream.read_to_end(&mut told);
+    String::from_utf8_lossy(&told).into_owned()
 }
 
 #[test]

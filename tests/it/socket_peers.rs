@@ -24,6 +24,8 @@ use crate::fixture::tree::{Demand, assert_same};
 use crate::fixture::{PATIENCE, archive, scratch, until};
 
 const FILL: &str = "/v1/artifacts/app/versions/v1/fill";
+/// How long others may wait for an answer while somebody floods the daemon: machines are shared.
+const ANSWERED: Duration = Duration::from_secs(30);
 
 struct House {
     node: Node,
@@ -187,7 +189,7 @@ fn floods_of_descriptors_end_their_own_connection_only() {
     });
     house.is_at_rest();
     house.fills_a_volume();
-    eprintln!("the slowest answer to somebody else took {slowest:?}");
+    assert!(slowest < ANSWERED, "the slowest answer to somebody else took {slowest:?}");
 }
 
 #[test]

@@ -238,9 +238,11 @@ pub(in crate::acquire) fn status_error(url: &Url, response: &Response) -> HttpEr
 
 /// The encoding that a response says its bytes have, if any; cut, since it is told.
 pub(in crate::acquire) fn content_encoding(headers: &HeaderMap) -> Option<&str> {
-    let encoding = headers.get(CONTENT_ENCODING)?.to_str().ok()?.trim();
-    let encoding = encoding.get(..LONGEST_ENCODING).unwrap_or(encoding);
-    (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then_some(encoding)
+    headers.get_all(CONTENT_ENCODING).iter().find_map(|line| {
+        let encoding = line.to_str().unwrap_or("(no text)").trim();
+        let encoding = encoding.get(..LONGEST_ENCODING).unwrap_or(encoding);
+        (!encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity")).then_some(encoding)
+    })
 }
 
 /// What counts of a response's head, as plain data.

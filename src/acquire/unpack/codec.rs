@@ -139,7 +139,7 @@ fn decoder<'m, R: Read + 'm>(codec: Codec, input: Input<'m, R>, window: Window<'
         }
         Codec::Xz => {
             let stream = XzStream::new_stream_decoder(SMALL, CONCATENATED)?;
-            Box::new(Xz { input, stream, window })
+            Box::new(Xz { input, stream, window, failed: None })
         }
         Codec::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
     })
@@ -195,10 +195,15 @@ struct Xz<'m, R> {
     input: Input<'m, R>,
     stream: XzStream,
     window: Window<'m>,
+    /// Found with the bytes handed on last, which say what is damaged.
+    failed: Option<XzError>,
 }
 
 impl<R: Read> Read for Xz<'_, R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if let Some(error) = self.failed.take() {
+            return Err(error.into());
+        }
         while !to.is_empty() {
             let input = self.input.fill_buf()?;
             let ended = input.is_empty();
@@ -216,6 +221,10 @@ impl<R: Read> Read for Xz<'_, R> {
                     true
                 }
                 Ok(Status::StreamEnd) => return Ok(made),
+                Err(error) if made > 0 => {
+                    self.failed = Some(error);
+                    return Ok(made);
+                }
                 status => {
                     status?;
                     taken > 0

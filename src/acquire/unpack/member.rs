@@ -262,6 +262,9 @@ impl Members {
     fn member(&mut self, header: &Header, extended: Extended, path: Vec<u8>) -> Result<Member, UnpackError> {
         let wrong = |malformed| UnpackError::malformed(&path, malformed);
         let pax = extended.pax.unwrap_or_default();
+        if pax.has_two_names() {
+            return Err(wrong(Malformed::Twice { key: "path".into() }));
+        }
         let stored = stored_size(header, &pax).map_err(wrong)?;
         let link = pax.linkpath.clone().or(extended.link);
         let kind = kind(header, &path, link).map_err(wrong)?;

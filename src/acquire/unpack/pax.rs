@@ -80,6 +80,15 @@ impl Pax {
         }
     }
 
+    /// Whether a sparse file has two names, of which readers take the one or the other. What GNU tar makes up for those
+    /// that know no sparse files is none (`DIR/GNUSparseFile.PID/NAME`; some of it cut off after 100 bytes).
+    pub(super) fn has_two_names(&self) -> bool {
+        const CUT: usize = 100;
+        let (Some(path), Some(name)) = (&self.path, &self.sparse.name) else { return false };
+        let made_up = |component: &[u8]| component.strip_prefix(b"GNUSparseFile.").and_then(decimal).is_some();
+        path != name && path.len() != CUT && !path.split(|&b| b == b'/').any(made_up)
+    }
+
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Malformed> {
         let bad = || Malformed::Value { key: String::from_utf8_lossy(key).into() };
         let number = || decimal(value).ok_or_else(bad);

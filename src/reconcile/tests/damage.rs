@@ -1,7 +1,9 @@
 //! Damaged versions: had again, or let go.
 
 use super::*;
+use crate::fs::LinkMode;
 use crate::intent::VersionName;
+use crate::store::Version;
 
 impl Running {
     /// A node with a version that is leased by `job` and damaged, and whose source has another one now, which is current.
@@ -46,6 +48,44 @@ async fn a_repaired_version_is_not_put_where_another_was_seeded_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_damaged_version_does_not_come_back_with_other_bytes() {
+    let node = Running::start("  version: one\n", Running::fetcher());
+    let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
+    let shared = &node.reconciler.shared;
+    let opened = shared.store.open_version(&name, &version).unwrap();
+    let source = node.root.path().join("config/bytes");
+    std::fs::write(&source, "other bytes").unwrap();
+    assert!(shared.take_out(&opened, "verify", "bad").unwrap());
+    // The repair, and who follows the source.
+    let failed = || node.reconciler.state(&name).is_some_and(|state| state.failures > 0);
+    until("both to fail", || failed() && !shared.world().repairs.is_first_try(&name, &version)).await;
+    assert!(shared.store.head(&name, &version).is_none());
+    let state = node.reconciler.state(&name).unwrap();
+    assert!(state.last_error.as_ref().unwrap().contains("changes its bytes"), "{state:?}");
+    std::fs::write(&source, "bytes").unwrap();
+    let again = node.reconciler.refresh_and_wait(&name, LONG).await.unwrap();
+    assert_eq!(again.versions[0].digest, Digest::sha256(b"bytes"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_linked_while_the_version_was_had_again_is_linked_anew() {
+    let node = Running::start("", Running::fetcher());
+    let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
+    let shared = &node.reconciler.shared;
+    let opened = shared.store.open_version(&name, &version).unwrap();
+    assert!(shared.had_anew(&opened, LinkMode::Hardlink).unwrap().is_none());
+    assert!(shared.take_out(&opened, "verify", "bad").unwrap());
+    node.reconciler.wait_for_repair(&name, &version, LONG).await.unwrap();
+    let anew = shared.had_anew(&opened, LinkMode::Hardlink).unwrap().unwrap();
+    let inode = |version: &Version| version.tree().stat_self().unwrap().stamp.ino;
+    assert_ne!(inode(&anew), inode(&opened));
+    assert!(shared.had_anew(&opened, LinkMode::Reflink).unwrap().is_none(), "those have bytes of their own");
+    assert!(shared.had_anew(&anew, LinkMode::Hardlink).unwrap().is_none());
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_version_whose_manifest_is_damaged_is_repaired_too() {
     let node = Running::start("", Running::fetcher());
     let (name, version) = ("thing".parse().unwrap(), node.wait().await.unwrap().current.unwrap());
@@ -85,11 +125,11 @@ async fn the_end_of_a_repair_leaves_the_next_one_to_be_done() {
         damage();
     }
     // The first of the three, which is found to be over only now.
-    shared.note_repaired(&head);
+    shared.note_repaired(&head).unwrap();
     assert_eq!((shared.counts.repaired.get(), shared.store.pending_repairs().len()), (0, 1));
     let mut turn = shared.turn(&name).await;
     shared.fetch_and_publish(&artifact, &wish, &resolution, Some(&head), &mut turn, &node.cancel).await.unwrap();
-    shared.note_repaired(&head);
+    shared.note_repaired(&head).unwrap();
     assert!(shared.world().repairs.holds(&name, &version), "here again, which another repair has to find");
     assert_eq!(shared.store.pending_repairs().len(), 1);
     node.stop().await;

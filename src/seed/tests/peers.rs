@@ -306,4 +306,9 @@ fn what_was_replaced_is_forgotten_once_it_is_looked_for() {
     assert!(!house.seeder.look_at_filled(&["/other".to_owned()].into()));
     assert!(house.seeder.look_at_filled(&["/data".to_owned()].into()));
     assert_eq!(house.seeder.known_filled().len(), 1);
+    // Its handle leads there for as long as somebody has it open.
+    let _open = Dir::open(&new).unwrap();
+    fs::remove_dir_all(&new).unwrap();
+    assert!(house.seeder.look_at_filled(&["/data".to_owned()].into()));
+    assert!(house.seeder.known_filled().is_empty());
 }

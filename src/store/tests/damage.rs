@@ -26,6 +26,8 @@ fn a_damaged_manifest_takes_only_its_own_version_out_of_service() {
     let reason = sys::read_to_string(root.join("quarantine/os/2/reason.json")).unwrap();
     assert!(reason.contains("checksum"), "{reason}");
     assert!(root.join("quarantine/os/2/version/tree/d/f").is_file());
+    let pending = store.pending_repairs();
+    assert_eq!((pending.len(), &pending[0].version), (1, &version("2")), "the index knows which it was");
 }
 
 #[test]
@@ -332,6 +334,14 @@ fn a_damaged_version_is_to_be_had_again_until_it_is() {
     publish(&store, "2", b"two");
     assert!(!store.repaired(&pending[0], || false).unwrap());
     assert_eq!(store.pending_repairs().len(), 1, "it is another repair by now");
+    let damaged = root.join("quarantine/os/2/version");
+    store.let_go_of_damaged(&pending[0], || false).unwrap();
+    assert!(damaged.exists());
+    for _ in 0..2 {
+        store.let_go_of_damaged(&pending[0], || true).unwrap();
+        assert!(!damaged.exists());
+        assert_eq!(store.pending_repairs(), pending, "it is still to be mended");
+    }
     assert!(store.repaired(&pending[0], || true).unwrap());
     assert!(store.pending_repairs().is_empty());
     store.clear_quarantine(store.age(std::time::Duration::ZERO), true).unwrap();

@@ -64,6 +64,18 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "seed", ask: World::seed, done: World::seeded, again: true },
     Step { name: "fill", ask: World::fill, done: |world| world.is_done("pod"), again: true },
     Step { name: "client", ask: World::receive, done: |world| world.is_done("other/pod"), again: true },
+    Step {
+        name: "client by symlink",
+        ask: |world| world.swap("symlink"),
+        done: |world| world.is_swapped("symlink"),
+        again: true,
+    },
+    Step {
+        name: "client in place",
+        ask: |world| world.swap("inPlace"),
+        done: |world| world.is_swapped("inPlace"),
+        again: true,
+    },
     Step { name: "or-fetch", ask: World::or_fetch, done: |world| world.is_done("fetched"), again: true },
     Step { name: "repair", ask: World::repair, done: World::at_newest, again: true },
     Step { name: "remove", ask: World::remove, done: |world| world.held().len() == 1, again: true },
@@ -179,6 +191,23 @@ impl World {
         if self.held().len() < 2 {
             self.update(true).unwrap();
             self.settle();
+        }
+        for swap in ["symlink", "inPlace"] {
+            if step.name.ends_with(if swap == "symlink" { "by symlink" } else { "in place" }) {
+                let older = format!("app@{}", version(self.older()));
+                let way = ["--wait", "5s", "--swap", swap];
+                self.seed_by_command(&older, &format!("other/{swap}"), &way).unwrap();
+            }
+        }
+        // Seeds that share the files that it damages, besides the declared ones.
+        if step.name == "repair" {
+            let wanted = version(self.newest);
+            if fs::read_to_string(self.node.root().join("hand/VERSION")).ok().as_deref() != Some(&*wanted) {
+                self.seed().unwrap();
+            }
+            if self.done.get(&self.pods.join("pod")).is_none_or(|done| done.version != wanted) {
+                self.fill().unwrap();
+            }
         }
     }
 
@@ -311,9 +340,13 @@ impl World {
 
     /// Has the command seed a new directory below those of the pods.
     fn seed_by_command(&mut self, wish: &str, target: &str, more: &[&str]) -> Result<(), String> {
+        let _ = fs::remove_dir_all(self.pods.join(target));
+        self.seed_again(wish, target, more)
+    }
+
+    fn seed_again(&mut self, wish: &str, target: &str, more: &[&str]) -> Result<(), String> {
         let target = self.pods.join(target);
         self.done.remove(&target);
-        let _ = fs::remove_dir_all(&target);
         let words = [&["seed", wish, target.to_str().unwrap(), "-o", "json"], more].concat();
         let said = self.node.cli(&words);
         if said.code != 0 {
@@ -336,6 +369,16 @@ impl World {
     /// One on another file system: the client writes it.
     fn receive(&mut self) -> Result<(), String> {
         self.seed_by_command("app", "other/pod", &["--wait", "5s"])
+    }
+
+    /// The same for one that holds an older version.
+    fn swap(&mut self, swap: &str) -> Result<(), String> {
+        self.seed_again("app", &format!("other/{swap}"), &["--wait", "5s", "--swap", swap])
+    }
+
+    fn is_swapped(&self, swap: &str) -> bool {
+        let done = self.done.get(&self.pods.join("other").join(swap));
+        done.is_some_and(|done| done.version == version(self.newest))
     }
 
     /// One where there is no daemon.

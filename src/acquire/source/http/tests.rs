@@ -104,3 +104,18 @@ async fn headers_belong_to_the_origin_that_the_version_has() {
     let has = |url: &str| credentials.headers_for(&url.parse().unwrap()).contains_key("x-token");
     assert!(has("https://v1.h/any") && !has("https://v2.h/x/v1.tgz") && !has("http://v1.h/any"));
 }
+
+#[test]
+fn any_line_may_say_that_the_bytes_are_encoded() {
+    let told = |lines: &[&[u8]]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(CONTENT_ENCODING, reqwest::header::HeaderValue::from_bytes(line).unwrap());
+        }
+        content_encoding(&headers).map(str::to_owned)
+    };
+    assert_eq!(told(&[]), None);
+    assert_eq!(told(&[b"identity", b"", b"Identity"]), None);
+    assert_eq!(told(&[b"identity", b"gzip"]).as_deref(), Some("gzip"));
+    assert_eq!(told(&[b"\xff"]).as_deref(), Some("(no text)"));
+}

@@ -201,6 +201,31 @@ fn gnu_tars_sparse_forms_and_options() {
     assert_as_gnu_tar(&read(&uncompressed), "appended to");
 }
 
+/// Where they are no ASCII, or long, they stand beside the real ones; some are cut, and some come of a name before it was
+/// transformed.
+#[test]
+fn the_names_that_tools_make_up_for_sparse_files_are_none() {
+    let fixture = Sandbox::new();
+    for dir in ["top", &format!("top/{}", "ż".repeat(60))] {
+        let dir = fixture.tree().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["żółw", "plain", &"n".repeat(120)] {
+            let file = std::fs::File::create(dir.join(name)).unwrap();
+            file.set_len(1_000_000).unwrap();
+            file.write_all_at(b"x", 500_000).unwrap();
+        }
+    }
+    let create = |mut tool: Command| run(tool.arg("-C").arg(fixture.tree()).args(["-cf", "-", "top"]));
+    for version in ["0.0", "0.1", "1.0"] {
+        for transform in [None, Some("--transform=s,^top,other,")] {
+            let mut tar = command("tar", &["--format=posix", "-S", &format!("--sparse-version={version}")]);
+            tar.args(transform);
+            assert_as_gnu_tar(&create(tar), &format!("{version}, {transform:?}"));
+        }
+    }
+    assert_as_gnu_tar(&create(command("bsdtar", &["--format=pax"])), "bsdtar");
+}
+
 #[test]
 fn the_holes_of_a_sparse_file_stay_holes() {
     let fixture = fixture(false);
