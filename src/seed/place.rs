@@ -14,7 +14,7 @@
 //!         …                                         // fill it and mark it (with switch.reason() in the mark's
 //!                                                   // reason); on failure `staged.discard()`
 //!         let settled = place.settle(switch, staged, &marks)?;
-//!         settled.retire(linger);                   // removes what was swapped out; the daemon keeps it a moment
+//!         settled.retire(linger)?;                  // removes what was swapped out; the daemon keeps it a moment
 //!     }
 //!     Step::Refuse(what) => …
 //! }

@@ -188,16 +188,23 @@ impl Settled {
         &self.dir
     }
 
-    /// Removes what was swapped out, after a moment for those who are on the way through it. Blocks.
-    pub(crate) fn retire(self, linger: Duration) {
+    /// Removes what was swapped out, after a moment for those who are on the way through it. What the disk leaves of it is no
+    /// part of a seed: the next one clears it. What others go on writing into stays. Blocks.
+    pub(crate) fn retire(self, linger: Duration) -> Result<(), SeedError> {
         if self.old.is_empty() {
-            return;
+            return Ok(());
         }
         std::thread::sleep(linger);
+        let mut outcome = Ok(());
         for SwappedOut { held_in, name, .. } in self.old {
-            if let Err(error) = held_in.remove_tree(&name) {
-                tracing::warn!(%error, "what was swapped out of a target is left behind; its next seed clears it");
+            match held_in.remove_tree(&name) {
+                Ok(()) => {}
+                Err(error) if error.is_of_disk() => outcome = Err(error.into()),
+                Err(error) => {
+                    tracing::warn!(%error, "what was swapped out of a target is left behind; its next seed clears it");
+                }
             }
         }
+        outcome
     }
 }

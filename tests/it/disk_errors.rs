@@ -315,6 +315,28 @@ fn what_could_not_be_mended_after_a_repair_is_mended_once_it_can_be() {
     });
 }
 
+/// Where the client swaps, what is swapped out of a target that stays where it is lies in it.
+#[test]
+fn what_a_client_could_not_remove_of_the_version_before_is_no_part_of_a_seed() {
+    supervised(|supervisor| {
+        let (releases, node, _watch) = node(supervisor);
+        releases.publish("v2", &app("v2", 20_000));
+        releases.point_to("v2");
+        node.cli(&["refresh", "app", "--wait"]).ok();
+        let other = LoopFs::tmpfs(16, 1000);
+        let watch = supervisor.watch(&other.path().canonicalize().unwrap());
+        let target = other.path().join("pod");
+        let seed = |wish: &str| node.cli(&["seed", wish, target.to_str().unwrap(), "--swap", "inPlace"]);
+        seed("app@v1").ok();
+        watch.fail(fault("unlink", "pod/.seedcache-within.seedcache-*/bin", Errno::IO));
+        let refused = seed("app@v2");
+        assert!(refused.code != 0 && refused.stderr.contains("Input/output error"), "{}", refused.all());
+        assert_eq!(watch.heal(), 1);
+        seed("app@v2").ok();
+        assert_same(&node.tree("app", "v2"), &target, Demand::CONTENT);
+    });
+}
+
 /// On another file system the daemon tries reflinks within the directory that it was passed; then the client writes the tree.
 #[test]
 fn what_a_fill_could_not_discard_is_no_part_of_a_seed() {

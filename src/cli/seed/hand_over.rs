@@ -141,7 +141,7 @@ pub(super) async fn settle(place: Arc<Place>, switch: Switch, staged: Staged) ->
     let settled = blocking(move || {
         let settled = place.settle(switch, staged, &OnTargets)?;
         let dir = settled.dir().clone();
-        settled.retire(LINGER);
+        settled.retire(LINGER)?;
         Ok::<_, SeedError>(dir)
     });
     Ok(settled.await?)

@@ -491,7 +491,7 @@ fn a_client_stages_and_settles_by_itself() {
             assert_eq!((staged.dir().stat_self().unwrap().mode, staged.dir().entries().unwrap().len()), (0o700, 0));
             staged.dir().write_atomic(&path("file"), version.head().version.as_str().as_bytes(), 0o644).unwrap();
             Mark::new(wanted, LinkMode::Copy, None, staged.dir()).unwrap().put(staged.dir()).unwrap();
-            place.settle(switch, staged, &OnTargets).unwrap().retire(Duration::ZERO);
+            place.settle(switch, staged, &OnTargets).unwrap().retire(Duration::ZERO).unwrap();
             assert_eq!(fs::read_to_string(target.join("file")).unwrap(), version.head().version.as_str());
             assert!(held(decide(place.look(&OnTargets).unwrap(), &asked)), "{swap:?}");
             assert_eq!(names(target.parent().unwrap()), ["data".to_owned()].into());
