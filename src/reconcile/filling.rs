@@ -171,10 +171,14 @@ impl Shared {
                 filled.inspect_err(|error| shared.take_out_if_damaged(version, error))
             };
             let mut filling = fill(&version)?;
-            if let Filling::Seeded(seeded, _) = &filling
-                && let Some(anew) = shared.had_anew(&version, seeded.mode)?
+            if let Filling::Seeded(first, _) = &filling
+                && let Some(anew) = shared.had_anew(&version, first.mode)?
             {
-                filling = fill(&anew)?;
+                let mut second = fill(&anew)?;
+                if let Filling::Seeded(seeded, _) = &mut second {
+                    seeded.follow(first);
+                }
+                filling = second;
             }
             drop((begun, linker));
             let uid = request.peer.uid;

@@ -18,39 +18,35 @@ use crate::intent::error_chain;
 use crate::seed::{self, Filled, PATIENCE, Record, SeedProgress};
 use crate::store::{ManifestHead, StoreError, Version};
 
-/// How long the mending of a directory on record waits for who has it locked, once all others are mended.
-const LOCKED: Duration = Duration::from_secs(1);
+/// For how long the mending of directories on record waits for the turn there, and for who has one locked: first at none,
+/// then, once all others are mended, at each.
+const PATIENT: [(Duration, Duration); 2] = [(Duration::ZERO, Duration::ZERO), (PATIENCE, Duration::from_secs(1))];
+/// The same when it is tried again: others wait.
+const AT_ONCE: [(Duration, Duration); 1] = [(Duration::ZERO, Duration::ZERO)];
 
-/// What could not be mended and is tried again, and why not.
-#[derive(Debug)]
-pub(super) struct Left<T> {
-    of: Vec<T>,
-    error: Option<String>,
-}
+/// What could not be mended and is tried again, each with why not; nothing of what was not tried yet.
+pub(super) type Left<T> = Vec<(T, String)>;
 
-impl<T> Left<T> {
-    fn none() -> Self {
-        Self { of: Vec::new(), error: None }
-    }
-
-    fn push(&mut self, one: T, error: String) {
-        self.of.push(one);
-        self.error = Some(error);
-    }
+/// All of them, not tried yet.
+fn untried<T>(all: impl IntoIterator<Item = T>) -> Left<T> {
+    all.into_iter().map(|one| (one, String::new())).collect()
 }
 
 impl Shared {
     /// Targets whose files are a version's own.
-    pub(super) async fn targets_of(self: &Arc<Self>, head: &ManifestHead) -> Vec<RelPath> {
+    pub(super) async fn targets_of(self: &Arc<Self>, head: &ManifestHead) -> Left<RelPath> {
         let seeder = self.seeder.clone();
         let records = self.tasks.spawn_blocking(move || seeder.records()).await.unwrap_or_default();
-        records.into_iter().filter(|record| is_of(record, head)).map(|record| record.target).collect()
+        untried(records.into_iter().filter(|record| is_of(record, head)).map(|record| record.target))
     }
 
     /// Targets whose files are the damaged inodes get the good ones.
-    pub(super) async fn mend_targets(self: &Arc<Self>, head: &ManifestHead, targets: Vec<RelPath>) -> Left<RelPath> {
-        let mut left = Left::none();
-        for target in targets {
+    pub(super) async fn mend_targets(self: &Arc<Self>, head: &ManifestHead, targets: Left<RelPath>) -> Left<RelPath> {
+        let mut left = Left::new();
+        for (target, said) in targets {
+            if self.cancel.is_cancelled() {
+                return left;
+            }
             let Err(error) = self.mend_target(head, &target).await else { continue };
             let (artifact, text) = (&head.artifact, error_chain(&error));
             // A declared one may have to be seeded with another version by now.
@@ -62,8 +58,11 @@ impl Shared {
             self.changed();
             match error.may_pass() {
                 true => {
-                    tracing::warn!(%artifact, %target, error = text, "seed of a repaired version not mended; tried again");
-                    left.push(target, text);
+                    if text != said {
+                        tracing::warn!(%artifact, %target, error = text,
+                            "seed of a repaired version not mended; tried again");
+                    }
+                    left.push((target, text));
                 }
                 false => {
                     tracing::error!(%artifact, %target, error = text,
@@ -103,14 +102,19 @@ impl Shared {
     /// Mends the directories of pods, and the targets that are left, until all is mended, the version is gone or damaged
     /// anew, or the node stops.
     pub(super) async fn mend_until_done(self: &Arc<Self>, head: &Arc<ManifestHead>, mut targets: Left<RelPath>) {
-        let mut directories = self.mend_directories(head, self.directories_of(head).await).await;
+        let mut directories = self.mend_directories(head, self.directories_of(head).await, &PATIENT).await;
         for failures in 1.. {
-            let is_here = self.is_here_again(head) && !self.cancel.is_cancelled();
-            let Some(error) = targets.error.or(directories.error).filter(|_| is_here) else { return };
+            let why = targets.iter().map(|(_, why)| why).chain(directories.iter().map(|(_, why)| why)).next();
+            let Some(why) = why.filter(|_| self.is_here_again(head)).cloned() else { return };
             self.let_go_of_damaged(head).await;
-            self.not_yet(head, error, failures).await;
-            targets = self.mend_targets(head, targets.of).await;
-            directories = self.mend_directories(head, directories.of).await;
+            self.not_yet(head, why, failures).await;
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            targets = self.mend_targets(head, targets).await;
+            let standing = self.directories_of(head).await;
+            directories.retain(|(filled, _)| standing.iter().any(|(other, _)| other.handle == filled.handle));
+            directories = self.mend_directories(head, directories, &AT_ONCE).await;
         }
     }
 
@@ -150,35 +154,42 @@ impl Shared {
     }
 
     /// Directories of pods whose files are a version's own.
-    async fn directories_of(self: &Arc<Self>, head: &ManifestHead) -> Vec<Filled> {
+    async fn directories_of(self: &Arc<Self>, head: &ManifestHead) -> Left<Filled> {
         let shared = self.clone();
         let filled = self.tasks.spawn_blocking(move || shared.seeder.filled()).await.unwrap_or_default();
         let linked = |filled: &Filled| {
             filled.mode == LinkMode::Hardlink && filled.artifact == head.artifact && filled.version == head.version
         };
-        filled.into_iter().filter(linked).collect()
+        untried(filled.into_iter().filter(linked))
     }
 
     /// The same for them: first those that nobody is at.
-    async fn mend_directories(self: &Arc<Self>, head: &ManifestHead, mut directories: Vec<Filled>) -> Left<Filled> {
-        let mut left = Left::none();
-        for (turn, lock) in [(Duration::ZERO, Duration::ZERO), (PATIENCE, LOCKED)] {
-            let is_last = !lock.is_zero();
-            for filled in std::mem::take(&mut directories) {
-                let Err(error) = self.mend_directory(filled.clone(), turn, lock).await else { continue };
+    async fn mend_directories(
+        self: &Arc<Self>,
+        head: &ManifestHead,
+        mut directories: Left<Filled>,
+        rounds: &[(Duration, Duration)],
+    ) -> Left<Filled> {
+        let mut left = Left::new();
+        for (round, (turn, lock)) in rounds.iter().enumerate() {
+            let is_last = round + 1 == rounds.len();
+            for (filled, said) in std::mem::take(&mut directories) {
+                let Err(error) = self.mend_directory(filled.clone(), *turn, *lock).await else { continue };
                 if let FillAskError::Wait(WaitError::ShuttingDown) = error {
                     return left;
                 }
                 if !is_last && error.is_of_another() {
-                    directories.push(filled);
+                    directories.push((filled, said));
                     continue;
                 }
                 let (artifact, target, text) = (&head.artifact, filled.target.clone(), error_chain(&error));
                 match error.may_pass() {
                     true => {
-                        tracing::warn!(%artifact, target, error = text,
-                            "filled directory of a repaired version not mended; tried again");
-                        left.push(filled, text);
+                        if text != said {
+                            tracing::warn!(%artifact, target, error = text,
+                                "filled directory of a repaired version not mended; tried again");
+                        }
+                        left.push((filled, text));
                     }
                     false => tracing::error!(%artifact, target, error = text,
                         "filled directory of a repaired version not mended; have its pod seed it again"),
@@ -203,6 +214,7 @@ impl Shared {
         };
         let (dir, spot) = self.tasks.spawn_blocking(opened).await??;
         let turn = tokio::select! {
+            biased;
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
             turn = self.turns.enter(spot, turn) => turn,
         };

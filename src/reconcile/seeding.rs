@@ -80,6 +80,7 @@ impl Shared {
     /// A turn to seed a target, with nobody else at it.
     pub(super) async fn turn_at(&self, target: &RelPath, patience: Duration) -> Result<Turn, SeedAskError> {
         let turn = tokio::select! {
+            biased;
             () = self.cancel.cancelled() => return Err(WaitError::ShuttingDown.into()),
             turn = self.turns.enter(target, patience) => turn,
         };
@@ -124,9 +125,17 @@ impl Shared {
                     }
                 })
             };
+            let retired = |seeded: &Seeded| {
+                if seeded.changed {
+                    shared.tasks.spawn(shared.clone().remove_retired());
+                }
+            };
             let mut seeded = seed(&version)?;
+            retired(&seeded);
             if let Some(anew) = shared.had_anew(&version, seeded.mode)? {
-                seeded = seed(&anew)?;
+                let first = std::mem::replace(&mut seeded, seed(&anew)?);
+                retired(&seeded);
+                seeded.follow(&first);
             }
             if let Some(record) = shared.seeder.record(&request.target) {
                 shared.note_seeded(record, declared, values);
@@ -136,9 +145,6 @@ impl Shared {
                 changed = seeded.changed, written = seeded.written, elapsed_ms = seeded.elapsed_ms, "seeded");
             drop((under_way, linker));
             shared.changed();
-            if seeded.changed {
-                shared.tasks.spawn(shared.clone().remove_retired());
-            }
             // Held to the end, and what was done is noted, also when whoever asked has gone away.
             drop(turn);
             Ok(seeded)

@@ -217,6 +217,7 @@ impl SeedError {
         match self {
             // Others come of what the owner of the target did there.
             SeedError::Fs(error) => error.is_of_disk(),
+            SeedError::Render(RenderError::Value { source, .. }) => source.is_of_disk(),
             SeedError::Store(_)
             | SeedError::NoSpace { .. }
             | SeedError::Busy { .. }

@@ -83,6 +83,15 @@ pub struct Seeded {
     pub elapsed_ms: u64,
 }
 
+impl Seeded {
+    /// Counts what the seed did that came just before it.
+    pub(crate) fn follow(&mut self, first: &Self) {
+        self.changed |= first.changed;
+        self.written += first.written;
+        self.elapsed_ms += first.elapsed_ms;
+    }
+}
+
 /// How far a seed is.
 #[derive(Debug, Default)]
 pub struct SeedProgress {

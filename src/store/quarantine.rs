@@ -152,7 +152,7 @@ impl Store {
     }
 
     /// Removes the bytes of a version in quarantine that is on the node again, if that `is_so`; that it is still to be mended
-    /// stays noted.
+    /// stays noted, and the reason is `here` from then on.
     pub fn let_go_of_damaged(&self, head: &ManifestHead, is_so: impl FnOnce() -> bool) -> fs::Result<()> {
         let alone = lock(&self.switching);
         let (artifact, name) = (head.artifact.as_component(), head.version.as_component());
@@ -163,7 +163,11 @@ impl Store {
         if !is_so() || place.stat(&own("version"))?.is_none() {
             return Ok(());
         }
-        place.write_atomic(&own("here"), b"", 0o600)?;
+        // Nothing new is made: there may be no room, which this is to make.
+        if place.stat(&own("here"))?.is_none() {
+            place.rename(&own("reason.json"), &place, &own("here"), Rename::Replace)?;
+            place.sync()?;
+        }
         fail_point("store.quarantine.after-here");
         self.drain(&place, &own("version"), || self.quarantine_readers.take(&artifact, &name))?;
         drop(alone);

@@ -30,16 +30,22 @@ fn run(asked: Asked) -> Vec<Row> {
     }
     // What is sound but for its end, and asks for as much memory as any archive gets.
     let [windows, entries] = [windows(), entries()].map(|bombs| drop_all(&bombs).0.div_ceil(MIB));
-    vec![Row {
-        fault: format!("bombs, {} kinds, two at a time", bombs.len()),
-        figure: format!(
-            "peak RSS {} MiB; overshoot {overshoot} bytes (two archives that fill the largest windows: {windows} MiB; two of a \
-             million entries: {entries} MiB)",
-            rss.div_ceil(MIB),
-        ),
-        reach: "128 MiB or less; one buffer (262,144 bytes) or less",
-        reached: rss <= 128 * MIB && overshoot <= BUFFER,
-    }]
+    vec![
+        Row {
+            fault: format!("bombs, {} kinds, two at a time", bombs.len()),
+            figure: format!("peak RSS {} MiB; overshoot {overshoot} bytes", rss.div_ceil(MIB)),
+            reach: "128 MiB or less; one buffer (262,144 bytes) or less",
+            reached: rss <= 128 * MIB && overshoot <= BUFFER,
+        },
+        Row {
+            fault:
+                "archives that ask for all that the limits allow, two at a time: the largest windows; a million entries"
+                    .into(),
+            figure: format!("peak RSS {windows} MiB; {entries} MiB"),
+            reach: "not 128 MiB: within the DaemonSet's 512 MiB",
+            reached: windows.max(entries) <= 512,
+        },
+    ]
 }
 
 /// The daemon's peak in memory, and the most bytes that were seen beyond what a limit allows.

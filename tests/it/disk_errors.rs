@@ -333,6 +333,7 @@ fn what_a_client_could_not_remove_of_the_version_before_is_no_part_of_a_seed() {
         assert!(refused.code != 0 && refused.stderr.contains("Input/output error"), "{}", refused.all());
         assert_eq!(watch.heal(), 1);
         seed("app@v2").ok();
+        std::fs::remove_file(target.join(".seedcache-owned")).unwrap();
         assert_same(&node.tree("app", "v2"), &target, Demand::CONTENT);
     });
 }

@@ -136,13 +136,15 @@ async fn by_path(client: &Client, wish: &Wish<'_>, unreached: SeedError) -> Resu
     }
 }
 
-/// Has a finished tree take the target's place, its mark and all. Gives the top of the tree as it stands there.
-pub(super) async fn settle(place: Arc<Place>, switch: Switch, staged: Staged) -> Result<Dir, HandOverError> {
+/// Has a finished tree take the target's place, mark and all. Gives its top there, and what came of the one before's removal.
+pub(super) async fn settle(
+    place: Arc<Place>,
+    switch: Switch,
+    staged: Staged,
+) -> Result<(Dir, Result<(), SeedError>), HandOverError> {
     let settled = blocking(move || {
         let settled = place.settle(switch, staged, &OnTargets)?;
-        let dir = settled.dir().clone();
-        settled.retire(LINGER)?;
-        Ok::<_, SeedError>(dir)
+        Ok::<_, SeedError>((settled.dir().clone(), settled.retire(LINGER)))
     });
     Ok(settled.await?)
 }
@@ -294,10 +296,10 @@ impl Hands<'_> {
             let whole = mark.map(|mark| Mark { reason: reason.clone(), ..mark });
             whole.map_or(Ok(()), |mark| OnTargets.put(staged.dir(), &mark)).map_err(HandOverError::from)?;
         }
-        let stands = settle(self.place.clone(), switch, staged).await?;
+        let (stands, retired) = settle(self.place.clone(), switch, staged).await?;
         self.wish.leavings.forget();
         self.tell_where(&made_in, &stands).await?;
-        Ok(Seeded { reason, ..seeded })
+        Ok(retired.map(|()| Seeded { reason, ..seeded }).map_err(HandOverError::from)?)
     }
 
     /// The daemon knows what it filled by the directory that it filled. Where the tree was moved out of that into the

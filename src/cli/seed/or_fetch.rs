@@ -264,8 +264,9 @@ impl Fetch<'_> {
                 return Err(error);
             }
         };
-        settle(self.place.clone(), switch, tree).await?;
+        let (_, retired) = settle(self.place.clone(), switch, tree).await?;
         self.wish.leavings.forget();
+        retired.map_err(HandOverError::from)?;
         Ok(self.told(&mark, &acquired.entries, acquired.entries.len() as u64))
     }
 
