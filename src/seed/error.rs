@@ -1,4 +1,4 @@
-//! Why a seed was not done. What stood at the target before stands there still.
+//! Why a seed was not done. What stood at the target before stands there still, unless only its removal failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use crate::fs::{self, LinkMode, RelPath};
 use crate::intent::{ArtifactName, VersionName};
 use crate::store::StoreError;
 
-/// Why a target was not seeded; what was there before is there still.
+/// Why a target was not seeded; what was there before is there still. Of a client it may also be that the new tree stands, and
+/// the one before could not be removed for the disk's sake: the next seed clears it.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// A file operation failed.

@@ -128,17 +128,7 @@ fn in_content() -> Vec<Case> {
     };
     let wrong = |name, size: &str, map: &str| refused(name, with(size, map), MAP, "`holes`");
     // The map of an older format beside that of the content: the same file to one reader, another to the next.
-    let mixed = |name, older: &[(&str, &str)]| {
-        let records = [
-            ("GNU.sparse.major", "1"),
-            ("GNU.sparse.minor", "0"),
-            ("GNU.sparse.name", "holes"),
-            ("GNU.sparse.realsize", "4096"),
-        ];
-        let content = [Tar::default().content(b"1\n1024\n512\n").0, vec![7; 512]].concat();
-        let archive = tar().pax(&[&records[..], older].concat()).file("GNUSparseFile.0/holes", &content).end();
-        refused(name, archive, MIXED, "`holes`")
-    };
+    let mixed = |name, older: &[(&str, &str)]| refused(name, one_hole(older), MIXED, "`holes`");
     vec![
         mixed("1.0 and 0.1 at once", &[("GNU.sparse.map", "0,1024")]),
         mixed("1.0 and 0.1 at once, of one mind", &[("GNU.sparse.map", "1024,512")]),
@@ -213,20 +203,22 @@ fn in_headers() -> Vec<Case> {
     ]
 }
 
+/// A file of format 1.0, `holes`, with more records than it takes.
+fn one_hole(more: &[(&str, &str)]) -> Vec<u8> {
+    let records = [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "holes"),
+        ("GNU.sparse.realsize", "4096"),
+    ];
+    let content = [Tar::default().content(b"1\n1024\n512\n").0, vec![7; 512]].concat();
+    tar().pax(&[&records[..], more].concat()).file("GNUSparseFile.0/holes", &content).end()
+}
+
 /// Its size and its name stand in two records each; real archives have the second name, made up from the first.
 fn said_twice() -> Vec<Case> {
     const TWICE: &str = "Malformed/Twice";
-    let with = |more: &[(&str, &str)]| {
-        let records = [
-            ("GNU.sparse.major", "1"),
-            ("GNU.sparse.minor", "0"),
-            ("GNU.sparse.name", "holes"),
-            ("GNU.sparse.realsize", "4096"),
-        ];
-        let content = [Tar::default().content(b"1\n1024\n512\n").0, vec![7; 512]].concat();
-        tar().pax(&[&records[..], more].concat()).file("GNUSparseFile.0/holes", &content).end()
-    };
-    let path = |path: &str| with(&[("path", path)]);
+    let path = |path: &str| one_hole(&[("path", path)]);
     let named = |name, other: &str| refused(name, path(other), TWICE, "`holes`");
     let made_up = |name, other: &str| taken(name, path(other), &["first", "holes"]);
     vec![
@@ -237,8 +229,8 @@ fn said_twice() -> Vec<Case> {
         made_up("1.0, a made-up path", "./GNUSparseFile.4711/holes"),
         made_up("1.0, a made-up path of another directory", "before/it/was/moved/GNUSparseFile.4711/holes"),
         made_up("1.0, a made-up path that is cut", &("d/".repeat(45) + "GNUSparseF")),
-        refused("1.0, two sizes", with(&[("GNU.sparse.size", "8192")]), TWICE, "PaxHeaders/x"),
-        taken("1.0, a size twice", with(&[("GNU.sparse.size", "4096")]), &["first", "holes"]),
+        refused("1.0, two sizes", one_hole(&[("GNU.sparse.size", "8192")]), TWICE, "PaxHeaders/x"),
+        taken("1.0, a size twice", one_hole(&[("GNU.sparse.size", "4096")]), &["first", "holes"]),
         refused(
             "0.1, two sizes",
             tar()
