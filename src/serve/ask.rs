@@ -127,13 +127,24 @@ fn refuse_forms(request: &Request) -> Result<(), Problem> {
     Err(Problem::new(Kind::MediaType, detail, "send JSON with `Content-Type: application/json`"))
 }
 
-async fn bytes(body: Body) -> Result<bytes::Bytes, Problem> {
-    let read = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+/// The bytes of a body. They are copied: each frame keeps all of the memory that it was read into.
+async fn gather(mut body: Limited<Body>) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
+async fn bytes(body: Body) -> Result<Vec<u8>, Problem> {
+    let read = tokio::time::timeout(BODY_TIME, gather(Limited::new(body, BODY_LIMIT))).await;
     let read = read.map_err(|_| {
         let detail = format!("the body did not come within {} s", BODY_TIME.as_secs());
         Problem::new(Kind::TimedOut, detail, "send it at once")
     })?;
-    read.map(http_body_util::Collected::to_bytes).map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+    read.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
         Some(_) => Problem::new(Kind::TooLarge, format!("the body has more than {BODY_LIMIT} bytes"), "send less"),
         None => Problem::new(Kind::Malformed, format!("the body cannot be read: {error}"), "send it again"),
     })

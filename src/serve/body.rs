@@ -1,11 +1,13 @@
 //! Bodies that are read from disk: in pieces, off the async threads, two of them at once and ahead of what is being sent.
 //!
-//! These and the one being sent are all that a body holds, so a thousand slow readers stay within bounds. A source that
-//! ends early fails the body, and with it the connection: what is cut short never looks whole.
+//! These and the one being sent are all that a body holds, and all bodies together have so much room and no more
+//! (`load.rs`): slow readers by the thousand take turns. A source that ends early fails the body, and with it the
+//! connection: what is cut short never looks whole.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
@@ -18,6 +20,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::load::{LOAD, Load, Room, Turn};
 use super::sendfile::{self, Held, Outbox};
 use crate::fs::read_at_once;
 use crate::intent::error_chain;
@@ -35,19 +38,29 @@ pub(super) fn stream<R>(pieces: impl Iterator<Item = R> + Send + Unpin + 'static
 where
     R: FnOnce(&mut BytesMut) -> io::Result<()> + Send + 'static,
 {
-    let mut body = Pieces { pieces, reading: VecDeque::with_capacity(AHEAD), left: length, last: None };
-    body.read_on();
-    Body::new(body)
+    Body::new(Pieces::new(pieces, length, &LOAD))
 }
 
-struct Pieces<I> {
-    pieces: I,
+struct Pieces<I: Iterator> {
+    pieces: Peekable<I>,
     /// In the order in which they are sent.
-    reading: VecDeque<JoinHandle<io::Result<Bytes>>>,
+    reading: VecDeque<Reading>,
     /// Bytes not handed out yet, those being read included.
     left: u64,
-    /// The piece handed out last; once it was sent, its memory takes another.
-    last: Option<Bytes>,
+    /// The piece handed out last; once it was sent, its memory and its room take another.
+    last: Option<(Bytes, Room)>,
+    /// The wait for room, where nothing is being read.
+    turn: Option<Turn>,
+    load: &'static Load,
+}
+
+// Nothing in it is pinned.
+impl<I: Iterator> Unpin for Pieces<I> {}
+
+/// A piece that is being read, and room for it.
+struct Reading {
+    read: JoinHandle<io::Result<Bytes>>,
+    room: Room,
 }
 
 impl<R, I> Pieces<I>
@@ -55,18 +68,60 @@ where
     R: FnOnce(&mut BytesMut) -> io::Result<()> + Send + 'static,
     I: Iterator<Item = R>,
 {
-    fn read_on(&mut self) {
-        while self.reading.len() < AHEAD
-            && let Some(read) = self.pieces.next()
-        {
-            let used = self.last.take().and_then(|last| last.try_into_mut().ok());
-            self.reading.push_back(spawn_blocking(move || {
-                let mut piece = used.unwrap_or_default();
-                piece.clear();
-                read(&mut piece)?;
-                Ok(piece.freeze())
-            }));
+    fn new(pieces: I, length: u64, load: &'static Load) -> Self {
+        let (pieces, reading) = (pieces.peekable(), VecDeque::with_capacity(AHEAD));
+        let mut this = Self { pieces, reading, left: length, last: None, turn: None, load };
+        this.read_ahead();
+        this
+    }
+
+    /// Has as many pieces read as there is room for at once. Where others wait for room there is none: all have a turn for
+    /// each piece, however long their bodies are.
+    fn read_ahead(&mut self) {
+        while self.reading.len() < AHEAD && self.pieces.peek().is_some() {
+            let (used, room) = self.last.take().unzip();
+            let room = room.filter(|_| !self.load.is_waited_for());
+            let Some(room) = room.or_else(|| Room::at_once(self.load, self.bytes_of_a_piece())) else { return };
+            self.read(room, used);
         }
+    }
+
+    fn bytes_of_a_piece(&self) -> u64 {
+        self.left.min(PIECE)
+    }
+
+    /// Has the next piece read, if there is one.
+    fn read(&mut self, room: Room, used: Option<Bytes>) {
+        let Some(read) = self.pieces.next() else { return };
+        let used = used.and_then(|used| used.try_into_mut().ok());
+        let read = spawn_blocking(move || {
+            let mut piece = used.unwrap_or_default();
+            piece.clear();
+            read(&mut piece)?;
+            Ok(piece.freeze())
+        });
+        self.reading.push_back(Reading { read, room });
+    }
+
+    /// Waits for the next piece; `None`: there is no more.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<(Bytes, Room)>>> {
+        if self.turn.is_none() {
+            self.read_ahead();
+        }
+        if self.reading.is_empty() && self.pieces.peek().is_some() {
+            let bytes = self.bytes_of_a_piece();
+            let turn = self.turn.get_or_insert_with(|| Room::in_turn(self.load, bytes));
+            let room = ready!(turn.as_mut().poll(cx));
+            self.turn = None;
+            match room {
+                Ok(room) => self.read(room, None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+        let Some(Reading { read, .. }) = self.reading.front_mut() else { return Poll::Ready(None) };
+        let read = ready!(Pin::new(read).poll(cx)).map_err(io::Error::other).and_then(|read| read);
+        let room = self.reading.pop_front().map(|reading| reading.room);
+        Poll::Ready(room.map(|room| read.map(|piece| (piece, room))))
     }
 
     /// Counts a piece that was read.
@@ -86,18 +141,17 @@ where
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.read_on();
-        let left = self.left;
-        let read = match self.reading.front_mut() {
-            None if left == 0 => return Poll::Ready(None),
+        let read = match ready!(self.poll_piece(cx)) {
+            None if self.left == 0 => return Poll::Ready(None),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
-            Some(reading) => ready!(Pin::new(reading).poll(cx)).map_err(io::Error::other).and_then(|read| read),
+            Some(read) => read,
         };
-        self.reading.pop_front();
-        let counted = read.and_then(|piece| self.count(&piece).map(|()| piece));
+        let counted = read.and_then(|(piece, room)| self.count(&piece).map(|()| (piece, room)));
         Poll::Ready(Some(match counted {
-            Ok(piece) => {
-                self.last = Some(piece.clone());
+            // It outlives the body.
+            Ok((piece, room)) if self.left == 0 => Ok(Frame::data(room.go_with(piece))),
+            Ok((piece, room)) => {
+                self.last = Some((piece.clone(), room));
                 Ok(Frame::data(piece))
             }
             Err(error) => {
@@ -199,6 +253,7 @@ impl http_body::Body for Sent {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use futures_util::FutureExt as _;
     use http_body_util::BodyExt as _;
 
     fn pieces(bytes: Vec<u8>) -> impl Iterator<Item = impl FnOnce(&mut BytesMut) -> io::Result<()>> + Unpin {
@@ -229,5 +284,23 @@ mod tests {
             let body = stream(pieces(vec![0; has as usize]), promised);
             assert!(body.collect().await.is_err(), "{has} {promised}");
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_take_turns_piece_by_piece() {
+        static LOAD: Load = Load::new();
+        let _rest = Room::at_once(&LOAD, LOAD.room() - PIECE).unwrap();
+        let body = || Pieces::new(pieces(vec![7; 3 * PIECE as usize]), 3 * PIECE, &LOAD);
+        let (mut first, mut second) = (body(), body());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(second.frame().poll_unpin(&mut cx).is_pending());
+        for left in [2, 1, 0] {
+            for body in [&mut first, &mut second] {
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64, PIECE);
+                // It was sent: the next is to come, but behind the other's.
+                assert_eq!(body.frame().poll_unpin(&mut cx).is_pending(), left > 0);
+            }
+        }
+        assert!(first.frame().await.is_none() && second.frame().await.is_none());
     }
 }

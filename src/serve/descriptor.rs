@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::ioctl_fionread;
-use rustix::net::sockopt::set_socket_oobinline;
+use rustix::net::sockopt::{set_socket_oobinline, set_socket_send_buffer_size};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown, recvmsg, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -31,6 +31,8 @@ use crate::fs::Dir;
 /// Descriptors that one message may bring: as many as the kernel lets it. Those for which there is no room it would close
 /// on this thread.
 const ROOM: usize = 253;
+/// Bytes that the system holds for a connection of many; it takes twice as many for what it needs besides.
+const LITTLE: usize = 16 * 1024;
 /// The wait until it is looked again whether more can be closed.
 const BREATH: Duration = Duration::from_millis(10);
 
@@ -176,6 +178,12 @@ impl Socket for Taking {
 
     fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.held().try_io(Interest::WRITABLE, write)
+    }
+
+    /// What is held stays even when the connection is closed, until the peer goes.
+    fn hold_little(&self) {
+        // Where that fails it is more.
+        let _ = set_socket_send_buffer_size(self.held(), LITTLE);
     }
 }
 

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -24,24 +24,31 @@ use tower::ServiceExt as _;
 use super::caller::Peer;
 use super::closing;
 use super::descriptor::{Taking, Waiting};
+use super::load::{Intake, LOAD};
 use super::patient::Patient;
 use super::quick::Quick;
 use super::sendfile::{Sending, Socket};
 use crate::intent::error_chain;
 
 /// Bytes of a request's head, and of an answer waiting to be sent.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 32 * 1024;
+/// Connections of a listener, beyond which the system holds little for each that is new, where it can.
+const CROWD: usize = 64;
 /// The wait after an accept that failed for want of descriptors or memory.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// Connections of one listener at most: enough for every pod of a node to wait at once many times over.
-const MOST_CONNECTIONS: usize = 16_384;
+const MOST_CONNECTIONS: usize = 8_192;
 /// Connections of one listener where few files may be open.
 const LEAST_CONNECTIONS: usize = 64;
 /// Open files that are kept for the daemon's own work.
 const OWN_FILES: u64 = 1024;
 /// Listeners that share what is left.
 const LISTENERS: u64 = 2;
+/// Open files of a connection: itself, a version's two directories, and the file that is sent.
+const FILES_EACH: u64 = 4;
+/// How long a new connection may take to send a head where more than half of all places are taken.
+const CROWDED_HEAD_TIME: Duration = Duration::from_secs(2);
 
 /// What a listener and its connections may take.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +74,16 @@ impl Limits {
     /// As many connections as leave the daemon files to work with, where so many may be open (`None`: any number).
     pub(super) fn within(files: Option<u64>) -> Self {
         let connections = files.map_or(MOST_CONNECTIONS, |files| {
-            let each = files.saturating_sub(OWN_FILES) / LISTENERS;
+            let each = files.saturating_sub(OWN_FILES) / (LISTENERS * FILES_EACH);
             usize::try_from(each).unwrap_or(usize::MAX).clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS)
         });
         Self { connections, ..Self::default() }
+    }
+
+    /// How long one may take to send a request's head that comes when so many places are taken: those who wait for one are
+    /// to have it soon.
+    fn head_time(&self, taken: usize) -> Duration {
+        if taken > self.connections / 2 { self.head_time.min(CROWDED_HEAD_TIME) } else { self.head_time }
     }
 }
 
@@ -145,7 +158,13 @@ impl Connections {
         };
         while let Some((place, accepted)) = cancel.run_until_cancelled(next()).await {
             match accepted {
-                Ok((stream, peer, waiting)) => self.serve(stream, (peer, waiting), place),
+                Ok((stream, peer, waiting)) => {
+                    let taken = self.limits.connections.saturating_sub(places.available_permits());
+                    if taken > CROWD {
+                        stream.hold_little();
+                    }
+                    self.serve(stream, (peer, waiting), (place, self.limits.head_time(taken)));
+                }
                 Err(error) if is_peers_fault(&error) => tracing::debug!(%error, "connection lost before it was served"),
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
@@ -155,15 +174,23 @@ impl Connections {
         }
     }
 
-    fn serve(&self, stream: impl Socket, (peer, waiting): (Peer, Waiting), place: tokio::sync::OwnedSemaphorePermit) {
+    fn serve(
+        &self,
+        stream: impl Socket,
+        (peer, waiting): (Peer, Waiting),
+        (place, head_time): (OwnedSemaphorePermit, Duration),
+    ) {
         let (router, quick) = (self.router.clone(), self.quick.clone());
         let (stream, outbox) = Sending::new(stream);
+        let intake = Intake::new(&LOAD);
+        let stream = Patient::new(stream, self.limits.stall_time, &LOAD, intake.clone());
         let answer = service_fn(move |mut request: hyper::Request<Incoming>| {
             let descriptor = waiting.take();
             // Of one that also had a length, which hyper does not tell of, the sides may differ on where it ends.
             let ends = request.headers().contains_key(TRANSFER_ENCODING);
             let quick = quick.as_ref().filter(|_| !ends);
             if let Some(response) = quick.and_then(|quick| quick.answer(&request, peer, &outbox)) {
+                intake.answered();
                 return Either::Left(ready(Ok(response)));
             }
             request.extensions_mut().insert(peer);
@@ -172,8 +199,10 @@ impl Connections {
                 request.extensions_mut().insert(descriptor);
             }
             let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+            let intake = intake.clone();
             Either::Right(async move {
                 let mut answer = answer.await?;
+                intake.answered();
                 if answer.status() == StatusCode::NOT_MODIFIED {
                     // The router counts the bytes of no body; what belongs there is the length of what was not sent.
                     answer.headers_mut().remove(CONTENT_LENGTH);
@@ -186,9 +215,9 @@ impl Connections {
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.head_time)
+            .header_read_timeout(head_time)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Patient::new(stream, self.limits.stall_time)), answer);
+            .serve_connection(TokioIo::new(stream), answer);
         let connection = self.graceful.watch(connection);
         let end = self.end.clone();
         self.tasks.spawn(async move {
@@ -227,8 +256,14 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_the_work() {
-        for (files, connections) in [(None, 16_384), (Some(1 << 20), 16_384), (Some(4096), 1536), (Some(1024), 64)] {
+        for (files, connections) in [(None, 8_192), (Some(1 << 20), 8_192), (Some(4096), 384), (Some(1024), 64)] {
             assert_eq!(Limits::within(files).connections, connections, "{files:?}");
         }
+    }
+
+    #[test]
+    fn who_comes_late_is_to_ask_at_once() {
+        let limits = Limits { connections: 100, ..Limits::default() };
+        assert_eq!([1, 50, 51, 100].map(|taken| limits.head_time(taken).as_secs()), [10, 10, 2, 2]);
     }
 }

@@ -26,6 +26,7 @@ mod host;
 mod keep;
 mod listener;
 mod listing;
+mod load;
 mod manifests;
 mod metrics;
 mod observe;

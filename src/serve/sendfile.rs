@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::load::{LOAD, Room, Turn};
 use super::patient::Writes;
 use crate::fs::{seem_in_memory, send_file};
 use crate::intent::error_chain;
@@ -184,6 +186,10 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static 
 
     /// Tries what may find that it takes none after all.
     fn try_write<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
+
+    /// Has the system hold less for it that its peer has not taken, where that costs little speed: over TCP it would cost
+    /// nearly all.
+    fn hold_little(&self) {}
 }
 
 impl Socket for TcpStream {
@@ -197,24 +203,43 @@ impl Socket for TcpStream {
 }
 
 /// A connection that sends files in place of what stands for them.
-#[derive(Debug)]
 pub(super) struct Sending<S> {
     stream: S,
     outbox: Outbox,
     /// Of the piece that is being sent, from where it was sent to.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
     read: Bytes,
+    /// Room for what is read,
+    room: Option<Room>,
+    /// or the wait for it.
+    turn: Option<Turn>,
 }
 
 impl<S> Sending<S> {
     /// The connection, and where its files go.
     pub(super) fn new(stream: S) -> (Self, Outbox) {
         let outbox = Outbox::default();
-        (Self { stream, outbox: outbox.clone(), reading: None, read: Bytes::new() }, outbox)
+        (Self { stream, outbox: outbox.clone(), reading: None, read: Bytes::new(), room: None, turn: None }, outbox)
     }
 }
 
 impl<S: Socket> Sending<S> {
+    /// Holds nothing of what was read.
+    fn let_go(&mut self) {
+        self.read = Bytes::new();
+        self.room = None;
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>, bytes: u64) -> Poll<io::Result<()>> {
+        if self.room.is_none() {
+            let turn = self.turn.get_or_insert_with(|| Room::in_turn(&LOAD, bytes));
+            let room = ready!(turn.as_mut().poll(cx));
+            self.turn = None;
+            self.room = Some(room?);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Sends what the socket takes of a piece.
     fn poll_send(&mut self, cx: &mut Context<'_>, stand_in: &[u8]) -> Poll<io::Result<usize>> {
         let sent = ready!(self.poll_part(cx, stand_in));
@@ -238,16 +263,27 @@ impl<S: Socket> Sending<S> {
                 // From the cache, where it is now: who takes it slowly then holds no memory of ours.
                 if held.at_hand(at, length) == 0 {
                     self.read = read;
+                } else {
+                    self.let_go();
                 }
             }
             if !self.read.is_empty() {
-                let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.read))?;
+                let outcome = Pin::new(&mut self.stream).poll_write(cx, &self.read);
+                if outcome.is_pending() && LOAD.is_crowded() {
+                    // It is read again once the peer takes more.
+                    self.let_go();
+                }
+                let sent = ready!(outcome)?;
                 self.read.advance(sent);
+                if self.read.is_empty() {
+                    self.let_go();
+                }
                 return Poll::Ready(Ok(sent));
             }
             ready!(self.stream.poll_writable(cx))?;
             let at_hand = held.at_hand(at, length);
             if at_hand == 0 {
+                ready!(self.poll_room(cx, length.min(PART) as u64))?;
                 self.reading = Some(spawn_blocking(move || held.read(at, length)));
                 continue;
             }
@@ -268,7 +304,7 @@ fn is_refusal(error: &io::Error) -> bool {
 
 impl<S: Socket> Writes for Sending<S> {
     fn waits_for_bytes(&self) -> bool {
-        self.reading.is_some()
+        self.reading.is_some() || self.turn.is_some()
     }
 }
 

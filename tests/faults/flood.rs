@@ -1,12 +1,14 @@
-//! 20,000 connections that say nothing or little, and what is no HTTP.
+//! 20,000 connections that say nothing or little, thousands that have much held for them, and what is no HTTP.
 
 use std::time::Duration;
 
-use crate::fixture::flood::Flood;
+use crate::fixture::flood::{Flood, Hog};
 use crate::report::{Asked, Part, Row};
 
-/// Of which the daemon takes 16,384 of a kind at once.
+/// Of which the daemon takes 8,192 of a kind at once.
 const CONNECTIONS: usize = 20_000;
+/// Those that have much held.
+const HOGS: usize = 8_000;
 /// How long a good client may wait for an answer: idle connections are given up after 10 s, and then come the next.
 const SECONDS: u64 = 15;
 
@@ -42,5 +44,25 @@ fn run(asked: Asked) -> Vec<Row> {
                 && flood.peak_rss_kib() <= 512 << 10,
         });
     }
+    rows.extend(Hog::ALL.map(hogs));
     rows
+}
+
+/// Each kind by itself, since the peak of memory is that of all before.
+fn hogs(hog: Hog) -> Row {
+    let flood = Flood::in_memory();
+    let crowd = flood.hogs(hog, HOGS, Duration::from_secs(70));
+    flood.is_at_rest();
+    let slowest = crowd.slowest.into_iter().max().unwrap_or_default();
+    Row {
+        fault: format!("{} connections, half of them Unix, that {}", crowd.connections, hog.does()),
+        figure: format!(
+            "slowest of {} answers to others {:.1} s; peak RSS {} MiB; all let go",
+            crowd.answers,
+            slowest.as_secs_f64(),
+            flood.peak_rss_kib() / 1024
+        ),
+        reach: "all connected; answers within 15 s, peak RSS 512 MiB or less",
+        reached: crowd.connections == HOGS && slowest.as_secs() < SECONDS && flood.peak_rss_kib() <= 512 << 10,
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::fixture::flood::Flood;
+use crate::fixture::flood::{Flood, Hog};
 
 #[test]
 fn what_is_no_http_harms_nobody() {
@@ -21,4 +21,15 @@ fn a_crowd_that_says_little_holds_up_nobody() {
     assert!(crowd.connections == 3000 && crowd.answers > 1, "{crowd:?}");
     flood.is_at_rest();
     assert!(flood.peak_rss_kib() < 256 << 10, "{} KiB", flood.peak_rss_kib());
+}
+
+#[test]
+fn who_has_much_held_for_no_good_holds_up_nobody() {
+    for hog in Hog::ALL {
+        let flood = Flood::in_memory();
+        let crowd = flood.hogs(hog, 1500, Duration::from_secs(2));
+        assert!(crowd.connections == 1500 && crowd.answers > 1, "{hog:?}: {crowd:?}");
+        flood.is_at_rest();
+        assert!(flood.peak_rss_kib() < 192 << 10, "{hog:?}: {} KiB", flood.peak_rss_kib());
+    }
 }
