@@ -38,7 +38,7 @@ const CROWD: usize = 64;
 const BREATH: Duration = Duration::from_millis(100);
 
 /// Connections of one listener at most: enough for every pod of a node to wait at once many times over.
-const MOST_CONNECTIONS: usize = 8_192;
+const MOST_CONNECTIONS: usize = 4_096;
 /// Connections of one listener where few files may be open.
 const LEAST_CONNECTIONS: usize = 64;
 /// Open files that are kept for the daemon's own work.
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_the_work() {
-        for (files, connections) in [(None, 8_192), (Some(1 << 20), 8_192), (Some(4096), 384), (Some(1024), 64)] {
+        for (files, connections) in [(None, 4_096), (Some(1 << 20), 4_096), (Some(4096), 384), (Some(1024), 64)] {
             assert_eq!(Limits::within(files).connections, connections, "{files:?}");
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::fixture::flood::{Flood, Hog};
 use crate::report::{Asked, Part, Row};
 
-/// Of which the daemon takes 8,192 of a kind at once.
+/// Of which the daemon takes 4,096 of a kind at once.
 const CONNECTIONS: usize = 20_000;
 /// Those that have much held.
 const HOGS: usize = 8_000;
