@@ -31,7 +31,7 @@ use super::sendfile::{Sending, Socket};
 use crate::intent::error_chain;
 
 /// Bytes of a request's head, and of an answer waiting to be sent.
-const BUFFER: usize = 32 * 1024;
+const BUFFER: usize = 64 * 1024;
 /// Connections of a listener, beyond which the system holds little for each that is new, where it can.
 const CROWD: usize = 64;
 /// The wait after an accept that failed for want of descriptors or memory.
