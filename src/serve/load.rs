@@ -94,14 +94,14 @@ fn patience(longest: Duration, stalled: usize, waiting: usize) -> Duration {
 pub(super) struct Counted(&'static AtomicUsize);
 
 impl Counted {
-    fn in_(count: &'static AtomicUsize) -> Self {
+    fn one(count: &'static AtomicUsize) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }
 
     /// A connection whose peer takes nothing.
     pub(super) fn stalled(load: &'static Load) -> Self {
-        Self::in_(&load.stalled)
+        Self::one(&load.stalled)
     }
 }
 
@@ -134,7 +134,7 @@ impl Room {
 
     fn within(load: &'static Load, bytes: u64, time: Duration) -> Turn {
         Box::pin(async move {
-            let _counted = Counted::in_(&load.waiting);
+            let _counted = Counted::one(&load.waiting);
             match tokio::time::timeout(time, load.room.acquire_many(units(bytes))).await {
                 Ok(Ok(permit)) => Ok(Self { _permit: permit }),
                 _ => Err(io::Error::other("too many answers are being sent to callers that take them slowly")),
